@@ -1,0 +1,58 @@
+// The one CPU product every op is built from: a few rows times a panel of 32 output columns.
+//
+//   out[r][c] = sum over k of rows[r][k] * weight[c][k]        r < num_rows <= 12, c < 32, fp32 accumulation
+//
+// Lanes. Both operands are cut along k into 32-bit lanes: one fp32, or two bf16 (even k in the low half). A lane is
+// what vfmadd / vdpbf16ps consumes, so fp32 and bf16 share every loop; a K that does not fill its last lane is
+// padded with zeros.
+//
+//   panel  [lanes][32]        one weight panel: lane l of column c at panel[l * 32 + c]. A whole panel is one
+//                             sequential stream, which DRAM delivers 1.5-2 x faster than 32 interleaved rows.
+//   rows   [lanes][num_rows]  lane l of row r at rows[l * num_rows + r], broadcast against the panel.
+//
+// An output element is summed over its lanes in rising order whatever num_rows is: results do not depend on the
+// batch around a row. Within an instruction set they are bitwise reproducible.
+#pragma once
+
+#include <cstdint>
+
+#include "common/array_view.h"
+#include "common/isa.h"
+
+namespace llada {
+
+inline constexpr int kPanelColumns = 32;
+inline constexpr int kMaxPanelRows = 12;
+
+// k-values in one 32-bit lane.
+inline constexpr int lane_values(DType dtype) { return dtype == DType::kBFloat16 ? 2 : 1; }
+
+inline constexpr std::int64_t lane_count(DType dtype, std::int64_t k) {
+  return (k + lane_values(dtype) - 1) / lane_values(dtype);
+}
+
+struct PanelGemmArgs {
+  const std::uint32_t* rows;
+  const std::uint32_t* panel;
+  int num_rows;
+  std::int64_t lanes;
+  float* out;
+  std::int64_t out_stride;  // floats between rows of out
+};
+
+using PanelGemm = void (*)(const PanelGemmArgs&);
+
+// The micro-kernel for a dtype (fp32 or bf16) on an instruction set.
+PanelGemm select_panel_gemm(DType dtype, Isa isa);
+
+// Packs num_rows rows (row r at source + r * row_stride elements, or at the gathered row index_of_row[r] when that
+// is not null) of length k into `rows` above.
+void pack_rows(DType dtype, const void* source, std::int64_t row_stride, const std::int32_t* index_of_row, int num_rows,
+               std::int64_t k, std::uint32_t* rows);
+
+// Packs up to 32 weight rows (column c of the panel is weight row c at source + c * row_stride) of length k into one
+// panel; missing columns become zeros.
+void pack_panel(DType dtype, const void* source, std::int64_t row_stride, int num_columns, std::int64_t k,
+                std::uint32_t* panel);
+
+}  // namespace llada

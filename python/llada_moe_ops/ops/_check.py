@@ -1,0 +1,62 @@
+"""Argument checks shared by every op: one line per argument, one wording for every message."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+FLOATING = (torch.float32, torch.bfloat16)
+INDEX = (torch.int32, torch.int64)
+
+_Size = int | str | None
+
+
+def tensor(
+    op: str,
+    name: str,
+    value: object,
+    *,
+    dtypes: Sequence[torch.dtype] | None = None,
+    shape: Sequence[_Size] | None = None,
+    device: torch.device | None = None,
+    contiguous: bool = False,
+    rows_contiguous: bool = False,
+) -> None:
+    """Check one tensor argument.
+
+    ``shape`` entries: an int must match, a str names a free size (for the message), None matches anything.
+    ``contiguous`` asks for the whole tensor, ``rows_contiguous`` only for a last dimension of stride 1.
+
+    Raises:
+        TypeError: not a tensor, or a dtype outside ``dtypes``.
+        ValueError: wrong rank, size, device or layout.
+    """
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{op}: {name} must be a torch.Tensor, got {type(value).__name__}")
+    if dtypes is not None and value.dtype not in dtypes:
+        expected = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+        raise TypeError(f"{op}: {name} must be {expected}, got {str(value.dtype).removeprefix('torch.')}")
+    if shape is not None:
+        good = value.dim() == len(shape) and all(
+            not isinstance(want, int) or want == have for want, have in zip(shape, value.shape, strict=True)
+        )
+        if not good:
+            expected = ", ".join("*" if want is None else str(want) for want in shape)
+            raise ValueError(f"{op}: {name} must have shape [{expected}], got {list(value.shape)}")
+    if device is not None and value.device != device:
+        raise ValueError(f"{op}: {name} must be on {device}, got {value.device}")
+    if contiguous and not value.is_contiguous():
+        raise ValueError(f"{op}: {name} must be contiguous, got strides {list(value.stride())}; call .contiguous()")
+    if rows_contiguous and value.dim() > 0 and value.numel() > 0 and value.shape[-1] > 1 and value.stride(-1) != 1:
+        raise ValueError(
+            f"{op}: {name} must have a contiguous last dimension, got strides {list(value.stride())}; "
+            "call .contiguous()"
+        )
+
+
+def require(op: str, name: str, good: bool, expected: str, got: object) -> None:
+    """Raise ValueError, in the common wording, unless ``good``."""
+    if not good:
+        raise ValueError(f"{op}: {name} must be {expected}, got {got}")

@@ -55,4 +55,8 @@ void pack_rows(DType dtype, const void* source, std::int64_t row_stride, const s
 void pack_panel(DType dtype, const void* source, std::int64_t row_stride, int num_columns, std::int64_t k,
                 std::uint32_t* panel);
 
+// The same for 16 columns, the left or right half of a panel: rows of two matrices (gate and up) share a panel so.
+void pack_half_panel(DType dtype, const void* source, std::int64_t row_stride, int num_columns, std::int64_t k,
+                     std::uint32_t* panel);
+
 }  // namespace llada

@@ -1,0 +1,4 @@
+#include "binding/numpy/arrays.h"
+namespace llada {
+void bind_linear(py::module_&) {}
+}  // namespace llada

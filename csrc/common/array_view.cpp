@@ -1,0 +1,55 @@
+#include "common/array_view.h"
+
+namespace llada {
+
+const char* dtype_name(DType dtype) {
+  switch (dtype) {
+    case DType::kFloat32:
+      return "float32";
+    case DType::kFloat64:
+      return "float64";
+    case DType::kBFloat16:
+      return "bfloat16";
+    case DType::kInt32:
+      return "int32";
+    case DType::kInt64:
+      return "int64";
+    case DType::kBool:
+      return "bool";
+    case DType::kUInt8:
+      return "uint8";
+    case DType::kOther:
+      break;
+  }
+  return "an unsupported dtype";
+}
+
+std::int64_t dtype_bytes(DType dtype) {
+  switch (dtype) {
+    case DType::kFloat64:
+    case DType::kInt64:
+      return 8;
+    case DType::kFloat32:
+    case DType::kInt32:
+      return 4;
+    case DType::kBFloat16:
+      return 2;
+    case DType::kBool:
+    case DType::kUInt8:
+      return 1;
+    case DType::kOther:
+      break;
+  }
+  return 0;
+}
+
+std::string shape_text(const ArrayView& view) {
+  std::string text = "[";
+  for (int dim = 0; dim < view.rank; ++dim) {
+    if (dim > 0) text += ", ";
+    text += std::to_string(view.sizes[dim]);
+  }
+  return text + "]";
+}
+
+}  // namespace llada

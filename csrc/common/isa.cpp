@@ -1,0 +1,80 @@
+#include "common/isa.h"
+
+#include <atomic>
+#include <cstdlib>
+
+#include "common/check.h"
+
+namespace llada {
+namespace {
+
+constexpr int kUnforced = -1;
+std::atomic<int> forced{kUnforced};
+
+bool has_avx2() {
+#if defined(__x86_64__)
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#else
+  return false;
+#endif
+}
+
+bool has_avx512() {
+#if defined(__x86_64__)
+  return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+         __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16");
+#else
+  return false;
+#endif
+}
+
+Isa parse(const std::string& name) {
+  std::string have;
+  for (const Isa isa : available_isas()) {
+    if (name == isa_name(isa)) return isa;
+    if (!have.empty()) have += ", ";
+    have += isa_name(isa);
+  }
+  throw ValueError("instruction set must be one that this processor has (" + have + "), got '" + name + "'");
+}
+
+Isa chosen_by_environment() {
+  const char* name = std::getenv("LLADA_MOE_OPS_ISA");
+  return name == nullptr || *name == '\0' ? available_isas().front() : parse(name);
+}
+
+}  // namespace
+
+const char* isa_name(Isa isa) {
+  switch (isa) {
+    case Isa::kAvx512:
+      return "avx512";
+    case Isa::kAvx2:
+      return "avx2";
+    case Isa::kPortable:
+      break;
+  }
+  return "portable";
+}
+
+std::vector<Isa> available_isas() {
+  std::vector<Isa> isas;
+  if (has_avx512()) isas.push_back(Isa::kAvx512);
+  if (has_avx2()) isas.push_back(Isa::kAvx2);
+  isas.push_back(Isa::kPortable);
+  return isas;
+}
+
+Isa active_isa() {
+  const int isa = forced.load(std::memory_order_relaxed);
+  if (isa != kUnforced) return static_cast<Isa>(isa);
+  static const Isa chosen = chosen_by_environment();  // a throw leaves it unset: the next call throws again
+  return chosen;
+}
+
+void force_isa(const std::string& name) {
+  forced.store(name.empty() ? kUnforced : static_cast<int>(parse(name)), std::memory_order_relaxed);
+}
+
+}  // namespace llada

@@ -1,0 +1,145 @@
+// The core's own pool: threads - 1 workers, woken by a condition variable and never spinning, because a spinning
+// barrier becomes ten times slower as soon as another process shares a core. The caller takes the first range.
+#include "common/parallel.h"
+
+#include <pthread.h>
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <exception>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace llada {
+namespace {
+
+thread_local bool inside_loop = false;
+
+class Pool {
+ public:
+  explicit Pool(int threads) {
+    for (int worker = 1; worker < threads; ++worker) workers_.emplace_back([this, worker] { work(worker); });
+  }
+
+  ~Pool() {
+    {
+      const std::lock_guard lock(mutex_);
+      stopping_ = true;
+    }
+    wake_.notify_all();
+    for (std::thread& worker : workers_) worker.join();
+  }
+
+  int threads() const { return static_cast<int>(workers_.size()) + 1; }
+
+  void run(std::int64_t begin, std::int64_t end, int parts, const RangeBody& body) {
+    {
+      const std::lock_guard lock(mutex_);
+      begin_ = begin;
+      end_ = end;
+      parts_ = parts;
+      body_ = &body;
+      pending_ = threads() - 1;
+      error_ = nullptr;
+      ++generation_;
+    }
+    wake_.notify_all();
+    run_part(0);
+    std::unique_lock lock(mutex_);
+    done_.wait(lock, [this] { return pending_ == 0; });
+    if (error_) std::rethrow_exception(error_);
+  }
+
+ private:
+  void run_part(int part) {
+    const std::int64_t size = end_ - begin_;
+    const std::int64_t first = begin_ + size * part / parts_, last = begin_ + size * (part + 1) / parts_;
+    if (first == last) return;
+    inside_loop = true;
+    try {
+      (*body_)(first, last);
+    } catch (...) {
+      const std::lock_guard lock(mutex_);
+      if (!error_) error_ = std::current_exception();
+    }
+    inside_loop = false;
+  }
+
+  void work(int worker) {
+    std::int64_t seen = 0;
+    std::unique_lock lock(mutex_);
+    while (true) {
+      wake_.wait(lock, [&] { return stopping_ || generation_ != seen; });
+      if (stopping_) return;
+      seen = generation_;
+      if (worker < parts_) {
+        lock.unlock();
+        run_part(worker);
+        lock.lock();
+      }
+      if (--pending_ == 0) done_.notify_one();
+    }
+  }
+
+  std::vector<std::thread> workers_;
+  std::mutex mutex_;
+  std::condition_variable wake_, done_;
+  std::int64_t begin_ = 0, end_ = 0, generation_ = 0;
+  int parts_ = 0, pending_ = 0;
+  const RangeBody* body_ = nullptr;
+  std::exception_ptr error_;
+  bool stopping_ = false;
+};
+
+int hardware_threads() { return std::max(1, static_cast<int>(std::thread::hardware_concurrency())); }
+
+std::mutex pool_mutex;  // held for a whole loop: the pool runs one loop at a time
+std::atomic<int> pool_threads{0};
+Pool* pool = nullptr;
+
+// A forked child has none of its parent's workers and possibly a locked mutex: it starts with a fresh pool.
+void forget_pool() {
+  pool = nullptr;
+  new (&pool_mutex) std::mutex;
+}
+
+Pool& ready_pool() {
+  static const int registered = pthread_atfork(nullptr, nullptr, forget_pool);
+  static_cast<void>(registered);
+  const int threads = pool_threads > 0 ? pool_threads.load() : hardware_threads();
+  if (pool != nullptr && pool->threads() != threads) {
+    delete pool;
+    pool = nullptr;
+  }
+  if (pool == nullptr) pool = new Pool(threads);
+  return *pool;
+}
+
+void pool_run(std::int64_t begin, std::int64_t end, std::int64_t grain, RangeBody body) {
+  std::unique_lock lock(pool_mutex, std::defer_lock);
+  const std::int64_t parts_wanted = (end - begin + grain - 1) / grain;
+  if (inside_loop || parts_wanted <= 1 || !lock.try_lock()) return body(begin, end);
+  Pool& workers = ready_pool();
+  workers.run(begin, end, static_cast<int>(std::min<std::int64_t>(parts_wanted, workers.threads())), body);
+}
+
+int pool_num_threads() { return pool_threads > 0 ? pool_threads.load() : hardware_threads(); }
+
+ParallelBackend backend{pool_run, pool_num_threads};
+
+}  // namespace
+
+void parallel_for(std::int64_t begin, std::int64_t end, std::int64_t grain, RangeBody body) {
+  if (begin >= end) return;
+  backend.run(begin, end, std::max<std::int64_t>(grain, 1), body);
+}
+
+int num_threads() { return backend.num_threads(); }
+
+void set_parallel_backend(const ParallelBackend& installed) { backend = installed; }
+
+void set_pool_threads(int threads) { pool_threads = std::max(threads, 0); }
+
+}  // namespace llada

@@ -1,0 +1,22 @@
+// What each instruction set provides to panel_gemm.cpp.
+#pragma once
+
+#include "cpu/panel_gemm.h"
+
+namespace llada {
+
+void panel_gemm_fp32_portable(const PanelGemmArgs& args);
+void panel_gemm_bf16_portable(const PanelGemmArgs& args);
+void panel_gemm_fp32_avx2(const PanelGemmArgs& args);
+void panel_gemm_bf16_avx2(const PanelGemmArgs& args);
+void panel_gemm_fp32_avx512(const PanelGemmArgs& args);
+void panel_gemm_bf16_avx512(const PanelGemmArgs& args);
+
+void pack_half_panel_portable(DType dtype, const void* source, std::int64_t row_stride, int num_columns,
+                              std::int64_t k, std::uint32_t* panel);
+void pack_half_panel_avx2(DType dtype, const void* source, std::int64_t row_stride, int num_columns, std::int64_t k,
+                          std::uint32_t* panel);
+void pack_half_panel_avx512(DType dtype, const void* source, std::int64_t row_stride, int num_columns, std::int64_t k,
+                            std::uint32_t* panel);
+
+}  // namespace llada

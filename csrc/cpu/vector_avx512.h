@@ -1,0 +1,66 @@
+// The vector operations of the softmax kernels, 16 floats wide. Each vector_*.h defines the same `Vector`; a source
+// file includes exactly one. Anonymous and force-inlined: no copy may leak to another instruction set.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+#include "common/bfloat16.h"
+#include "cpu/exp2_coefficients.h"
+
+namespace llada {
+namespace {
+
+struct Vector {
+  using Float = __m512;
+  static constexpr int kWidth = 16;
+  static constexpr int kTileRows = 12;  // x 2 vectors of accumulators, of 32 registers
+
+  static LLADA_INLINE Float set(float value) { return _mm512_set1_ps(value); }
+  static LLADA_INLINE Float load(const float* source) { return _mm512_loadu_ps(source); }
+  static LLADA_INLINE void store(float* target, Float value) { _mm512_storeu_ps(target, value); }
+  static LLADA_INLINE Float add(Float a, Float b) { return _mm512_add_ps(a, b); }
+  static LLADA_INLINE Float subtract(Float a, Float b) { return _mm512_sub_ps(a, b); }
+  static LLADA_INLINE Float multiply(Float a, Float b) { return _mm512_mul_ps(a, b); }
+  static LLADA_INLINE Float multiply_add(Float a, Float b, Float c) { return _mm512_fmadd_ps(a, b, c); }
+  static LLADA_INLINE Float max(Float a, Float b) { return _mm512_max_ps(a, b); }  // b where either is NaN
+  static LLADA_INLINE float reduce_max(Float a) { return _mm512_reduce_max_ps(a); }
+  static LLADA_INLINE float reduce_add(Float a) { return _mm512_reduce_add_ps(a); }
+
+  // 2^x for x <= 0; exactly 0 below 2^-127, NaN for NaN.
+  static LLADA_INLINE Float exp2(Float x) {
+    x = max(set(kExp2Floor), x);
+    const Float whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    const Float part = subtract(x, whole);
+    Float sum = set(kExp2[6]);
+    for (int i = 5; i >= 0; --i) sum = multiply_add(sum, part, set(kExp2[i]));
+    const __m512i exponent = _mm512_add_epi32(_mm512_cvtps_epi32(whole), _mm512_set1_epi32(127));
+    return multiply(sum, _mm512_castsi512_ps(_mm512_slli_epi32(exponent, 23)));
+  }
+
+  // kWidth 32-bit lanes of a packed operand: one fp32 or two bf16 each.
+  struct Lanes {
+    __m512i bits;
+  };
+  static LLADA_INLINE Lanes load_lanes(const std::uint32_t* source) { return {_mm512_loadu_si512(source)}; }
+  static LLADA_INLINE Lanes broadcast_lane(const std::uint32_t* source) {
+    return {_mm512_set1_epi32(static_cast<int>(*source))};
+  }
+  template <class Element>
+  static LLADA_INLINE Float dot(Float sum, Lanes a, Lanes b) {
+    if constexpr (sizeof(Element) == 4) {
+      return _mm512_fmadd_ps(_mm512_castsi512_ps(a.bits), _mm512_castsi512_ps(b.bits), sum);
+    } else {
+      return _mm512_dpbf16_ps(sum, (__m512bh)a.bits, (__m512bh)b.bits);
+    }
+  }
+
+  static LLADA_INLINE void store_elements(float* target, Float value) { store(target, value); }
+  static LLADA_INLINE void store_elements(bfloat16* target, Float value) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(target), (__m256i)_mm512_cvtneps_pbh(value));
+  }
+};
+
+}  // namespace
+}  // namespace llada

@@ -1,0 +1,85 @@
+// The vector operations of the softmax kernels in the compiler's own vector types, 4 floats wide. See vector_avx512.h.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "common/bfloat16.h"
+#include "cpu/exp2_coefficients.h"
+
+namespace llada {
+namespace {
+
+struct Vector {
+  typedef float Float __attribute__((vector_size(16)));
+  typedef std::int32_t Int __attribute__((vector_size(16)));
+  static constexpr int kWidth = 4;
+  static constexpr int kTileRows = 4;
+
+  static LLADA_INLINE Float set(float value) { return Float{value, value, value, value}; }
+  static LLADA_INLINE Float load(const float* source) {
+    Float value;
+    std::memcpy(&value, source, sizeof value);
+    return value;
+  }
+  static LLADA_INLINE void store(float* target, Float value) { std::memcpy(target, &value, sizeof value); }
+  static LLADA_INLINE Float add(Float a, Float b) { return a + b; }
+  static LLADA_INLINE Float subtract(Float a, Float b) { return a - b; }
+  static LLADA_INLINE Float multiply(Float a, Float b) { return a * b; }
+  static LLADA_INLINE Float multiply_add(Float a, Float b, Float c) { return a * b + c; }
+  static LLADA_INLINE Float max(Float a, Float b) { return a > b ? a : b; }  // b where either is NaN
+  static LLADA_INLINE float reduce_max(Float a) {
+    const float left = a[0] > a[1] ? a[0] : a[1], right = a[2] > a[3] ? a[2] : a[3];
+    return left > right ? left : right;
+  }
+  static LLADA_INLINE float reduce_add(Float a) { return (a[0] + a[1]) + (a[2] + a[3]); }
+
+  // 2^x for x <= 0; exactly 0 below 2^-127, NaN for NaN.
+  static LLADA_INLINE Float exp2(Float x) {
+    // Adding 1.5 * 2^23 leaves the nearest integer in the low bits.
+    constexpr float kRound = 12582912.0f;
+    x = max(set(kExp2Floor), x);
+    const Float shifted = x + kRound;
+    const Float part = x - (shifted - kRound);
+    Float sum = set(kExp2[6]);
+    for (int i = 5; i >= 0; --i) sum = multiply_add(sum, part, set(kExp2[i]));
+    const Int exponent = bits(shifted) - bits(set(kRound)) + 127;
+    return sum * from_bits(exponent << 23);
+  }
+
+  // kWidth 32-bit lanes of a packed operand: one fp32 or two bf16 each.
+  struct Lanes {
+    Int bits;
+  };
+  static LLADA_INLINE Lanes load_lanes(const std::uint32_t* source) {
+    Lanes lanes;
+    std::memcpy(&lanes, source, sizeof lanes);
+    return lanes;
+  }
+  static LLADA_INLINE Lanes broadcast_lane(const std::uint32_t* source) {
+    const auto lane = static_cast<std::int32_t>(*source);
+    return {Int{lane, lane, lane, lane}};
+  }
+  template <class Element>
+  static LLADA_INLINE Float dot(Float sum, Lanes a, Lanes b) {
+    if constexpr (sizeof(Element) == 4) {
+      return multiply_add(from_bits(a.bits), from_bits(b.bits), sum);
+    } else {
+      return multiply_add(high(a), high(b), multiply_add(low(a), low(b), sum));
+    }
+  }
+
+  static LLADA_INLINE void store_elements(float* target, Float value) { store(target, value); }
+  static LLADA_INLINE void store_elements(bfloat16* target, Float value) {
+    for (int i = 0; i < kWidth; ++i) target[i] = from_float<bfloat16>(value[i]);
+  }
+
+ private:
+  static LLADA_INLINE Int bits(Float value) { return reinterpret_cast<Int>(value); }
+  static LLADA_INLINE Float from_bits(Int value) { return reinterpret_cast<Float>(value); }
+  static LLADA_INLINE Float low(Lanes pair) { return from_bits(pair.bits << 16); }
+  static LLADA_INLINE Float high(Lanes pair) { return from_bits(pair.bits & -65536); }
+};
+
+}  // namespace
+}  // namespace llada

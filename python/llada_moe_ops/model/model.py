@@ -1,0 +1,383 @@
+"""LLaDA-MoE: embedding, layers of bidirectional attention and experts, head. Reads top to bottom.
+
+Shapes: B batch, L length, H hidden, n query heads, D head size, E experts, k experts per token, V vocabulary.
+Every product goes through :mod:`llada_moe_ops.ops`, so a row's result does not depend on the batch around it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .. import ops
+from ..ops import PackedExperts, PackedLinear
+from .config import LLaDAMoEConfig
+
+
+class Linear(nn.Module):
+    """A projection whose weight is either a trainable parameter [N, K] or packed for inference."""
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = False) -> None:
+        super().__init__()
+        self.weight: nn.Parameter | PackedLinear = nn.Parameter(torch.empty(out_features, in_features))
+        self.bias = nn.Parameter(torch.empty(out_features)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ops.linear(x, self.weight, self.bias)
+
+    def pack(self) -> None:
+        """Replace the parameter by its packed form."""
+        if isinstance(self.weight, Tensor):
+            self.set_packed(self.weight.detach())
+
+    def set_packed(self, weight: Tensor) -> None:
+        """Hold a weight [N, K] in packed form."""
+        del self.weight
+        self.weight = ops.pack_linear(weight)
+
+
+class RMSNorm(nn.Module):
+    """Weight of a root-mean-square normalisation."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ops.rms_norm(x, self.weight, self.eps)
+
+
+@dataclass(frozen=True)
+class KeyMask:
+    """Which keys a batch may attend to: a contiguous range per row, or any set of positions."""
+
+    key_range: Tensor | None = None
+    mask: Tensor | None = None
+
+    @classmethod
+    def from_attention_mask(cls, attention_mask: Tensor | None, length: int) -> KeyMask:
+        """From [B, L] with 1 (or True) at real tokens; no mask when every token is real."""
+        if attention_mask is None:
+            return cls()
+        real = attention_mask.bool()
+        if bool(real.all()):
+            return cls()
+        counts = real.sum(1)
+        start = real.int().argmax(1)
+        positions = torch.arange(length, device=real.device)
+        end = start + counts
+        contiguous = ((positions >= start[:, None]) & (positions < end[:, None])) == real
+        if bool(contiguous.all()):
+            return cls(key_range=torch.stack([start, end], dim=1).to(torch.int32))
+        return cls(mask=real[:, None, None, :].expand(-1, 1, length, -1).contiguous())
+
+
+class Attention(nn.Module):
+    """Bidirectional multi-head attention with per-head normalisation of queries and keys, and rotary embedding."""
+
+    def __init__(self, config: LLaDAMoEConfig) -> None:
+        super().__init__()
+        self.config = config
+        hidden, size = config.hidden_size, config.head_dim
+        self.q_proj = Linear(hidden, config.num_attention_heads * size, config.attention_bias)
+        self.k_proj = Linear(hidden, config.key_value_heads * size, config.attention_bias)
+        self.v_proj = Linear(hidden, config.key_value_heads * size, config.attention_bias)
+        self.o_proj = Linear(config.num_attention_heads * size, hidden, config.attention_bias)
+        self.q_norm = RMSNorm(size, config.rms_norm_eps) if config.qk_layernorm else None
+        self.k_norm = RMSNorm(size, config.rms_norm_eps) if config.qk_layernorm else None
+
+    def forward(self, x: Tensor, positions: Tensor, keys: KeyMask) -> Tensor:
+        config = self.config
+        heads = (*x.shape[:2], -1, config.head_dim)
+        q, k = ops.qk_norm_rope(
+            self.q_proj(x).view(heads),
+            self.k_proj(x).view(heads),
+            None if self.q_norm is None else self.q_norm.weight,
+            None if self.k_norm is None else self.k_norm.weight,
+            positions,
+            theta=config.rope_theta,
+            rotary_dim=config.rotary_dim,
+            eps=config.rms_norm_eps,
+            clip=config.clip_qkv,
+        )
+        v = self.v_proj(x).view(heads)
+        if config.clip_qkv is not None:
+            v = v.clamp(-config.clip_qkv, config.clip_qkv)
+        out = ops.attention(q, k, v, mask=keys.mask, key_range=keys.key_range)
+        return self.o_proj(out.flatten(2))
+
+
+class SwiGLU(nn.Module):
+    """down(silu(gate(x)) · up(x)): a dense layer, or the shared expert."""
+
+    def __init__(self, hidden: int, intermediate: int) -> None:
+        super().__init__()
+        self.gate_proj = Linear(hidden, intermediate)
+        self.up_proj = Linear(hidden, intermediate)
+        self.down_proj = Linear(intermediate, hidden)
+
+    def forward(self, x: Tensor, router_logits: list[Tensor] | None = None) -> Tensor:
+        return self.down_proj(functional.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Experts(nn.Module):
+    """The router and its experts; the weights are parameters (gate_up_proj [E, 2I, H], down_proj [E, H, I]) or packed."""
+
+    def __init__(self, config: LLaDAMoEConfig) -> None:
+        super().__init__()
+        self.config = config
+        experts, hidden, intermediate = config.num_experts, config.hidden_size, config.expert_intermediate_size
+        self.gate = nn.Parameter(torch.empty(experts, hidden))
+        self.expert_bias = nn.Parameter(torch.empty(experts)) if config.moe_router_enable_expert_bias else None
+        self.gate_up_proj: nn.Parameter | None = nn.Parameter(torch.empty(experts, 2 * intermediate, hidden))
+        self.down_proj: nn.Parameter | None = nn.Parameter(torch.empty(experts, hidden, intermediate))
+        self.packed: PackedExperts | None = None
+
+    def forward(self, x: Tensor, router_logits: list[Tensor] | None = None) -> Tensor:
+        rows = x.flatten(0, 1)
+        weights, experts = self._route(rows, router_logits)
+        if self.packed is not None:
+            out = ops.moe_mlp(rows, weights, experts, self.packed)
+        else:
+            assert self.gate_up_proj is not None and self.down_proj is not None
+            out = ops.moe_mlp(rows, weights, experts, self.gate_up_proj, self.down_proj)
+        return out.view_as(x)
+
+    def _route(self, rows: Tensor, router_logits: list[Tensor] | None) -> tuple[Tensor, Tensor]:
+        config = self.config
+        options = {
+            "bias": self.expert_bias,
+            "renormalize": bool(config.norm_topk_prob),
+            "scale": config.routed_scaling_factor or 1.0,
+        }
+        if router_logits is None:
+            weights, experts = ops.router(rows, self.gate, config.num_experts_per_tok, **options)
+        else:
+            router_logits.append(ops.linear(rows, self.gate))
+            weights, experts = ops.router_topk(router_logits[-1], config.num_experts_per_tok, **options)
+        return weights.to(rows.dtype), experts
+
+    def pack(self) -> None:
+        """Replace the experts' parameters by their packed form."""
+        if self.packed is None:
+            assert self.gate_up_proj is not None and self.down_proj is not None
+            self.set_packed(ops.pack_experts(self.gate_up_proj.detach(), self.down_proj.detach()))
+
+    def set_packed(self, packed: PackedExperts) -> None:
+        """Hold the experts in packed form."""
+        self.gate_up_proj = self.down_proj = None
+        self.packed = packed
+
+    def plain_weights(self) -> tuple[Tensor, Tensor]:
+        """gate_up_proj [E, 2I, H] and down_proj [E, H, I], unpacked where packed."""
+        if self.packed is not None:
+            return self.packed.unpack()
+        assert self.gate_up_proj is not None and self.down_proj is not None
+        return self.gate_up_proj.detach(), self.down_proj.detach()
+
+
+class Layer(nn.Module):
+    """One residual layer: attention, then experts (or a dense SwiGLU), plus the shared expert where there is one."""
+
+    def __init__(self, config: LLaDAMoEConfig, index: int) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.self_attn = Attention(config)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp: Experts | SwiGLU
+        self.shared_expert: SwiGLU | None = None
+        if config.is_expert_layer(index):
+            self.mlp = Experts(config)
+            if config.shared_expert_intermediate_size is not None:
+                self.shared_expert = SwiGLU(config.hidden_size, config.shared_expert_intermediate_size)
+        else:
+            assert config.dense_intermediate_size is not None
+            self.mlp = SwiGLU(config.hidden_size, config.dense_intermediate_size)
+
+    def forward(self, x: Tensor, positions: Tensor, keys: KeyMask, router_logits: list[Tensor] | None) -> Tensor:
+        attended = self.self_attn(self.input_layernorm(x), positions, keys)
+        norm = self.post_attention_layernorm
+        h, x = ops.add_rms_norm(attended, x, norm.weight, norm.eps)
+        out = self.mlp(h, router_logits)
+        if self.shared_expert is not None:
+            out = out + self.shared_expert(h)
+        return x + out
+
+
+@dataclass
+class ModelOutput:
+    """What a forward pass returns: ``logits`` [B, L, V] in the model's dtype."""
+
+    logits: Tensor
+
+
+class LLaDAMoEModel(nn.Module):
+    """LLaDA-MoE (arXiv 2509.24389): predicts the token under every mask at once, attending in both directions.
+
+    Built from a configuration the weights are trainable parameters; :meth:`from_pretrained` packs them for inference.
+    """
+
+    def __init__(self, config: LLaDAMoEConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed_tokens = nn.Parameter(torch.empty(config.vocab_size, config.hidden_size))
+        self.layers = nn.ModuleList(Layer(config, index) for index in range(config.num_hidden_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.head_projection = None if config.tie_word_embeddings else Linear(config.hidden_size, config.vocab_size)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path_or_id: str | os.PathLike[str],
+        *,
+        dtype: torch.dtype | None = None,
+        device: str | torch.device = "cpu",
+        quantization: str | None = None,
+        pack: bool = True,
+        progress: bool = False,
+    ) -> LLaDAMoEModel:
+        """Load a checkpoint in the published format from a folder or a hub id.
+
+        Args:
+            path_or_id: folder with ``config.json`` and ``*.safetensors``, or a hub id such as ``owner/name``.
+            dtype: torch.float32 or torch.bfloat16; None takes the checkpoint's own.
+            device: where the model runs; this version runs on the CPU.
+            quantization: weight format; None keeps ``dtype`` (quantised formats are not in this version).
+            pack: pack each weight as it is read (for inference); False keeps trainable parameters.
+            progress: show a progress bar on standard error.
+
+        Raises:
+            CheckpointError: a file is missing or damaged, or a tensor is missing, unexpected or of the wrong shape.
+            ValueError: an unsupported configuration, dtype, device or quantization.
+        """
+        from .checkpoint import load_pretrained
+
+        return load_pretrained(
+            path_or_id, dtype=dtype, device=device, quantization=quantization, pack=pack, progress=progress
+        )
+
+    def save_pretrained(self, folder: str | os.PathLike[str], *, max_shard_bytes: int = 5 * 10**9) -> None:
+        """Write ``config.json`` and safetensors in the published layout (one file, or shards with an index).
+
+        Each file is written aside and renamed, so that an older checkpoint in ``folder`` survives a failure.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        from .checkpoint import save_pretrained
+
+        save_pretrained(self, folder, max_shard_bytes=max_shard_bytes)
+
+    @property
+    def lm_head(self) -> Tensor | PackedLinear:
+        """The head's weight [V, H] as the ops take it; the embedding when the two are tied."""
+        return self.embed_tokens if self.head_projection is None else self.head_projection.weight
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.embed_tokens.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of weights and activations."""
+        return self.embed_tokens.dtype
+
+    def pack(self) -> LLaDAMoEModel:
+        """Pack every projection and expert for inference; the model can no longer be trained. Returns self."""
+        for module in self._packable():
+            module.pack()
+        return self.requires_grad_(False)
+
+    def _packable(self) -> Iterator[Linear | Experts]:
+        for module in list(self.modules()):
+            if isinstance(module, (Linear, Experts)):
+                yield module
+
+    @torch.no_grad()
+    def initialize(self, generator: torch.Generator | None = None) -> LLaDAMoEModel:
+        """Fill the weights for training: normal with ``initializer_range``, norms one, biases zero. Returns self."""
+        for name, parameter in self.named_parameters():
+            if name.endswith(("norm.weight", "layernorm.weight")):
+                parameter.fill_(1.0)
+            elif parameter.dim() == 1:
+                parameter.zero_()
+            else:
+                parameter.normal_(0.0, self.config.initializer_range, generator=generator)
+        return self
+
+    def hidden(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        positions: Tensor | None = None,
+        cache: None = None,
+        *,
+        router_logits: list[Tensor] | None = None,
+    ) -> Tensor:
+        """The final hidden states [B, L, H], normalised, before the head.
+
+        Args:
+            input_ids: int64 [B, L], each below the vocabulary's size.
+            attention_mask: [B, L], 1 at real tokens; padded tokens are attended to by nobody. None: all are real.
+            positions: int64 [B, L]; None means 0 … L−1 in every row. Left padding needs no shift: rotary embedding
+                is relative.
+            cache: must be None in this version.
+            router_logits: a list that receives each expert layer's router logits [B·L, E] (for training losses).
+
+        Raises:
+            TypeError, ValueError: an argument of the wrong dtype, shape or range; the message names it.
+        """
+        self._check_inputs(input_ids, attention_mask, positions, cache)
+        length = input_ids.shape[1]
+        if positions is None:
+            positions = torch.arange(length, device=input_ids.device).expand_as(input_ids)
+        keys = KeyMask.from_attention_mask(attention_mask, length)
+        x = functional.embedding(input_ids, self.embed_tokens)
+        for layer in self.layers:
+            x = layer(x, positions, keys, router_logits)
+        return self.norm(x)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        positions: Tensor | None = None,
+        cache: None = None,
+    ) -> ModelOutput:
+        """Logits for every position; arguments and errors as :meth:`hidden`."""
+        return ModelOutput(logits=self.head(self.hidden(input_ids, attention_mask, positions, cache)))
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Logits [..., V] of final hidden states [..., H]."""
+        return ops.linear(hidden, self.lm_head)
+
+    def _check_inputs(
+        self, input_ids: Tensor, attention_mask: Tensor | None, positions: Tensor | None, cache: None
+    ) -> None:
+        config = self.config
+        if not isinstance(input_ids, Tensor) or input_ids.dtype not in (torch.int32, torch.int64):
+            kind = input_ids.dtype if isinstance(input_ids, Tensor) else type(input_ids).__name__
+            raise TypeError(f"input_ids must be an integer tensor, got {kind}")
+        if input_ids.dim() != 2:
+            raise ValueError(f"input_ids must have shape [B, L], got {list(input_ids.shape)}")
+        if input_ids.shape[1] > config.max_position_embeddings:
+            raise ValueError(
+                f"input_ids must have at most max_position_embeddings {config.max_position_embeddings} positions, "
+                f"got {input_ids.shape[1]}"
+            )
+        for name, value in (("attention_mask", attention_mask), ("positions", positions)):
+            if value is not None and value.shape != input_ids.shape:
+                raise ValueError(f"{name} must have shape {list(input_ids.shape)}, got {list(value.shape)}")
+        if input_ids.numel() and not 0 <= int(input_ids.min()) <= int(input_ids.max()) < config.vocab_size:
+            raise ValueError(
+                f"input_ids must be in [0, {config.vocab_size}), got {int(input_ids.min())} … {int(input_ids.max())}"
+            )
+        if cache is not None:
+            raise ValueError(f"cache must be None in this version, got {type(cache).__name__}")

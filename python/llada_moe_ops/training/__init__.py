@@ -1,0 +1,1 @@
+"""Training: tasks with checkable answers, the masked-diffusion objective, the trainer, evaluation."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -149,19 +150,26 @@ class Experts(nn.Module):
             out = ops.moe_mlp(rows, weights, experts, self.gate_up_proj, self.down_proj)
         return out.view_as(x)
 
+    def choose(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights and experts [T, k] from router logits [T, E]."""
+        return ops.router_topk(logits, self.config.num_experts_per_tok, **self._options)
+
     def _route(self, rows: Tensor, router_logits: list[Tensor] | None) -> tuple[Tensor, Tensor]:
+        if router_logits is None:
+            weights, experts = ops.router(rows, self.gate, self.config.num_experts_per_tok, **self._options)
+        else:
+            router_logits.append(ops.linear(rows, self.gate))
+            weights, experts = self.choose(router_logits[-1])
+        return weights.to(rows.dtype), experts
+
+    @property
+    def _options(self) -> dict[str, Any]:
         config = self.config
-        options = {
+        return {
             "bias": self.expert_bias,
             "renormalize": bool(config.norm_topk_prob),
             "scale": config.routed_scaling_factor or 1.0,
         }
-        if router_logits is None:
-            weights, experts = ops.router(rows, self.gate, config.num_experts_per_tok, **options)
-        else:
-            router_logits.append(ops.linear(rows, self.gate))
-            weights, experts = ops.router_topk(router_logits[-1], config.num_experts_per_tok, **options)
-        return weights.to(rows.dtype), experts
 
     def pack(self) -> None:
         """Replace the experts' parameters by their packed form."""

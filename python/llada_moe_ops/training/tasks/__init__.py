@@ -1,6 +1,6 @@
 """Tasks whose answers can be checked exactly and for which any-order generation shines."""
 
-from .arithmetic import Arithmetic, MissingOperator
+from .arithmetic import DIGITS, Arithmetic, MissingOperator
 from .strings import StringTask
 from .sudoku import Sudoku
 from .task import HELD_OUT_ONE_IN, MASK, Example, Task, draw, is_held_out
@@ -14,4 +14,7 @@ TASKS: dict[str, Task] = {
     "operator": MissingOperator(),
 }
 
-__all__ = ["HELD_OUT_ONE_IN", "MASK", "TASKS", "Example", "Task", "draw", "is_held_out"]
+# What accuracies are reported on: every number of the arithmetic questions has the full number of digits.
+EVALUATION_TASKS: dict[str, Task] = {**TASKS, "arithmetic": Arithmetic("arithmetic", digits=DIGITS)}
+
+__all__ = ["EVALUATION_TASKS", "HELD_OUT_ONE_IN", "MASK", "TASKS", "Example", "Task", "draw", "is_held_out"]

@@ -25,7 +25,7 @@ class Arithmetic:
         self.name = name
         self.digits = digits
 
-    def sample(self, random: Random) -> Example:
+    def sample(self, random: Random, *, held_out: bool) -> Example:
         """Two numbers and plus or minus; in a subtraction the larger stands first."""
         longest = self.digits or random.choice([1, 2, *[DIGITS] * 6])
         other = longest if self.digits or random.random() < 0.75 else random.randint(1, longest)
@@ -47,7 +47,7 @@ class MissingOperator:
     name = "operator"
     longest_reply = 0
 
-    def sample(self, random: Random) -> Example:
+    def sample(self, random: Random, *, held_out: bool) -> Example:
         """Operands up to 99, or up to 12 for a product."""
         operator = random.choice("+-*")
         largest = 12 if operator == "*" else 99

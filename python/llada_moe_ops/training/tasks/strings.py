@@ -22,7 +22,7 @@ class StringTask:
         """The correct reply."""
         return "".join(sorted(letters)) if self.name == "sort" else letters[::-1]
 
-    def sample(self, random: Random) -> Example:
+    def sample(self, random: Random, *, held_out: bool) -> Example:
         """Letters drawn independently; the length is uniform."""
         letters = "".join(random.choices(ascii_lowercase, k=random.randint(MIN_LETTERS, MAX_LETTERS)))
         return Example(self.name, f"{self.name} {letters}", self.solve(letters), False, letters)

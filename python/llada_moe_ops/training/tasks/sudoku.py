@@ -15,8 +15,8 @@ _BASE_GRIDS = 4096
 class Sudoku:
     """Grids of size box_rows · box_columns, the clues left by masking cells at random.
 
-    Training grids are random symmetries of a pool of independent grids, which is quick; held-out grids are drawn
-    afresh by ``sample`` with ``fresh=True``, so that they are not even symmetric to a training grid.
+    Training grids are random symmetries of a pool of independent grids, which is quick; held-out grids are solved
+    from scratch, so that they are not even symmetric to a training grid.
     """
 
     longest_reply = 0
@@ -27,13 +27,11 @@ class Sudoku:
         self.size = box_rows * box_columns
         self.clues = clues
 
-    def sample(self, random: Random) -> Example:
-        """A random symmetry of a grid of the pool."""
+    def sample(self, random: Random, *, held_out: bool) -> Example:
+        """A fresh grid when held out, else a random symmetry of a grid of the pool."""
+        if held_out:
+            return self.example(self.random_grid(random), random)
         return self.example(self._shuffled(_pool(self)[random.randrange(_BASE_GRIDS)], random), random)
-
-    def sample_fresh(self, random: Random) -> Example:
-        """A grid solved from scratch (slower; used for evaluation)."""
-        return self.example(self.random_grid(random), random)
 
     def example(self, grid: Grid, random: Random) -> Example:
         """Mask a solved grid down to a random number of clues."""

@@ -37,8 +37,8 @@ class Task(Protocol):
     name: str
     longest_reply: int
 
-    def sample(self, random: Random) -> Example:
-        """Draw one example from the whole distribution, either side of the split."""
+    def sample(self, random: Random, *, held_out: bool) -> Example:
+        """Draw one example from the distribution of either side; :func:`draw` keeps those on the right side."""
         ...
 
     def check(self, example: Example, answer: str) -> bool:
@@ -54,6 +54,6 @@ def is_held_out(identity: str) -> bool:
 def draw(task: Task, random: Random, *, held_out: bool) -> Example:
     """Draw an example from one side of the split."""
     while True:
-        example = task.sample(random)
+        example = task.sample(random, held_out=held_out)
         if is_held_out(example.identity) == held_out:
             return example

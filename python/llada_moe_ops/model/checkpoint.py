@@ -112,8 +112,10 @@ class _Loader:
             for slot in list(dense_slots(self.model)):
                 self._fill(slot)
                 bar.update()
+            self.reader.release()
             for prefix, experts in expert_layers(self.model):
                 bar.update(self._fill_experts(prefix, experts))
+                self.reader.release()
 
     def _check_names(self) -> set[str]:
         """Compare the names present with those expected, before anything is read."""
@@ -143,7 +145,7 @@ class _Loader:
         if self.pack and isinstance(slot.module, Linear) and slot.attribute == "weight":
             slot.module.set_packed(tensor)
         else:
-            setattr(slot.module, slot.attribute, nn.Parameter(tensor))
+            setattr(slot.module, slot.attribute, nn.Parameter(tensor.clone()))
 
     def _fill_experts(self, prefix: str, experts: Experts) -> int:
         """Fill one layer's experts; returns how many published tensors that were."""

@@ -25,6 +25,9 @@ _READABLE = ("F32", "BF16", "F16")
 class CheckpointReader:
     """The tensors of a folder: one file, or shards with an index. Files are memory-mapped and read on demand.
 
+    What is read may share memory with the mapping; :meth:`release` unmaps, so that pages already read do not stay
+    resident beside the model.
+
     Attributes:
         names: all tensor names present.
 
@@ -45,7 +48,12 @@ class CheckpointReader:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """Unmap every file; it is mapped again when next read."""
         self._stack.close()
+        self._files.clear()
 
     def _locate(self) -> dict[str, Path]:
         index = self.folder / INDEX_FILE

@@ -1,0 +1,107 @@
+"""The token grid being filled, and which of its positions are to be filled.
+
+Rows are held with their real tokens first, whatever padding the caller used: positions then start at 0 in every row,
+so a row's numbers are the same bits alone, in a batch, and under any padding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Canvas:
+    """Shapes: B rows, L columns (the longest row's real tokens).
+
+    Attributes:
+        tokens: int64 [B, L].
+        to_fill: bool [B, L], what is still masked. A separate record: a literal mask token of the prompt is text.
+        filled: bool [B, L], what was to be filled at the start.
+        lengths: int64 [B], real tokens of each row.
+        padding: int64 [B], columns of padding on the left in the caller's layout.
+        layout: int64 [B, L'], the caller's canvas at the start.
+        block_starts: int64 [blocks, B], the first position of each block.
+        block_length: positions in a block; the last block may reach past a row's end.
+    """
+
+    tokens: Tensor
+    to_fill: Tensor
+    filled: Tensor
+    lengths: Tensor
+    padding: Tensor
+    layout: Tensor
+    block_starts: Tensor
+    block_length: int
+
+    @classmethod
+    def build(
+        cls, layout: Tensor, to_fill: Tensor, real: Tensor | None, first_block: Tensor, blocks: int, block_length: int
+    ) -> Canvas:
+        """From the caller's canvas [B, L'], with ``real`` bool [B, L'] (None: no padding).
+
+        ``first_block`` int64 [B] is the column of the first block in the caller's layout.
+        """
+        batch, columns = layout.shape
+        index = torch.arange(columns, device=layout.device)
+        if real is None:
+            lengths, padding = layout.new_full((batch,), columns), layout.new_zeros(batch)
+        else:
+            lengths, padding = real.sum(1), real.int().argmax(1)
+        source = (index + padding[:, None]) % max(columns, 1)
+        longest = int(lengths.max()) if batch else columns
+        inside = index[:longest] < lengths[:, None]
+        tokens = layout.gather(1, source)[:, :longest]
+        filled = to_fill.gather(1, source)[:, :longest] & inside
+        starts = (first_block - padding)[None, :] + block_length * torch.arange(blocks, device=layout.device)[:, None]
+        return cls(tokens, filled.clone(), filled, lengths, padding, layout.clone(), starts, block_length)
+
+    def attention_mask(self, rows: Tensor) -> Tensor | None:
+        """[rows, L] with True at real tokens; None when nothing is padded."""
+        lengths = self.lengths[rows]
+        columns = self.tokens.shape[1]
+        if bool((lengths == columns).all()):
+            return None
+        return torch.arange(columns, device=lengths.device) < lengths[:, None]
+
+    def block(self, index: int) -> Tensor:
+        """The positions of a block, int64 [B, W]; those past the canvas are clamped and masked by :meth:`masked`."""
+        offsets = torch.arange(self.block_length, device=self.tokens.device)
+        return self.block_starts[index][:, None] + offsets
+
+    def masked(self, positions: Tensor) -> Tensor:
+        """Which positions [B, W] are still to be filled."""
+        inside = positions < self.lengths[:, None]
+        return self.to_fill.gather(1, positions.clamp(max=self.tokens.shape[1] - 1)) & inside
+
+    def commit(self, rows: Tensor, positions: Tensor, tokens: Tensor) -> None:
+        """Write tokens [M] at (rows, positions) [M]; they are no longer to be filled."""
+        self.tokens[rows, positions] = tokens
+        self.to_fill[rows, positions] = False
+
+    def end_rows(self, positions: Tensor, end_token: int) -> tuple[Tensor, Tensor]:
+        """End each row whose block ``positions`` [B, W] is complete and holds ``end_token`` among what was filled.
+
+        Everything that was to be filled after the row's first such token becomes ``end_token``.
+
+        Returns:
+            rows and positions [M] of the tokens that this changed.
+        """
+        index = torch.arange(self.tokens.shape[1], device=self.tokens.device)
+        complete = ~self.masked(positions).any(1)
+        in_block = (index >= positions[:, :1]) & (index <= positions[:, -1:])
+        ends = in_block & self.filled & (self.tokens == end_token) & complete[:, None]
+        after = ends.int().cumsum(1).bool() & self.filled
+        changed = after & (self.to_fill | (self.tokens != end_token))
+        rows, columns = changed.nonzero(as_tuple=True)
+        self.commit(rows, columns, torch.full_like(rows, end_token))
+        return rows, columns
+
+    def sequences(self) -> Tensor:
+        """The canvas in the caller's layout, int64 [B, L']."""
+        result = self.layout.clone()
+        rows, columns = self.filled.nonzero(as_tuple=True)
+        result[rows, columns + self.padding[rows]] = self.tokens[rows, columns]
+        return result

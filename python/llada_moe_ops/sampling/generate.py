@@ -1,0 +1,214 @@
+"""The sampler's two entries: continue prompts, or fill masked positions in place."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from . import _arguments as arguments
+from ._arguments import TokenIds, require
+from .cache import CachePolicy
+from .canvas import Canvas
+from .loop import denoise
+from .noise import NoiseSource
+from .options import SamplerOptions
+from .result import GenerationResult
+from .schedule import Schedule
+from .trace import TraceStep
+from .unmasker import Unmasker, build_unmasker
+
+if TYPE_CHECKING:
+    from ..model import LLaDAMoEModel
+
+DEFAULT_BLOCK_LENGTH = 128
+
+
+def generate(
+    model: LLaDAMoEModel,
+    prompt_ids: TokenIds,
+    *,
+    gen_length: int = 128,
+    block_length: int | None = None,
+    steps: int | None = None,
+    temperature: float = 0.0,
+    cfg_scale: float = 0.0,
+    remasking: str = "low_confidence",
+    attention_mask: Tensor | None = None,
+    unmasker: str | Unmasker = "fixed",
+    cache: str | CachePolicy = "none",
+    seed: int | Sequence[int] | None = None,
+    mask_token_id: int | None = None,
+    eos_token_id: int | None = None,
+    eot_token_id: int | None = None,
+    suppress_eos: bool = False,
+    suppress_eos_confidence: bool = False,
+    stop_at_eos: bool = False,
+    noise: NoiseSource | None = None,
+    on_step: Callable[[TraceStep], None] | None = None,
+) -> GenerationResult:
+    """Continue prompts with the published sampler of LLaDA (arXiv 2502.09992; 2509.24389 for LLaDA-MoE).
+
+    ``gen_length`` masks are appended to each prompt and filled block by block. A row's tokens are the same bits alone,
+    in a batch and under any left padding.
+
+    Args:
+        model: a loaded model.
+        prompt_ids: int32 or int64 [B, P], or B lists of different lengths, which are padded on the left and masked.
+        gen_length: G, tokens to generate; a multiple of ``block_length``. 0 returns the prompts.
+        block_length: blocks are finished one after another; None takes 128, or ``gen_length`` when that is less.
+        steps: over all blocks, a multiple of their number; None commits one token a step.
+        temperature: of the Gumbel noise on the logits when a token is chosen; 0 takes the most probable.
+        cfg_scale: guidance w: logits u + (w + 1)(l − u), u being those of the canvas with its prompt masked.
+        remasking: what orders the commits: "low_confidence" (the most probable first) or "random".
+        attention_mask: [B, P], 1 at real tokens, padding on the left; padded tokens are not attended to. None: all
+            tokens are attended to, as in the published sampler.
+        unmasker: the commit rule, a name in ``UNMASKERS`` or an object.
+        cache: what a step need not recompute, a name in ``CACHES`` or an object; "none" is exact.
+        seed: one for all rows, or one per row; None draws one from torch's global generator. A row's noise depends on
+            its seed, its prompt and, for copies of one prompt in a batch, on how many came before.
+        mask_token_id: None takes the config's. It is never predicted; in a prompt it is text.
+        eos_token_id: end-of-text; None takes the config's.
+        eot_token_id: end-of-turn, for ``suppress_eos_confidence``.
+        suppress_eos: never predict end-of-text (published as ``logits_eos_inf``).
+        suppress_eos_confidence: commit end-of-text and end-of-turn last: their confidence is 0, that of the others is
+            taken without them (published as ``confidence_eos_eot_inf``). Random remasking ignores it.
+        stop_at_eos: end a row at an end-of-text in a finished block: what follows becomes end-of-text and its work is
+            not done. The published sampler fills everything.
+        noise: where random numbers come from; None is counter-based noise from ``seed``.
+        on_step: called with each :class:`TraceStep`.
+
+    Returns:
+        sequences int64 [B, P + G], the trace, counts and timings.
+
+    Raises:
+        TypeError: an argument of the wrong type.
+        ValueError: an argument outside its range, an unknown name, or too many positions; the message names it.
+        NonFiniteLogitsError: the model broke down; the trace so far is attached.
+    """
+    options = SamplerOptions(
+        temperature, cfg_scale, remasking, unmasker, cache, seed, mask_token_id, eos_token_id, eot_token_id,
+        suppress_eos, suppress_eos_confidence, stop_at_eos, noise, on_step,
+    )  # fmt: skip
+    started = time.perf_counter()
+    mask_id = arguments.find_mask_token_id(mask_token_id, model.config)
+    prompts, known = arguments.token_ids("prompt_ids", prompt_ids, model)
+    real = arguments.real_tokens(attention_mask, prompts, known, "prompt_ids")
+    batch, prompt_length = prompts.shape
+    require(prompt_length > 0 or batch == 0, "prompt_ids", "at least one token per row", "an empty prompt")
+    if real is not None:
+        require(bool(real.any(1).all()), "prompt_ids", "at least one real token per row", "an empty prompt")
+        require(bool(real[:, -1].all()), "attention_mask", "1 at the prompt's end (padding on the left)", "0")
+    arguments.integer("gen_length", gen_length, 0)
+    length = min(DEFAULT_BLOCK_LENGTH, gen_length) or 1 if block_length is None else block_length
+    arguments.integer("block_length", length, 1)
+    require(gen_length % length == 0, "gen_length", f"a multiple of block_length {length}", gen_length)
+    blocks = gen_length // length
+    masks = prompts.new_full((batch, gen_length), mask_id)
+    layout = torch.cat([prompts, masks], dim=1)
+    canvas = Canvas.build(
+        layout,
+        torch.arange(layout.shape[1], device=layout.device).expand_as(layout) >= prompt_length,
+        None if real is None else torch.cat([real, real.new_ones(batch, gen_length)], dim=1),
+        torch.full_like(layout[:, 0], prompt_length),
+        blocks,
+        length,
+    )
+    return _fill(model, canvas, options, steps_per_block(steps, blocks), prompt_length, started)
+
+
+def infill(
+    model: LLaDAMoEModel,
+    input_ids: TokenIds,
+    *,
+    fill_mask: Tensor | None = None,
+    attention_mask: Tensor | None = None,
+    block_length: int | None = None,
+    steps: int | None = None,
+    temperature: float = 0.0,
+    cfg_scale: float = 0.0,
+    remasking: str = "low_confidence",
+    unmasker: str | Unmasker = "fixed",
+    cache: str | CachePolicy = "none",
+    seed: int | Sequence[int] | None = None,
+    mask_token_id: int | None = None,
+    eos_token_id: int | None = None,
+    eot_token_id: int | None = None,
+    suppress_eos: bool = False,
+    suppress_eos_confidence: bool = False,
+    stop_at_eos: bool = False,
+    noise: NoiseSource | None = None,
+    on_step: Callable[[TraceStep], None] | None = None,
+) -> GenerationResult:
+    """Fill the masked positions of texts in place, by the same loop as :func:`generate`.
+
+    Args:
+        model: a loaded model.
+        input_ids: int32 or int64 [B, L], or B lists of different lengths, which are padded on the left and masked.
+        fill_mask: bool [B, L], the positions to fill, whatever stands there; None: those holding the mask token.
+        attention_mask: [B, L], 1 at real tokens, one run of them in each row.
+        block_length: blocks counted from a row's first real token; None makes one block of everything.
+        steps: over all blocks, a multiple of their number; None commits one token a step in each row.
+
+    The other arguments, the result and the errors are those of :func:`generate`, the given text being the prompt.
+    """
+    options = SamplerOptions(
+        temperature, cfg_scale, remasking, unmasker, cache, seed, mask_token_id, eos_token_id, eot_token_id,
+        suppress_eos, suppress_eos_confidence, stop_at_eos, noise, on_step,
+    )  # fmt: skip
+    started = time.perf_counter()
+    mask_id = arguments.find_mask_token_id(mask_token_id, model.config)
+    layout, known = arguments.token_ids("input_ids", input_ids, model)
+    real = arguments.real_tokens(attention_mask, layout, known, "input_ids")
+    if fill_mask is None:
+        fill_mask = layout == mask_id
+    elif fill_mask.dtype != torch.bool:
+        raise TypeError(f"fill_mask must be bool, got {str(fill_mask.dtype).removeprefix('torch.')}")
+    require(fill_mask.shape == layout.shape, "fill_mask", f"of shape {list(layout.shape)}", list(fill_mask.shape))
+    fill_mask = fill_mask.to(layout.device)
+    columns = layout.shape[1]
+    length = max(columns, 1) if block_length is None else arguments.integer("block_length", block_length, 1)
+    blocks = -(-columns // length)
+    first = layout.new_zeros(len(layout)) if real is None else real.int().argmax(1)
+    canvas = Canvas.build(torch.where(fill_mask, mask_id, layout), fill_mask, real, first, blocks, length)
+    return _fill(model, canvas, options, steps_per_block(steps, blocks), 0, started)
+
+
+def steps_per_block(steps: int | None, blocks: int) -> int | None:
+    """Steps of each block; None for one token a step."""
+    if steps is None or blocks == 0:
+        return None
+    arguments.integer("steps", steps, 1)
+    require(steps >= blocks, "steps", f"at least the number of blocks {blocks}", steps)
+    require(steps % blocks == 0, "steps", f"a multiple of the number of blocks {blocks}", steps)
+    return steps // blocks
+
+
+@torch.no_grad()
+def _fill(
+    model: LLaDAMoEModel,
+    canvas: Canvas,
+    options: SamplerOptions,
+    steps: int | None,
+    prompt_length: int,
+    started: float,
+) -> GenerationResult:
+    longest, limit = canvas.tokens.shape[1], model.config.max_position_embeddings
+    name = "prompt_ids and gen_length" if prompt_length else "input_ids"
+    require(longest <= limit, name, f"at most max_position_embeddings {limit} positions together", longest)
+    end = options.end_token(model.config)
+    predictor = options.predictor(model, canvas)
+    trace = denoise(
+        predictor,
+        Schedule(steps),
+        build_unmasker(options.unmasker),
+        end_token=end if options.stop_at_eos else None,
+        on_step=options.on_step,
+    )
+    filled = canvas.tokens[canvas.filled]
+    tokens = filled.numel() if end is None else int((filled != end).sum())
+    seconds = time.perf_counter() - started
+    return GenerationResult(canvas.sequences(), prompt_length, trace, predictor.forward_passes, tokens, seconds)

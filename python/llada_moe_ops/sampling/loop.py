@@ -1,0 +1,97 @@
+"""The denoising loop: block by block, step by step, predict what is masked and commit the surest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from .predictor import Predictor
+from .schedule import Schedule
+from .trace import Trace, TraceStep
+from .unmasker import Unmasker
+
+
+class NonFiniteLogitsError(ValueError):
+    """The model produced NaN or infinite logits.
+
+    Attributes:
+        step: the step at which it happened.
+        trace: every step before it.
+    """
+
+    def __init__(self, step: int, trace: Trace) -> None:
+        super().__init__(f"the model's logits are not finite at step {step}; are the weights damaged?")
+        self.step = step
+        self.trace = trace
+
+
+def denoise(
+    predictor: Predictor,
+    schedule: Schedule,
+    unmasker: Unmasker,
+    *,
+    end_token: int | None = None,
+    on_step: Callable[[TraceStep], None] | None = None,
+) -> Trace:
+    """Fill ``predictor.canvas`` in place and return the record of it.
+
+    Args:
+        end_token: ends a row early, in the block that produces it; None fills every row to its end.
+        on_step: called after each step, also after those that had nothing to commit.
+
+    Raises:
+        NonFiniteLogitsError: the model broke down; the trace so far is attached.
+    """
+    canvas = predictor.canvas
+    trace = Trace(canvas.layout)
+    for block in range(canvas.block_starts.shape[0]):
+        positions = canvas.block(block)
+        masked = canvas.masked(positions)
+        if not bool(masked.any()):
+            continue
+        counts = schedule.counts(masked.sum(1))
+        index = 0
+        while bool(canvas.masked(positions).any()) if unmasker.adaptive else index < counts.shape[1]:
+            quota = counts[:, min(index, counts.shape[1] - 1)].clamp(min=int(unmasker.adaptive))
+            trace.steps.append(_step(predictor, unmasker, trace, block, positions, quota, end_token))
+            if on_step is not None:
+                on_step(trace.steps[-1])
+            index += 1
+    return trace
+
+
+def _step(
+    predictor: Predictor,
+    unmasker: Unmasker,
+    trace: Trace,
+    block: int,
+    positions: Tensor,
+    quota: Tensor,
+    end_token: int | None,
+) -> TraceStep:
+    canvas, step = predictor.canvas, len(trace.steps)
+    masked = canvas.masked(positions)
+    # Rows that are done, or have nothing to commit in this step, are left out of the forward pass.
+    active = (masked.any(1) & (quota > 0)).nonzero().squeeze(1)
+    rows = columns = tokens = active.new_empty(0)
+    probabilities = torch.empty(0, device=active.device)
+    if active.numel():
+        try:
+            statistics = predictor(active, positions[active], masked[active], step)
+        except FloatingPointError as error:
+            raise NonFiniteLogitsError(step, trace) from error
+        commit = unmasker.select(statistics, masked[active], quota[active])
+        if not bool(commit.any(1).all()):
+            raise ValueError(f"unmasker must commit at least one position in each row, {unmasker!r} committed none")
+        row, slot = commit.nonzero(as_tuple=True)
+        rows, tokens, probabilities = active[row], statistics.token[row, slot], statistics.logprob[row, slot].exp()
+        columns = positions[rows, slot]
+        canvas.commit(rows, columns, tokens)
+    if end_token is not None:
+        ended, after = canvas.end_rows(positions, end_token)
+        rows, columns = torch.cat([rows, ended]), torch.cat([columns, after])
+        tokens = torch.cat([tokens, torch.full_like(ended, end_token)])
+        probabilities = torch.cat([probabilities, probabilities.new_ones(len(ended))])
+    return TraceStep(step, block, rows, columns + canvas.padding[rows], tokens, probabilities)

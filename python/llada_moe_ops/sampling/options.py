@@ -1,0 +1,92 @@
+"""The sampler's options, checked and resolved against a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from . import _arguments as arguments
+from ._arguments import require
+from ._names import choose
+from .cache import CachePolicy, build_cache
+from .canvas import Canvas
+from .noise import CounterNoise, NoiseSource, request_keys
+from .predictor import Predictor, PredictorOptions
+from .trace import TraceStep
+from .unmasker import Unmasker, build_unmasker
+
+if TYPE_CHECKING:
+    from ..model import LLaDAMoEConfig, LLaDAMoEModel
+
+_REMASKINGS = {"low_confidence": "low_confidence", "random": "random"}
+
+
+@dataclass(frozen=True)
+class SamplerOptions:
+    """What :func:`generate` and :func:`infill` have in common; the meaning of each is told at :func:`generate`.
+
+    Raises:
+        TypeError, ValueError: an option of the wrong type, outside its range, or an unknown name.
+    """
+
+    temperature: float
+    cfg_scale: float
+    remasking: str
+    unmasker: str | Unmasker
+    cache: str | CachePolicy
+    seed: int | Sequence[int] | None
+    mask_token_id: int | None
+    eos_token_id: int | None
+    eot_token_id: int | None
+    suppress_eos: bool
+    suppress_eos_confidence: bool
+    stop_at_eos: bool
+    noise: NoiseSource | None
+    on_step: Callable[[TraceStep], None] | None
+
+    def __post_init__(self) -> None:
+        arguments.non_negative("temperature", self.temperature)
+        arguments.non_negative("cfg_scale", self.cfg_scale)
+        choose("remasking", self.remasking, _REMASKINGS)
+        build_unmasker(self.unmasker)
+        build_cache(self.cache)
+
+    def end_token(self, config: LLaDAMoEConfig) -> int | None:
+        """End-of-text: the caller's id, else the config's; None when neither is known and no option needs it."""
+        found = config.eos_token_id if self.eos_token_id is None else self.eos_token_id
+        if found is None:
+            needing = [
+                name for name in ("suppress_eos", "suppress_eos_confidence", "stop_at_eos") if getattr(self, name)
+            ]
+            require(not needing, "eos_token_id", f"given when {' or '.join(needing)} is set", "None")
+            return None
+        return arguments.token_id("eos_token_id", found, config.vocab_size)
+
+    def predictor(self, model: LLaDAMoEModel, canvas: Canvas) -> Predictor:
+        """The predictor of one generation."""
+        config = model.config
+        end = self.end_token(config)
+        unconfident: list[int] = []
+        if self.suppress_eos_confidence and end is not None:
+            unconfident.append(end)
+            if self.eot_token_id is not None:
+                unconfident.append(arguments.token_id("eot_token_id", self.eot_token_id, config.vocab_size))
+        noise = self.noise
+        if noise is None:
+            seeds = arguments.seeds(self.seed, len(canvas.tokens))
+            noise = CounterNoise(request_keys(canvas.tokens, ~canvas.filled, canvas.lengths.tolist(), seeds))
+        return Predictor(
+            model,
+            canvas,
+            build_cache(self.cache),
+            noise,
+            PredictorOptions(
+                temperature=float(self.temperature),
+                cfg_scale=float(self.cfg_scale),
+                remasking=self.remasking,
+                mask_token_id=arguments.find_mask_token_id(self.mask_token_id, config),
+                forbidden=[end] if self.suppress_eos and end is not None else [],
+                unconfident=unconfident,
+            ),
+        )

@@ -1,0 +1,134 @@
+"""One forward pass and the head on a block's masked rows: a token and its confidence at each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from .. import ops
+from ..ops import TokenConfidence
+from .cache import CachePolicy
+from .canvas import Canvas
+from .noise import Draw, NoiseSource
+
+if TYPE_CHECKING:
+    from ..model import LLaDAMoEModel
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What a commit rule sees of a block, each [B, W]; zero where nothing is masked.
+
+    Attributes:
+        token: int64, the prediction.
+        confidence: float32, by which the published rule orders: the token's probability, or a uniform number under
+            random remasking.
+        logprob, runner_up_logprob: float32, of the prediction and of the second-best token, before any noise.
+        runner_up: int64, the second-best token.
+        entropy: float32, of the distribution, in nats.
+    """
+
+    token: Tensor
+    confidence: Tensor
+    logprob: Tensor
+    runner_up: Tensor
+    runner_up_logprob: Tensor
+    entropy: Tensor
+
+
+@dataclass(frozen=True)
+class PredictorOptions:
+    """How tokens are chosen; see :func:`generate` for the meaning of each."""
+
+    temperature: float
+    cfg_scale: float
+    remasking: str
+    mask_token_id: int
+    forbidden: Sequence[int]
+    unconfident: Sequence[int]
+
+
+class Predictor:
+    """Statistics of masked positions. ``forward_passes`` counts canvases: one a step, two with guidance."""
+
+    def __init__(
+        self, model: LLaDAMoEModel, canvas: Canvas, cache: CachePolicy, noise: NoiseSource, options: PredictorOptions
+    ) -> None:
+        self.model = model
+        self.canvas = canvas
+        self.cache = cache
+        self.noise = noise
+        self.options = options
+        self.forward_passes = 0
+
+    def __call__(self, rows: Tensor, positions: Tensor, masked: Tensor, step: int) -> Statistics:
+        """Statistics of the batch's ``rows`` [A] at their block's ``positions`` [A, W] where ``masked`` [A, W].
+
+        Raises:
+            FloatingPointError: NaN or infinity in the hidden states or logits.
+        """
+        row, slot = masked.nonzero(as_tuple=True)
+        position = positions[row, slot]
+        hidden = self._hidden(rows, row, position)
+        options, draw = self.options, Draw(step, rows[row], position)
+        best = self.noise.choose(
+            hidden,
+            self.model.lm_head,
+            draw,
+            temperature=options.temperature,
+            forbidden=options.forbidden,
+            mask_token_id=options.mask_token_id,
+        )
+        if not bool(hidden.isfinite().all() & best.logprob.isfinite().all()):
+            raise FloatingPointError("the model's logits are not finite")
+        confidence = self.noise.uniform(draw) if options.remasking == "random" else self._probability(hidden, best)
+
+        def dense(values: Tensor) -> Tensor:
+            grid = torch.zeros(masked.shape, dtype=values.dtype, device=values.device)
+            return grid.index_put((row, slot), values)
+
+        return Statistics(
+            token=dense(best.token.long()),
+            confidence=dense(confidence),
+            logprob=dense(best.logprob),
+            runner_up=dense(best.runner_up.long()),
+            runner_up_logprob=dense(best.runner_up_logprob),
+            entropy=dense(best.entropy),
+        )
+
+    def _hidden(self, rows: Tensor, row: Tensor, position: Tensor) -> Tensor:
+        """Final hidden states [R, H] of position[r] in the canvas rows[row[r]].
+
+        With guidance w they are u + (w + 1)(l − u), u being those of the canvas with its given tokens masked: the
+        head is linear, so these give the combined logits.
+        """
+        canvas, scale = self.canvas, self.options.cfg_scale
+        tokens, mask = canvas.tokens[rows], canvas.attention_mask(rows)
+        if scale == 0:
+            self.forward_passes += 1
+            return self.cache.hidden(self.model, tokens, mask)[row, position]
+        unconditional = tokens.masked_fill(~canvas.filled[rows], self.options.mask_token_id)
+        self.forward_passes += 2
+        both = self.cache.hidden(
+            self.model, torch.cat([tokens, unconditional]), None if mask is None else torch.cat([mask, mask])
+        )
+        return guide(both[row, position], both[row + len(rows), position], scale)
+
+    def _probability(self, hidden: Tensor, best: TokenConfidence) -> Tensor:
+        """The chosen tokens' probabilities [R]; those of ``unconfident`` ids are 0 and the others renormalised."""
+        unconfident = self.options.unconfident
+        if not unconfident:
+            return best.logprob.exp()
+        rest = ops.token_confidence(hidden, self.model.lm_head, forbidden=[*self.options.forbidden, *unconfident])
+        probability = (best.logprob + best.logsumexp - rest.logsumexp).exp()
+        return probability.masked_fill(torch.isin(best.token, torch.tensor(unconfident, device=hidden.device)), 0.0)
+
+
+def guide(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
+    """Classifier-free guidance u + (w + 1)(l − u), in fp32, rounded to the inputs' dtype."""
+    difference = conditional.float() - unconditional.float()
+    return (unconditional.float() + (scale + 1) * difference).to(conditional.dtype)

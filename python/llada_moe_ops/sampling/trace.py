@@ -1,0 +1,74 @@
+"""A record of every step, from which every state of the canvas can be rebuilt."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TraceStep:
+    """What one step committed; M tokens, none where a block had more steps than positions.
+
+    Attributes:
+        step: counted over the whole generation, from 0.
+        block: counted from 0.
+        rows, positions: int64 [M], where, in the caller's layout (padding counted).
+        tokens: int64 [M].
+        probabilities: float32 [M], the model's probability of each token, before any noise. End-of-text that fills a
+            row after its end carries 1: nothing is predicted there.
+    """
+
+    step: int
+    block: int
+    rows: Tensor
+    positions: Tensor
+    tokens: Tensor
+    probabilities: Tensor
+
+    def to_dict(self) -> dict[str, Any]:
+        """The step in plain numbers."""
+        return {
+            "step": self.step,
+            "block": self.block,
+            "rows": self.rows.tolist(),
+            "positions": self.positions.tolist(),
+            "tokens": self.tokens.tolist(),
+            "probabilities": self.probabilities.tolist(),
+        }
+
+
+@dataclass
+class Trace:
+    """The canvas at the start, int64 [B, L], and every step."""
+
+    initial: Tensor
+    steps: list[TraceStep] = field(default_factory=list)
+
+    def states(self) -> Tensor:
+        """The canvas before each step and at the end, int64 [steps + 1, B, L]."""
+        states = [self.initial]
+        for step in self.steps:
+            state = states[-1].clone()
+            state[step.rows, step.positions] = step.tokens
+            states.append(state)
+        return torch.stack(states)
+
+    def commit_steps(self) -> Tensor:
+        """The step that committed each token, int64 [B, L]; −1 for given ones."""
+        steps = torch.full_like(self.initial, -1)
+        for step in self.steps:
+            steps[step.rows, step.positions] = step.step
+        return steps
+
+    def to_dict(self) -> dict[str, Any]:
+        """The trace in plain numbers: ``initial`` and ``steps``."""
+        return {"initial": self.initial.tolist(), "steps": [step.to_dict() for step in self.steps]}
+
+    def to_json(self) -> str:
+        """The trace as JSON."""
+        return json.dumps(self.to_dict())

@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 SOURCES := CMakeLists.txt setup.py pyproject.toml $(shell find csrc -type f)
 TOOLS := setuptools wheel 'cmake>=3.25' ninja pybind11 numpy
 TEST_TOOLS := pytest pytest-benchmark hypothesis psutil build matplotlib
-LINT_TOOLS := ruff mypy clang-format
+LINT_TOOLS := ruff mypy clang-format types-tqdm
 
 .PHONY: demo test bench lint sanitize clean
 

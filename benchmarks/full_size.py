@@ -10,6 +10,7 @@ Loading and the forward pass run in a process of their own, whose peak resident 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import platform
 import resource
@@ -21,9 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
-
 from llada_moe_ops import LLaDAMoEConfig, LLaDAMoEModel
+from safetensors.torch import save_file
 
 FULL_LAYERS = 16
 GIB = 2**30
@@ -69,7 +69,9 @@ def write_checkpoint(config: LLaDAMoEConfig, folder: Path) -> None:
         "lm_head.weight": table.clone(),
         "model.norm.weight": torch.ones(hidden).bfloat16(),
     }
-    shards = [{f"model.layers.{i}.{name}": value for name, value in layer.items()} for i in range(config.num_hidden_layers)]
+    shards = [
+        {f"model.layers.{i}.{name}": value for name, value in layer.items()} for i in range(config.num_hidden_layers)
+    ]
     weight_map = {}
     for number, shard in enumerate([*shards, rest]):
         name = f"model-{number + 1:05d}-of-{len(shards) + 1:05d}.safetensors"
@@ -97,7 +99,7 @@ def measure(folder: Path, tokens: int, repeats: int) -> dict[str, Any]:
             started = time.perf_counter()
             finite = bool(model(ids).logits.isfinite().all())
             passes.append(time.perf_counter() - started)
-            layers += [after - before for before, after in zip(marks, marks[1:], strict=False)]
+            layers += [after - before for before, after in itertools.pairwise(marks)]
             assert finite, "logits must be finite"
     passes, layers = sorted(passes), sorted(layers)
     return {

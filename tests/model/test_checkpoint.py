@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from llada_moe_ops import CheckpointError, LLaDAMoEModel
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from llada_moe_ops import CheckpointError, LLaDAMoEModel
 from tests.golden import CHECKPOINTS, GOLDEN
 
 IDS = torch.arange(12).view(2, 6) + 4
@@ -60,7 +60,8 @@ def test_sharded_writing(base: Path, tmp_path: Path) -> None:
     LLaDAMoEModel.from_pretrained(base).save_pretrained(target, max_shard_bytes=100_000)
     shards = sorted(target.glob("model-*.safetensors"))
     index = json.loads((target / "model.safetensors.index.json").read_text())
-    assert len(shards) > 2 and set(index["weight_map"].values()) == {path.name for path in shards}
+    assert len(shards) > 2
+    assert set(index["weight_map"].values()) == {path.name for path in shards}
     assert not (target / "model.safetensors").exists()
     assert torch.equal(logits(target), logits(base))
     LLaDAMoEModel.from_pretrained(base).save_pretrained(target)

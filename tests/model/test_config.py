@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from llada_moe_ops import CheckpointError, LLaDAMoEConfig
+
 from tests.golden import CHECKPOINTS, GOLDEN
 
 

@@ -6,9 +6,9 @@ from functools import cache
 
 import pytest
 import torch
+from llada_moe_ops import LLaDAMoEModel
 from torch import Tensor
 
-from llada_moe_ops import LLaDAMoEModel
 from tests.golden import GOLDEN, facts, forward_cases, tensors
 
 FP32_TOLERANCE = 1e-4

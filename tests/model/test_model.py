@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-
 from llada_moe_ops import LLaDAMoEModel
+
 from tests.golden import GOLDEN
 
 DTYPES = [torch.float32, torch.bfloat16]
@@ -94,4 +94,5 @@ def test_packing_is_for_inference() -> None:
     ids = random_ids(2, 9) % 256
     plain = model(ids).logits
     packed = model.pack()(ids).logits
-    assert torch.equal(plain, packed) and not packed.requires_grad
+    assert torch.equal(plain, packed)
+    assert not packed.requires_grad

@@ -5,12 +5,12 @@ from __future__ import annotations
 from random import Random
 
 import pytest
-
 from llada_moe_ops import LLaDAMoEConfig, LLaDAMoEModel
 from llada_moe_ops.training import Accuracy, evaluate
 from llada_moe_ops.training.evaluate import answer
 from llada_moe_ops.training.tasks import EVALUATION_TASKS, draw
 from llada_moe_ops.training.vocabulary import build_tokenizer
+
 from tests.training.test_trainer import MODEL
 
 

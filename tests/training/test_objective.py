@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-
 from llada_moe_ops.training.objective import (
     SMALLEST_MASK_RATIO,
     diffusion_loss,
@@ -20,7 +19,8 @@ def generator(seed: int = 0) -> torch.Generator:
 
 def test_mask_ratios_are_uniform_and_stratified() -> None:
     ratios = mask_ratios(1000, generator())
-    assert SMALLEST_MASK_RATIO <= ratios.min() and ratios.max() <= 1
+    assert ratios.min() >= SMALLEST_MASK_RATIO
+    assert ratios.max() <= 1
     t = (ratios - SMALLEST_MASK_RATIO) / (1 - SMALLEST_MASK_RATIO)
     assert torch.equal((t * 1000).ceil().sort().values, torch.arange(1, 1001).float())
     assert not torch.equal(t, t.sort().values)
@@ -31,7 +31,9 @@ def test_only_maskable_tokens_are_masked_with_their_probability() -> None:
     maskable = torch.zeros(400, 50, dtype=torch.bool)
     maskable[:, 10:] = True
     noisy, masked, ratios = mask_tokens(ids, maskable, 3, generator())
-    assert not masked[:, :10].any() and torch.equal(noisy == 3, masked) and (noisy[~masked] == 7).all()
+    assert not masked[:, :10].any()
+    assert torch.equal(noisy == 3, masked)
+    assert (noisy[~masked] == 7).all()
     assert abs((masked[:, 10:].float().mean(1) - ratios.squeeze(1)).mean()) < 0.01
 
 

@@ -8,7 +8,6 @@ from random import Random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from llada_moe_ops.training.tasks import EVALUATION_TASKS, MASK, TASKS, draw, is_held_out
 from llada_moe_ops.training.tasks.sudoku import Sudoku
 

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from llada_moe_ops import CheckpointError, LLaDAMoEModel
 from llada_moe_ops.training import TrainConfig, train
 from llada_moe_ops.training.data import portion_batch, step_portions
@@ -58,9 +57,12 @@ def losses(folder: Path) -> list[tuple[str, ...]]:
 
 def test_schedule_warms_up_stays_and_decays() -> None:
     rates = [learning_rate(step, 1.0, 10, 20, 100) for step in range(100)]
-    assert rates[0] == 0.1 and rates[9] == rates[50] == rates[79] == 1.0
-    assert rates[90] == 0.5 and abs(rates[99] - 0.05) < 1e-9
-    assert rates[:10] == sorted(rates[:10]) and rates[80:] == sorted(rates[80:], reverse=True)
+    assert rates[0] == 0.1
+    assert rates[9] == rates[50] == rates[79] == 1.0
+    assert rates[90] == 0.5
+    assert abs(rates[99] - 0.05) < 1e-9
+    assert rates[:10] == sorted(rates[:10])
+    assert rates[80:] == sorted(rates[80:], reverse=True)
 
 
 def test_every_task_is_shared_out_once_and_evenly() -> None:
@@ -69,14 +71,18 @@ def test_every_task_is_shared_out_once_and_evenly() -> None:
     assert sizes == [3000, 3000]
     assert sorted(portion.task for portions in plan for portion in portions) == ["reverse", "sort", "sudoku9"]
     whole = step_portions({"sort": 1.0}, 6000, 2)
-    assert [[(portion.part, portion.tokens) for portion in portions] for portions in whole] == [[(0, 3000)], [(1, 3000)]]
+    assert [[(portion.part, portion.tokens) for portion in portions] for portions in whole] == [
+        [(0, 3000)],
+        [(1, 3000)],
+    ]
 
 
 def test_batches_are_a_function_of_seed_and_step() -> None:
     tokenizer = build_tokenizer()
     portion = step_portions({"sort": 1.0}, 800, 1)[0][0]
     one, again, other = (portion_batch(tokenizer, portion, 0, step) for step in (5, 5, 6))
-    assert torch.equal(one.noisy_ids, again.noisy_ids) and torch.equal(one.ratios, again.ratios)
+    assert torch.equal(one.noisy_ids, again.noisy_ids)
+    assert torch.equal(one.ratios, again.ratios)
     assert one.input_ids.shape != other.input_ids.shape or not torch.equal(one.input_ids, other.input_ids)
     assert 0.8 * 800 <= one.tokens <= 1.2 * 800
 
@@ -102,7 +108,8 @@ def test_training_writes_a_checkpoint_log_and_plot(tmp_path: Path, workers: int)
     assert float(rows[-1][4]) < float(rows[0][4]), "the loss falls"
     assert (folder / "loss.png").stat().st_size > 1000
     model = LLaDAMoEModel.from_pretrained(folder)
-    assert model.dtype == torch.bfloat16 and (folder / "tokenizer.json").exists()
+    assert model.dtype == torch.bfloat16
+    assert (folder / "tokenizer.json").exists()
 
 
 def test_a_killed_run_resumes_exactly(tmp_path: Path) -> None:

@@ -19,7 +19,8 @@ from tqdm import tqdm
 from ..files import CheckpointError
 from ..ops import PackedExperts, PackedLinear
 from .config import LLaDAMoEConfig
-from .model import Experts, Linear, LLaDAMoEModel
+from .model import Experts, LLaDAMoEModel
+from .modules import Linear
 from .safetensors_files import CheckpointReader, write_shards
 from .source import resolve_folder
 

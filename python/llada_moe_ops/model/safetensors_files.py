@@ -63,7 +63,7 @@ class CheckpointReader:
         paths = paths or sorted(self.folder.glob("*.safetensors"))
         if not paths:
             raise CheckpointError(f"{self.folder}: no *.safetensors file; a checkpoint folder must hold its weights")
-        return {name: path for path in paths for name in self._open(path).keys()}
+        return {name: path for path in paths for name in self._open(path)}
 
     def _from_index(self, index: Path) -> dict[str, Path]:
         try:

@@ -44,13 +44,21 @@ class Encoded:
     maskable: list[bool]
 
 
+def special_ids(tokenizer: Tokenizer) -> tuple[int, int]:
+    """The ids of the mask and end-of-text tokens."""
+    mask_id, end_id = tokenizer.token_to_id(MASK_TOKEN), tokenizer.token_to_id(END_OF_TEXT)
+    assert mask_id is not None
+    assert end_id is not None
+    return mask_id, end_id
+
+
 def encode_example(tokenizer: Tokenizer, example: Example, window: int) -> Encoded:
     """Token ids of an example.
 
     A reply is followed by end-of-text up to ``window`` tokens, all of them to be found; in an infilling the masked
     positions are.
     """
-    mask_id, end_id = tokenizer.token_to_id(MASK_TOKEN), tokenizer.token_to_id(END_OF_TEXT)
+    mask_id, end_id = special_ids(tokenizer)
     if example.infill:
         puzzle = tokenizer.encode(example.text.replace(MASK, MASK_TOKEN)).ids
         return Encoded(tokenizer.encode(example.answer).ids, [token == mask_id for token in puzzle])
@@ -68,7 +76,7 @@ def answer_window(random: Random, longest: int) -> int:
 
 def task_batch(tokenizer: Tokenizer, name: str, tokens: int, random: Random, generator: torch.Generator) -> MaskedBatch:
     """About ``tokens`` tokens of training examples of one task, right-padded to the longest, masked at random."""
-    mask_id, end_id = tokenizer.token_to_id(MASK_TOKEN), tokenizer.token_to_id(END_OF_TEXT)
+    mask_id, end_id = special_ids(tokenizer)
     task = TASKS[name]
     encoded: list[Encoded] = []
     window = answer_window(random, task.longest_reply)

@@ -45,7 +45,7 @@ class TrainingLog:
             return [row for row in csv.DictReader(file) if None not in row.values()]
 
     def plot(self) -> None:
-        """Draw the losses, each smoothed over a few steps; needs matplotlib (the ``train`` extra), else does nothing."""
+        """Draw the losses, each smoothed over a few steps; without matplotlib (the ``train`` extra) do nothing."""
         try:
             from matplotlib.figure import Figure
         except ImportError:

@@ -148,7 +148,9 @@ class Trainer:
 
     def _train_step(self) -> dict[str, Any]:
         config = self.config
-        rate = learning_rate(self.step, config.peak_learning_rate, config.warmup_steps, config.decay_steps, config.steps)
+        rate = learning_rate(
+            self.step, config.peak_learning_rate, config.warmup_steps, config.decay_steps, config.steps
+        )
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)

@@ -41,9 +41,10 @@ class Workers:
         flat = torch.cat([parameter.grad.flatten() for parameter in parameters if parameter.grad is not None])
         distributed.all_reduce(flat)
         distributed.all_reduce(statistics)
-        for parameter, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
-            assert parameter.grad is not None
-            parameter.grad.copy_(part.view_as(parameter))
+        first = 0
+        for parameter in parameters:
+            parameter.grad = flat[first : first + parameter.numel()].view_as(parameter)
+            first += parameter.numel()
         return statistics
 
 

@@ -31,7 +31,7 @@ class Arithmetic:
         other = longest if self.digits or random.random() < 0.75 else random.randint(1, longest)
         a, b = _number(random, longest), _number(random, other)
         operator = random.choice("+-")
-        if operator == "-" and a < b or operator == "+" and random.random() < 0.5:
+        if (operator == "-" and a < b) or (operator == "+" and random.random() < 0.5):
             a, b = b, a
         result = a + b if operator == "+" else a - b
         return Example(self.name, f"{a}{operator}{b}=", str(result), False, f"{a}{operator}{b}")

@@ -55,15 +55,16 @@ class Sudoku:
         size = self.size
         if lines[0] != "sudoku" or len(lines) != size + 1 or any(len(line) != size for line in lines[1:]):
             return False
-        clues = example.text.replace(MASK, ".").split("\n")
-        if any(c not in (".", a) for clue, line in zip(clues[1:], lines[1:], strict=True) for c, a in zip(clue, line)):
+        clues = example.text.replace(MASK, ".")
+        if len(clues) != len(answer) or any(clue not in (".", cell) for clue, cell in zip(clues, answer, strict=True)):
             return False
-        digits = {str(digit) for digit in range(1, size + 1)}
-        units: list[set[str]] = [set(line) for line in lines[1:]] + [set(column) for column in zip(*lines[1:])]
+        rows = lines[1:]
+        units = [set(row) for row in rows] + [{row[column] for row in rows} for column in range(size)]
         for top in range(0, size, self.box_rows):
             for left in range(0, size, self.box_columns):
-                box = [line[left : left + self.box_columns] for line in lines[1 + top : 1 + top + self.box_rows]]
+                box = [line[left : left + self.box_columns] for line in rows[top : top + self.box_rows]]
                 units.append(set("".join(box)))
+        digits = {str(digit) for digit in range(1, size + 1)}
         return all(unit == digits for unit in units)
 
     def random_grid(self, random: Random) -> Grid:

@@ -51,7 +51,8 @@ def test_round_trip_is_exact(name: str, pack: bool, tmp_path: Path) -> None:
     written, expected = all_tensors(tmp_path), all_tensors(GOLDEN / name)
     assert written.keys() == expected.keys()
     for key, value in expected.items():
-        assert written[key].dtype == value.dtype and torch.equal(written[key], value), key
+        assert written[key].dtype == value.dtype, key
+        assert torch.equal(written[key], value), key
     assert torch.equal(logits(tmp_path), logits(GOLDEN / name))
 
 

@@ -1,4 +1,4 @@
-"""The small parts that the model is built from: a projection, a normalisation, the mask of padded keys, the input checks."""
+"""The small parts of the model: a projection, a normalisation, the mask of padded keys, the input checks."""
 
 from __future__ import annotations
 

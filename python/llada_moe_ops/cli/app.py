@@ -1,0 +1,212 @@
+"""The commands and their arguments; each does its work in the module of its name, imported when it runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import options
+
+app = typer.Typer(
+    name="llada-moe",
+    help="Run, score and train LLaDA-MoE masked-diffusion language models.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from .. import __version__
+
+        typer.echo(f"llada-moe {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Run, score and train LLaDA-MoE masked-diffusion language models."""
+
+
+@app.command()
+def generate(
+    prompts: Annotated[
+        list[str] | None, typer.Argument(help='Prompts; "-" reads one from standard input.', show_default=False)
+    ] = None,
+    file: options.File = None,
+    lines: options.Lines = False,
+    model: options.Model = None,
+    gen_length: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Tokens to generate; without it 128, or what the embedded model is used to.", show_default=False
+        ),
+    ] = None,
+    block_length: options.BlockLength = None,
+    steps: options.Steps = None,
+    temperature: options.Temperature = 0.0,
+    cfg_scale: options.CfgScale = 0.0,
+    remasking: options.RemaskingOption = options.Remasking.low_confidence,
+    stop_at_eos: Annotated[bool, typer.Option("--stop-at-eos", help="End a reply early, at its end-of-text.")] = False,
+    seed: options.Seed = None,
+    raw: options.Raw = False,
+    dtype: options.DtypeOption = None,
+    json: options.Json = False,
+    trace: options.Trace = False,
+    output: options.Output = None,
+) -> None:
+    """Reply to prompts, showing the denoising on a terminal and plain text in a pipe."""
+    from .generate import generate as run
+    from .texts import read_texts
+
+    run(
+        read_texts(prompts, file, lines),
+        model,
+        dtype,
+        gen_length=gen_length,
+        block_length=block_length,
+        steps=steps,
+        temperature=temperature,
+        cfg_scale=cfg_scale,
+        remasking=remasking,
+        stop_at_eos=stop_at_eos,
+        seed=seed,
+        raw=raw,
+        json=json,
+        trace=trace,
+        output=output,
+    )
+
+
+@app.command()
+def infill(
+    texts: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help='Texts with [MASK] for one token to fill and [MASK:5] for five; "-" reads one from standard input.',
+            show_default=False,
+        ),
+    ] = None,
+    file: options.File = None,
+    lines: options.Lines = False,
+    model: options.Model = None,
+    block_length: options.BlockLength = None,
+    steps: options.Steps = None,
+    temperature: options.Temperature = 0.0,
+    cfg_scale: options.CfgScale = 0.0,
+    remasking: options.RemaskingOption = options.Remasking.low_confidence,
+    seed: options.Seed = None,
+    dtype: options.DtypeOption = None,
+    json: options.Json = False,
+    trace: options.Trace = False,
+    output: options.Output = None,
+) -> None:
+    """Fill the masks of texts in place, in any order."""
+    from .infill import infill as run
+    from .texts import read_texts
+
+    run(
+        read_texts(texts, file, lines),
+        model,
+        dtype,
+        block_length=block_length,
+        steps=steps,
+        temperature=temperature,
+        cfg_scale=cfg_scale,
+        remasking=remasking,
+        seed=seed,
+        json=json,
+        trace=trace,
+        output=output,
+    )
+
+
+@app.command()
+def score(
+    prompt: Annotated[str, typer.Argument(help="What stands before the answer; may be empty with --raw.")],
+    answer: Annotated[str, typer.Argument(help="The answer whose probability is asked for.")],
+    model: options.Model = None,
+    mc_num: Annotated[int, typer.Option(min=1, help="Random maskings drawn.")] = 128,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Maskings evaluated together, a divisor of --mc-num; without it 16.", show_default=False
+        ),
+    ] = None,
+    cfg_scale: options.CfgScale = 0.0,
+    seed: options.Seed = None,
+    raw: options.Raw = False,
+    dtype: options.DtypeOption = None,
+    json: options.Json = False,
+    output: options.Output = None,
+) -> None:
+    """Estimate how probable an answer is, in nats, with its standard error."""
+    from .score import score as run
+
+    run(prompt, answer, model, dtype, mc_num, batch_size, cfg_scale, seed, raw=raw, json=json, output=output)
+
+
+@app.command()
+def train(
+    recipe: Annotated[Path, typer.Argument(help="JSON recipe, such as the embedded model's assets/recipe.json.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of the run; an interrupted run there is resumed exactly.")],
+) -> None:
+    """Train from a recipe; the checkpoint is written into the folder, in the published format."""
+    import sys
+
+    from ..training import TrainConfig
+    from ..training import train as run
+
+    run(TrainConfig.from_file(recipe), folder, progress=sys.stderr.isatty())
+    typer.echo(str(folder))
+
+
+@app.command("eval")
+def evaluate(
+    tasks: Annotated[
+        list[str] | None, typer.Argument(help="Tasks to measure; without any, all of them.", show_default=False)
+    ] = None,
+    model: options.Model = None,
+    count: Annotated[int, typer.Option(min=1, help="Held-out examples of each task.")] = 200,
+    batch_size: Annotated[int, typer.Option(min=1, help="Examples answered at once.")] = 50,
+    seed: Annotated[int, typer.Option(help="Of the examples.")] = 0,
+    dtype: options.DtypeOption = None,
+    json: options.Json = False,
+    output: options.Output = None,
+) -> None:
+    """Measure held-out accuracy on tasks whose answers can be checked."""
+    from .evaluate import evaluate as run
+
+    run(tasks, model, dtype, count, batch_size, seed, json=json, output=output)
+
+
+@app.command()
+def doctor() -> None:
+    """Say what was built, what this machine has, and what is missing; exit code 1 if something is."""
+    from .doctor import doctor as run
+
+    raise typer.Exit(run())
+
+
+@app.command()
+def demo(
+    model: options.Model = None,
+    dtype: options.DtypeOption = None,
+    seed: Annotated[int, typer.Option(help="Of the examples.")] = 0,
+    pause: Annotated[float, typer.Option(min=0.0, help="Seconds between the steps of the live view.")] = 0.05,
+    svg: Annotated[
+        Path | None, typer.Option("--svg", help="Also draw a still picture of the live view there.", show_default=False)
+    ] = None,
+) -> None:
+    """Watch the embedded model answer held-out questions and solve a sudoku, each answer checked."""
+    from .demo import demo as run
+
+    run(model, dtype, seed, pause, svg)

@@ -1,0 +1,73 @@
+"""``llada-moe eval``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import typer
+
+from .checkpoint import load
+from .options import Dtype
+from .output import as_json, write
+
+
+def evaluate(
+    tasks: list[str] | None,
+    model: str | None,
+    dtype: Dtype | None,
+    count: int,
+    batch_size: int,
+    seed: int,
+    *,
+    json: bool,
+    output: Path | None,
+) -> None:
+    """Measure held-out accuracies and print them."""
+    from tqdm import tqdm
+
+    from .. import training
+    from ..training.tasks import EVALUATION_TASKS
+
+    names = tasks or list(EVALUATION_TASKS)
+    for name in names:
+        if name not in EVALUATION_TASKS:
+            raise typer.BadParameter(f"unknown task {name!r}; there are {', '.join(EVALUATION_TASKS)}")
+    loaded = load(model, dtype)
+    with tqdm(total=len(names) * count, unit="example", disable=not sys.stderr.isatty()) as bar:
+
+        def on_progress(task: str, done: int) -> None:
+            bar.set_description(task)
+            bar.update(done)
+
+        results = training.evaluate(
+            loaded.model,
+            loaded.tokenizer.backend,
+            names,
+            count=count,
+            batch_size=batch_size,
+            seed=seed,
+            on_progress=on_progress,
+        )
+    if json:
+        rows = [
+            {
+                "task": result.task,
+                "correct": result.correct,
+                "count": result.count,
+                "accuracy": result.share,
+                "interval": list(result.interval),
+                "seconds": round(result.seconds, 3),
+            }
+            for result in results
+        ]
+        write(as_json({"model": loaded.name, "seed": seed, "results": rows}), output)
+        return
+    lines = [f"{'task':<12} {'accuracy':>8}  95 % interval    correct     seconds"]
+    for result in results:
+        low, high = result.interval
+        lines.append(
+            f"{result.task:<12} {result.share:>8.1%}  {low:.1%} … {high:.1%}  "
+            f"{result.correct:>4}/{result.count:<6} {result.seconds:>6.1f}"
+        )
+    write("\n".join(lines), output)

@@ -1,0 +1,105 @@
+"""``llada-moe generate``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from . import live
+from .checkpoint import load, reply_text
+from .options import Dtype, Remasking
+from .output import as_json, figures, speed_line, write
+
+if TYPE_CHECKING:
+    from ..sampling import GenerationResult, TraceStep
+
+_PUBLISHED_BLOCK = 128
+
+
+def check_lengths(gen_length: int, block_length: int | None, steps: int | None) -> None:
+    """Lengths and steps that do not fit together are wrong usage.
+
+    Raises:
+        typer.BadParameter
+    """
+    block = min(_PUBLISHED_BLOCK, gen_length) if block_length is None else block_length
+    if gen_length % block:
+        raise typer.BadParameter(f"--gen-length {gen_length} is not a multiple of --block-length {block}")
+    if steps is not None and steps % (gen_length // block):
+        raise typer.BadParameter(f"--steps {steps} is not a multiple of the number of blocks {gen_length // block}")
+
+
+def generate(
+    prompts: list[str],
+    model: str | None,
+    dtype: Dtype | None,
+    *,
+    gen_length: int | None,
+    block_length: int | None,
+    steps: int | None,
+    temperature: float,
+    cfg_scale: float,
+    remasking: Remasking,
+    stop_at_eos: bool,
+    seed: int | None,
+    raw: bool,
+    json: bool,
+    trace: bool,
+    output: Path | None,
+) -> None:
+    """Reply to prompts and print the replies."""
+    if gen_length is not None:
+        check_lengths(gen_length, block_length, steps)
+    from .. import sampling
+
+    loaded = load(model, dtype)
+    tokenizer, end = loaded.tokenizer, loaded.eos_token_id
+    length = loaded.default_gen_length if gen_length is None else gen_length
+    check_lengths(length, block_length, steps)
+    texts = prompts if raw else [tokenizer.chat([{"role": "user", "content": prompt}]) for prompt in prompts]
+    ids = [tokenizer.encode(text) for text in texts]
+
+    def sample(on_step: Callable[[TraceStep], None] | None) -> GenerationResult:
+        return sampling.generate(
+            loaded.model,
+            ids,
+            gen_length=length,
+            block_length=block_length,
+            steps=steps,
+            temperature=temperature,
+            cfg_scale=cfg_scale,
+            remasking=remasking.value,
+            stop_at_eos=stop_at_eos,
+            seed=seed,
+            mask_token_id=loaded.mask_token_id,
+            eos_token_id=end,
+            on_step=on_step,
+        )
+
+    if live.wanted() and not (json or trace or output):
+        first = max(map(len, ids))
+        rows = [live.Row(prompt, [loaded.mask_token_id] * length, [True] * length, first) for prompt in prompts]
+        result = live.run(live.View(tokenizer, rows, end), sample)
+        replies = [reply_text(tokenizer, row, end) for row in result.completions.tolist()]
+        write("\n\n".join([*replies, speed_line(result)]), None)
+        return
+    result = sample(None)
+    completions = result.completions.tolist()
+    replies = [reply_text(tokenizer, row, end) for row in completions]
+    if not (json or trace):
+        write("\n".join(replies), output)
+        return
+    values = {
+        "model": loaded.name,
+        "results": [
+            {"prompt": prompt, "text": reply, "tokens": row}
+            for prompt, reply, row in zip(prompts, replies, completions, strict=True)
+        ],
+        **figures(result),
+    }
+    if trace:
+        values["trace"] = result.trace.to_dict()
+    write(as_json(values), output)

@@ -1,0 +1,73 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Dtype(str, Enum):
+    """Dtypes of weights and activations."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
+class Remasking(str, Enum):
+    """What orders the commits."""
+
+    low_confidence = "low_confidence"
+    random = "random"
+
+
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        help="Checkpoint folder or hub id (owner/name); without it the embedded one.",
+        show_default=False,
+    ),
+]
+DtypeOption = Annotated[
+    Dtype | None,
+    typer.Option("--dtype", help="Weights and activations; without it the checkpoint's own.", show_default=False),
+]
+BlockLength = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Tokens of a block; blocks are finished one after another. Without it one block (generate: 128 at most).",
+        show_default=False,
+    ),
+]
+Steps = Annotated[
+    int | None,
+    typer.Option(min=1, help="Denoising steps over all blocks; without it one token a step.", show_default=False),
+]
+Temperature = Annotated[
+    float, typer.Option(min=0.0, help="Gumbel noise on the logits; 0 takes the most probable token.")
+]
+CfgScale = Annotated[float, typer.Option(min=0.0, help="Classifier-free guidance; 0 switches it off.")]
+RemaskingOption = Annotated[Remasking, typer.Option(help="Which positions are committed first.")]
+Seed = Annotated[int | None, typer.Option(help="Makes random runs repeatable.", show_default=False)]
+Raw = Annotated[bool, typer.Option("--raw", help="Give the prompt to the model as it is, without the chat template.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+Trace = Annotated[bool, typer.Option("--trace", help="Add every step to the JSON; implies --json.")]
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        help="Write there instead of standard output; an old file stays whole until the new one is.",
+        show_default=False,
+    ),
+]
+File = Annotated[
+    list[Path] | None,
+    typer.Option("--file", "-f", help="Take a text from this file; may be repeated.", show_default=False),
+]
+Lines = Annotated[bool, typer.Option("--lines", help="Each line of a file or of standard input is a text of its own.")]

@@ -23,12 +23,13 @@ struct Vector {
   static LLADA_INLINE Float add(Float a, Float b) { return _mm512_add_ps(a, b); }
   static LLADA_INLINE Float subtract(Float a, Float b) { return _mm512_sub_ps(a, b); }
   static LLADA_INLINE Float multiply(Float a, Float b) { return _mm512_mul_ps(a, b); }
+  static LLADA_INLINE Float divide(Float a, Float b) { return _mm512_div_ps(a, b); }
   static LLADA_INLINE Float multiply_add(Float a, Float b, Float c) { return _mm512_fmadd_ps(a, b, c); }
   static LLADA_INLINE Float max(Float a, Float b) { return _mm512_max_ps(a, b); }  // b where either is NaN
   static LLADA_INLINE float reduce_max(Float a) { return _mm512_reduce_max_ps(a); }
   static LLADA_INLINE float reduce_add(Float a) { return _mm512_reduce_add_ps(a); }
 
-  // 2^x for x <= 0; exactly 0 below 2^-127, NaN for NaN.
+  // 2^x for x <= 126; exactly 0 below 2^-127, NaN for NaN.
   static LLADA_INLINE Float exp2(Float x) {
     x = max(set(kExp2Floor), x);
     const Float whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);

@@ -26,6 +26,7 @@ struct Vector {
   static LLADA_INLINE Float add(Float a, Float b) { return a + b; }
   static LLADA_INLINE Float subtract(Float a, Float b) { return a - b; }
   static LLADA_INLINE Float multiply(Float a, Float b) { return a * b; }
+  static LLADA_INLINE Float divide(Float a, Float b) { return a / b; }
   static LLADA_INLINE Float multiply_add(Float a, Float b, Float c) { return a * b + c; }
   static LLADA_INLINE Float max(Float a, Float b) { return a > b ? a : b; }  // b where either is NaN
   static LLADA_INLINE float reduce_max(Float a) {
@@ -34,7 +35,7 @@ struct Vector {
   }
   static LLADA_INLINE float reduce_add(Float a) { return (a[0] + a[1]) + (a[2] + a[3]); }
 
-  // 2^x for x <= 0; exactly 0 below 2^-127, NaN for NaN.
+  // 2^x for x <= 126; exactly 0 below 2^-127, NaN for NaN.
   static LLADA_INLINE Float exp2(Float x) {
     // Adding 1.5 * 2^23 leaves the nearest integer in the low bits.
     constexpr float kRound = 12582912.0f;

@@ -1,0 +1,48 @@
+#include "cpu/panel_product.h"
+
+namespace llada {
+namespace {
+
+constexpr std::int64_t kItemsPerThread = 4;
+constexpr std::int64_t kLanesPerThread = 1 << 14;  // lanes x chunks below which waking a thread costs more than it gives
+constexpr std::int64_t kPackedLanesPerThread = 1 << 14;
+
+}  // namespace
+
+void cut_rows(const std::int32_t* offsets, std::int64_t groups, std::vector<RowChunk>& chunks) {
+  chunks.clear();
+  for (std::int64_t group = 0; group < groups; ++group) {
+    std::int64_t row = offsets[group];
+    const std::int64_t rows = offsets[group + 1] - row, count = (rows + kMaxPanelRows - 1) / kMaxPanelRows;
+    for (std::int64_t c = 0; c < count; ++c) {
+      const int size = static_cast<int>(rows / count + (c < rows % count ? 1 : 0));
+      chunks.push_back({group, row, size});
+      row += size;
+    }
+  }
+}
+
+void pack_chunks(DType dtype, const void* source, std::int64_t row_stride, const std::int32_t* index_of_row,
+                 std::int64_t k, const std::vector<RowChunk>& chunks, std::uint32_t* rows) {
+  const std::int64_t lanes = lane_count(dtype, k);
+  const std::int64_t grain = kPackedLanesPerThread / (lanes * kMaxPanelRows + 1) + 1;
+  parallel_for(0, static_cast<std::int64_t>(chunks.size()), grain, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t c = begin; c < end; ++c) {
+      const RowChunk& chunk = chunks[c];
+      const std::int32_t* index = index_of_row == nullptr ? nullptr : index_of_row + chunk.first_row;
+      const std::int64_t offset = index_of_row == nullptr ? chunk.first_row * row_stride * dtype_bytes(dtype) : 0;
+      pack_rows(dtype, static_cast<const char*>(source) + offset, row_stride, index, chunk.num_rows, k,
+                rows + chunk.first_row * lanes);
+    }
+  });
+}
+
+ProductPlan plan_product(std::int64_t panels, std::int64_t chunks, std::int64_t lanes, int threads) {
+  if (panels == 0 || chunks == 0) return {0, 1};
+  const std::int64_t wanted = (kItemsPerThread * threads + panels - 1) / panels;
+  const std::int64_t parts = threads == 1 ? 1 : std::clamp<std::int64_t>(wanted, 1, chunks);
+  const std::int64_t item = std::max<std::int64_t>(1, lanes * ((chunks + parts - 1) / parts));
+  return {parts, kLanesPerThread / item + 1};
+}
+
+}  // namespace llada

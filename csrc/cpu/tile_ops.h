@@ -1,0 +1,44 @@
+// What happens to a tile once panel_gemm has summed it: SwiGLU, bias, rounding, and packing as rows of the next product.
+// A tile is [rows][32] floats, rows <= 12.
+#pragma once
+
+#include <cstdint>
+
+#include "common/array_view.h"
+#include "common/isa.h"
+
+namespace llada {
+
+struct StoreTileArgs {
+  const float* tile;
+  int num_rows;
+  int num_columns;
+  const float* bias;  // [num_columns], or null
+  void* out;          // fp32 or bf16, row r at out + r * out_stride elements
+  std::int64_t out_stride;
+};
+
+struct CombineArgs {
+  const float* rows;  // [slots][columns]
+  const float* weights;
+  const std::int32_t* experts;
+  int slots;
+  std::int32_t num_experts;  // a slot whose expert is not below this adds nothing
+  std::int64_t columns;
+  void* out;
+};
+
+struct TileOps {
+  // silu(column c) * column (c + 16) into column c, for c < 16.
+  void (*swiglu)(float* tile, int num_rows);
+  void (*store)(const StoreTileArgs& args);
+  // The first `lanes` lanes of the tile's columns as panel_gemm rows [lanes][num_rows].
+  void (*pack)(const float* tile, int num_rows, int lanes, std::uint32_t* rows);
+  // One token: out = sum over slots, in slot order, of weight * row, rounded once.
+  void (*combine)(const CombineArgs& args);
+};
+
+// For a dtype of out and of packed rows, fp32 or bf16.
+const TileOps& select_tile_ops(DType dtype, Isa isa);
+
+}  // namespace llada

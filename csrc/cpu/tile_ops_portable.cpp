@@ -1,0 +1,12 @@
+#include "cpu/vector_portable.h"
+// The vectors come first.
+#include "cpu/tile_ops_impl.h"
+#include "cpu/tile_ops_isa.h"
+
+namespace llada {
+
+const TileOps& tile_ops_portable(DType dtype) {
+  return dtype == DType::kBFloat16 ? kTileOps<bfloat16> : kTileOps<float>;
+}
+
+}  // namespace llada

@@ -1,0 +1,22 @@
+// y [.., N] = x [.., K] weight^T + bias. Every dense projection of the model: library GEMMs choose a kernel by size, so
+// a row's bits would depend on its batch; here they do not.
+#pragma once
+
+#include "common/array_view.h"
+
+namespace llada {
+
+struct LinearArgs {
+  ArrayView x;       // [.., K], fp32 or bf16, rows evenly spaced
+  ArrayView weight;  // [N, K], or packed [panels, lanes, 32, values per lane]
+  bool packed;
+  ArrayView bias;  // [N], or undefined
+  ArrayView y;     // [.., N], contiguous
+};
+
+void linear(const LinearArgs& args);
+
+// Packs weight [N, K] into `packed`.
+void pack_linear(const ArrayView& weight, const ArrayView& packed);
+
+}  // namespace llada

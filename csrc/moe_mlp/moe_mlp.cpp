@@ -1,0 +1,148 @@
+#include "moe_mlp/moe_mlp.h"
+
+#include <algorithm>
+#include <limits>
+#include <vector>
+
+#include "common/check.h"
+#include "cpu/panel_product.h"
+#include "cpu/tile_ops.h"
+
+namespace llada {
+namespace {
+
+constexpr const char* kOp = "moe_mlp";
+constexpr std::int64_t kScratchWords = 1 << 24;  // 64 MB for the largest buffer
+
+void check(const MoeMlpArgs& args) {
+  const ArrayView& x = args.x;
+  Check(kOp, "x", x).cpu().dtype({DType::kFloat32, DType::kBFloat16}).shape({kAnySize, kAnySize}).last_dim_contiguous();
+  const std::int64_t tokens = x.size(0), hidden = x.size(1), intermediate = args.intermediate;
+  Check(kOp, "experts", args.experts).cpu().dtype({DType::kInt32}).shape({tokens, kAnySize}).contiguous();
+  Check(kOp, "weights", args.weights).cpu().dtype({DType::kFloat32}).shape({tokens, args.experts.size(1)}).contiguous();
+  require(kOp, "gate_up_proj", args.gate_up.rank > 0, "an array", "a scalar");
+  const std::int64_t experts = args.gate_up.size(0);
+  Check(kOp, "gate_up_proj", args.gate_up).cpu().dtype({x.dtype});
+  Check(kOp, "down_proj", args.down).cpu().dtype({x.dtype});
+  if (args.packed) {
+    check_packed(kOp, "gate_up_proj", args.gate_up, experts, intermediate, hidden, true);
+    check_packed(kOp, "down_proj", args.down, experts, hidden, intermediate, false);
+  } else {
+    Check(kOp, "gate_up_proj", args.gate_up).shape({experts, 2 * intermediate, hidden}).last_dim_contiguous();
+    Check(kOp, "down_proj", args.down).shape({experts, hidden, intermediate}).last_dim_contiguous();
+  }
+  Check(kOp, "y", args.y).cpu().dtype({x.dtype}).shape({tokens, hidden}).contiguous();
+  require(kOp, "experts", args.experts.elements() <= std::numeric_limits<std::int32_t>::max(),
+          "of fewer than 2^31 assignments", std::to_string(args.experts.elements()));
+  for (std::int64_t i = 0; i < args.experts.elements(); ++i) {
+    const std::int32_t expert = args.experts.as<const std::int32_t>()[i];
+    require(kOp, "experts", expert >= 0 && expert <= experts, "in 0 .. " + std::to_string(experts),
+            std::to_string(expert));
+  }
+}
+
+// Assignments sorted by expert, then by token: the counting sort of expert_order.
+struct Order {
+  std::vector<std::int32_t> offsets;     // [E + 1]
+  std::vector<std::int32_t> assignment;  // token * k + slot of each sorted row
+  std::vector<std::int32_t> token;       // of each sorted row
+
+  void sort(const std::int32_t* experts, std::int64_t tokens, std::int64_t slots, std::int64_t num_experts) {
+    offsets.assign(num_experts + 2, 0);
+    for (std::int64_t i = 0; i < tokens * slots; ++i) ++offsets[experts[i] + 1];
+    for (std::int64_t e = 0; e <= num_experts; ++e) offsets[e + 1] += offsets[e];
+    assignment.resize(tokens * slots);
+    token.resize(tokens * slots);
+    for (std::int64_t i = 0; i < tokens * slots; ++i) {
+      const std::int32_t row = offsets[experts[i]]++;
+      assignment[row] = static_cast<std::int32_t>(i);
+      token[row] = static_cast<std::int32_t>(i / slots);
+    }
+    // Filling moved every offset to its group's end, which is where the next one starts.
+    for (std::int64_t e = num_experts; e > 0; --e) offsets[e] = offsets[e - 1];
+    offsets[0] = 0;
+  }
+};
+
+// The tokens [first, first + tokens), few enough for the scratch.
+void run_tokens(const MoeMlpArgs& args, const PanelWeights& gate_up, const PanelWeights& down, std::int64_t first,
+                std::int64_t tokens) {
+  thread_local Order order;
+  thread_local std::vector<RowChunk> chunks;
+  const DType dtype = args.x.dtype;
+  const std::int64_t slots = args.experts.size(1), hidden = args.x.size(1), num_experts = args.gate_up.size(0);
+  const auto* experts = args.experts.as<const std::int32_t>() + first * slots;
+  const TileOps& ops = select_tile_ops(dtype, active_isa());
+
+  order.sort(experts, tokens, slots, num_experts);
+  cut_rows(order.offsets.data(), num_experts, chunks);
+  const std::int64_t rows = order.offsets[num_experts];
+  auto* packed_x = thread_scratch<struct XScratch, std::uint32_t>(rows * gate_up.lanes());
+  auto* packed_hidden = thread_scratch<struct HiddenScratch, std::uint32_t>(rows * down.lanes());
+  auto* outputs = thread_scratch<struct OutputScratch, float>(tokens * slots * hidden);
+  const std::int32_t* assignment = order.assignment.data();
+
+  const char* x = args.x.as<const char>() + first * args.x.stride(0) * dtype_bytes(dtype);
+  pack_chunks(dtype, x, args.x.stride(0), order.token.data(), hidden, chunks, packed_x);
+
+  const std::int64_t panel_lanes = lane_count(dtype, gate_up.panel_columns());
+  run_product({gate_up, packed_x, chunks}, [&](const RowChunk& chunk, std::int64_t panel, float* tile) {
+    ops.swiglu(tile, chunk.num_rows);
+    // A last panel past I holds zeros, so the padding of the last lane is zero too.
+    const std::int64_t lane = panel * panel_lanes, lanes = std::min(panel_lanes, down.lanes() - lane);
+    ops.pack(tile, chunk.num_rows, static_cast<int>(lanes),
+             packed_hidden + chunk.first_row * down.lanes() + lane * chunk.num_rows);
+  });
+
+  run_product({down, packed_hidden, chunks}, [&](const RowChunk& chunk, std::int64_t panel, float* tile) {
+    const int columns = down.columns_of(panel);
+    for (int r = 0; r < chunk.num_rows; ++r) {
+      float* out = outputs + assignment[chunk.first_row + r] * hidden + panel * kPanelColumns;
+      std::copy_n(tile + r * kPanelColumns, columns, out);
+    }
+  });
+
+  const std::int64_t grain = (1 << 15) / (slots * hidden + 1) + 1;
+  parallel_for(0, tokens, grain, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t t = begin; t < end; ++t) {
+      ops.combine({outputs + t * slots * hidden, args.weights.as<const float>() + (first + t) * slots,
+                   experts + t * slots, static_cast<int>(slots), static_cast<std::int32_t>(num_experts), hidden,
+                   args.y.as<char>() + (first + t) * hidden * dtype_bytes(dtype)});
+    }
+  });
+}
+
+}  // namespace
+
+void moe_mlp(const MoeMlpArgs& args) {
+  check(args);
+  const std::int64_t tokens = args.x.size(0), hidden = args.x.size(1), intermediate = args.intermediate;
+  const PanelWeights gate_up =
+      args.packed ? packed_weights(args.gate_up, intermediate, hidden, true) : plain_weights(args.gate_up, true);
+  const PanelWeights down =
+      args.packed ? packed_weights(args.down, hidden, intermediate, false) : plain_weights(args.down, false);
+  const std::int64_t words = std::max<std::int64_t>(1, args.experts.size(1) * std::max(hidden, intermediate));
+  const std::int64_t step = std::max<std::int64_t>(1, kScratchWords / words);
+  for (std::int64_t first = 0; first < tokens; first += step) {
+    run_tokens(args, gate_up, down, first, std::min(step, tokens - first));
+  }
+}
+
+void pack_expert(const PackExpertArgs& args) {
+  constexpr const char* op = "pack_experts";
+  const ArrayView& gate = args.gate;
+  Check(op, "gate", gate).cpu().dtype({DType::kFloat32, DType::kBFloat16}).shape({kAnySize, kAnySize});
+  const std::int64_t intermediate = gate.size(0), hidden = gate.size(1);
+  Check(op, "gate", gate).last_dim_contiguous();
+  Check(op, "up", args.up).cpu().dtype({gate.dtype}).shape({intermediate, hidden}).last_dim_contiguous();
+  Check(op, "down", args.down).cpu().dtype({gate.dtype}).shape({hidden, intermediate}).last_dim_contiguous();
+  Check(op, "packed", args.gate_up_packed).dtype({gate.dtype});
+  Check(op, "packed", args.down_packed).dtype({gate.dtype});
+  check_packed(op, "packed", args.gate_up_packed, -1, intermediate, hidden, true);
+  check_packed(op, "packed", args.down_packed, -1, hidden, intermediate, false);
+
+  pack_pair(plain_weights(gate, false), plain_weights(args.up, false), args.gate_up_packed.as<std::uint32_t>());
+  pack_weights(plain_weights(args.down, false), args.down_packed.as<std::uint32_t>());
+}
+
+}  // namespace llada

@@ -63,7 +63,8 @@ class CheckpointReader:
         paths = paths or sorted(self.folder.glob("*.safetensors"))
         if not paths:
             raise CheckpointError(f"{self.folder}: no *.safetensors file; a checkpoint folder must hold its weights")
-        return {name: path for path in paths for name in self._open(path)}
+        # A safe_open object has keys() but is not iterable.
+        return {name: path for path in paths for name in self._open(path).keys()}  # noqa: SIM118
 
     def _from_index(self, index: Path) -> dict[str, Path]:
         try:

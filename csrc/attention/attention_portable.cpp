@@ -1,0 +1,9 @@
+#include "cpu/vector_portable.h"
+// The tile's body needs the vector above.
+#include "attention/attention_tile_impl.h"
+
+namespace llada {
+
+AttentionKernel attention_kernel_portable(bool bf16) { return kernel_for(bf16); }
+
+}  // namespace llada

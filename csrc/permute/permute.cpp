@@ -1,0 +1,136 @@
+#include "permute/permute.h"
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "common/bfloat16.h"
+#include "common/check.h"
+#include "common/parallel.h"
+
+namespace llada {
+namespace {
+
+constexpr std::int64_t kGrainRows = 16;
+
+template <class Index>
+void counting_sort(const ExpertOrderArgs& args) {
+  const auto* experts = args.experts.as<Index>();
+  const std::int64_t assignments = args.experts.elements(), num_experts = args.num_experts;
+  std::vector<std::int32_t> next(num_experts + 2, 0);
+  for (std::int64_t a = 0; a < assignments; ++a) {
+    const std::int64_t expert = experts[a];
+    require("expert_order", "experts", expert >= 0 && expert <= num_experts,
+            "within 0 and num_experts = " + std::to_string(num_experts), std::to_string(expert));
+    ++next[expert + 1];
+  }
+  for (std::int64_t e = 0; e <= num_experts; ++e) next[e + 1] += next[e];
+  std::copy_n(next.begin(), num_experts + 1, args.offsets.as<std::int32_t>());
+  auto* order = args.order.as<std::int32_t>();
+  for (std::int64_t a = 0; a < assignments; ++a) order[next[experts[a]]++] = static_cast<std::int32_t>(a);
+}
+
+void check_order(const char* op, const ArrayView& order, std::int64_t assignments) {
+  const auto* values = order.as<std::int32_t>();
+  for (std::int64_t i = 0; i < order.size(0); ++i) {
+    require(op, "order", values[i] >= 0 && values[i] < assignments,
+            "below the number of assignments, " + std::to_string(assignments), std::to_string(values[i]));
+  }
+}
+
+// Which row of y_sorted holds each assignment; -1 where none does.
+std::vector<std::int32_t> invert(const UnpermuteArgs& args) {
+  const auto* order = args.order.as<std::int32_t>();
+  std::vector<std::int32_t> row_of(args.weights.elements(), -1);
+  for (std::int64_t row = 0; row < args.order.size(0); ++row) {
+    require("unpermute", "order", row_of[order[row]] < 0, "without repetition", std::to_string(order[row]) + " twice");
+    row_of[order[row]] = static_cast<std::int32_t>(row);
+  }
+  return row_of;
+}
+
+float weight_at(const ArrayView& weights, std::int64_t assignment) {
+  return weights.dtype == DType::kFloat32 ? weights.as<float>()[assignment]
+                                          : to_float(weights.as<bfloat16>()[assignment]);
+}
+
+template <class Element>
+void sum_rows(const UnpermuteArgs& args, const std::vector<std::int32_t>& row_of, std::int64_t begin,
+              std::int64_t end) {
+  const std::int64_t k = args.weights.size(1), hidden = args.y_sorted.size(1);
+  std::vector<float> sum(hidden);
+  for (std::int64_t token = begin; token < end; ++token) {
+    std::fill(sum.begin(), sum.end(), 0.0f);
+    for (std::int64_t a = token * k; a < (token + 1) * k; ++a) {
+      if (row_of[a] < 0) continue;
+      const float weight = weight_at(args.weights, a);
+      const auto* row = args.y_sorted.as<Element>() + row_of[a] * args.y_sorted.stride(0);
+      for (std::int64_t i = 0; i < hidden; ++i) sum[i] += to_float(row[i]) * weight;
+    }
+    auto* out = args.out.as<Element>() + token * hidden;
+    for (std::int64_t i = 0; i < hidden; ++i) out[i] = from_float<Element>(sum[i]);
+  }
+}
+
+}  // namespace
+
+void expert_order(const ExpertOrderArgs& args) {
+  constexpr const char* kOp = "expert_order";
+  Check(kOp, "experts", args.experts).cpu().dtype({DType::kInt32, DType::kInt64}).shape({kAnySize, kAnySize});
+  Check(kOp, "experts", args.experts).contiguous();
+  const std::int64_t assignments = args.experts.elements();
+  require(kOp, "experts", assignments <= std::numeric_limits<std::int32_t>::max(), "of fewer than 2^31 assignments",
+          std::to_string(assignments));
+  require(kOp, "num_experts", args.num_experts >= 1 && args.num_experts <= (1 << 24), "within 1 and 2^24",
+          std::to_string(args.num_experts));
+  Check(kOp, "order", args.order).cpu().dtype({DType::kInt32}).shape({assignments}).contiguous();
+  Check(kOp, "offsets", args.offsets).cpu().dtype({DType::kInt32}).shape({args.num_experts + 1}).contiguous();
+  if (args.experts.dtype == DType::kInt64) {
+    counting_sort<std::int64_t>(args);
+  } else {
+    counting_sort<std::int32_t>(args);
+  }
+}
+
+void permute(const PermuteArgs& args) {
+  constexpr const char* kOp = "permute";
+  Check(kOp, "x", args.x).cpu().dtype({DType::kFloat32, DType::kBFloat16}).shape({kAnySize, kAnySize});
+  Check(kOp, "x", args.x).last_dim_contiguous();
+  Check(kOp, "order", args.order).cpu().dtype({DType::kInt32}).shape({kAnySize}).contiguous();
+  require(kOp, "k", args.k >= 1, "at least 1", std::to_string(args.k));
+  const std::int64_t rows = args.order.size(0), hidden = args.x.size(1);
+  Check(kOp, "out", args.out).cpu().dtype({args.x.dtype}).shape({rows, hidden}).contiguous();
+  check_order(kOp, args.order, args.x.size(0) * args.k);
+  const std::int64_t bytes = dtype_bytes(args.x.dtype);
+  parallel_for(0, rows, kGrainRows, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t row = begin; row < end; ++row) {
+      const std::int64_t token = args.order.as<std::int32_t>()[row] / args.k;
+      std::memcpy(args.out.as<char>() + row * hidden * bytes, args.x.as<char>() + token * args.x.stride(0) * bytes,
+                  hidden * bytes);
+    }
+  });
+}
+
+void unpermute(const UnpermuteArgs& args) {
+  constexpr const char* kOp = "unpermute";
+  Check(kOp, "y_sorted", args.y_sorted).cpu().dtype({DType::kFloat32, DType::kBFloat16});
+  Check(kOp, "y_sorted", args.y_sorted).shape({kAnySize, kAnySize}).last_dim_contiguous();
+  const std::int64_t rows = args.y_sorted.size(0), hidden = args.y_sorted.size(1);
+  Check(kOp, "order", args.order).cpu().dtype({DType::kInt32}).shape({rows}).contiguous();
+  Check(kOp, "weights", args.weights).cpu().dtype({DType::kFloat32, DType::kBFloat16});
+  Check(kOp, "weights", args.weights).shape({kAnySize, kAnySize}).contiguous();
+  Check(kOp, "out", args.out).cpu().dtype({args.y_sorted.dtype}).shape({args.weights.size(0), hidden}).contiguous();
+  check_order(kOp, args.order, args.weights.elements());
+  const std::vector<std::int32_t> row_of = invert(args);
+  parallel_for(0, args.weights.size(0), kGrainRows, [&](std::int64_t begin, std::int64_t end) {
+    if (args.y_sorted.dtype == DType::kFloat32) {
+      sum_rows<float>(args, row_of, begin, end);
+    } else {
+      sum_rows<bfloat16>(args, row_of, begin, end);
+    }
+  });
+}
+
+}  // namespace llada

@@ -1,0 +1,248 @@
+"""The head and what a sampler asks of it: token, log-probability, runner-up, entropy, without the [R, V] logits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from . import _check
+from ._library import native, runs_natively
+from .packing import PackedLinear
+
+# splitmix64 (Steele, Lea, Flood 2014) and the steps of its two counters, as signed 64-bit integers.
+_FIRST = 0xBF58476D1CE4E5B9 - (1 << 64)
+_SECOND = 0x94D049BB133111EB - (1 << 64)
+_GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
+_TOKEN_STEP = 0xD1B54A32D192ED03 - (1 << 64)
+
+
+class TokenConfidence(NamedTuple):
+    """Per row: the chosen token and how sure the model is. See :func:`token_confidence`."""
+
+    token: Tensor
+    """int32 [R]; -1 where the row's distribution is not finite."""
+    logprob: Tensor
+    """float32 [R]: log-softmax of the plain logits (no noise, no temperature) at the token; NaN where it is -1."""
+    runner_up: Tensor
+    """int32 [R]: of the other tokens that may be chosen, that of the largest plain logit; -1 without one."""
+    runner_up_logprob: Tensor
+    """float32 [R]; minus infinity without a runner-up."""
+    entropy: Tensor
+    """float32 [R], in nats."""
+    logsumexp: Tensor
+    """float32 [R], of the plain logits."""
+
+
+def gumbel_noise(seed: int, noise_keys: Tensor, num_tokens: int) -> Tensor:
+    """Standard Gumbel noise, float64 [R, V]: a pure function of (seed, noise_keys[row], token).
+
+    53 bits of splitmix64 give a uniform number u in (0, 1); the noise is -log(-log(1 - u)), so that its long tail comes
+    from small u, where float64 is dense.
+
+    Args:
+        seed: any integer, taken modulo 2^64.
+        noise_keys: int64 [R].
+        num_tokens: V.
+    """
+    _check.tensor("gumbel_noise", "noise_keys", noise_keys, dtypes=(torch.int64,), shape=("R",))
+    start = _mix(_mix(_wrap(seed) + _GOLDEN + torch.zeros_like(noise_keys)) ^ (noise_keys * _GOLDEN))
+    counters = (torch.arange(num_tokens, device=noise_keys.device) + 1) * _TOKEN_STEP
+    bits = _shift_right(_mix(start[:, None] + counters), 11)
+    uniform = ((bits.double() + 0.5) * 2.0**-53).clamp(max=1.0 - 2.0**-53)
+    return -(-(-uniform).log1p()).log()
+
+
+def _wrap(value: int) -> int:
+    return (value + (1 << 63)) % (1 << 64) - (1 << 63)
+
+
+def _shift_right(x: Tensor, count: int) -> Tensor:
+    """The logical shift of signed 64-bit integers."""
+    return (x >> count) & ((1 << (64 - count)) - 1)
+
+
+def _mix(x: Tensor) -> Tensor:
+    x = (x ^ _shift_right(x, 30)) * _FIRST
+    x = (x ^ _shift_right(x, 27)) * _SECOND
+    return x ^ _shift_right(x, 31)
+
+
+def token_confidence_reference(
+    hidden: Tensor,
+    lm_head: Tensor | PackedLinear,
+    *,
+    temperature: float = 0.0,
+    seed: int | None = None,
+    noise_keys: Tensor | None = None,
+    forbidden: Tensor | Sequence[int] | None = None,
+    mask_token_id: int | None = None,
+) -> TokenConfidence:
+    """The specification of :func:`token_confidence` in plain PyTorch."""
+    weight = lm_head.unpack() if isinstance(lm_head, PackedLinear) else lm_head
+    logits = functional.linear(hidden, weight).float()
+    if forbidden is not None:
+        logits[:, torch.as_tensor(forbidden, dtype=torch.int64, device=hidden.device)] = -torch.inf
+    logsumexp = logits.logsumexp(-1)
+    logprobs = logits - logsumexp[:, None]
+    entropy = -(logprobs.exp() * logprobs.masked_fill(logits == -torch.inf, 0.0)).sum(-1)
+    choosable = logits
+    if mask_token_id is not None:
+        choosable = logits.clone()
+        choosable[:, mask_token_id] = -torch.inf
+    scores = choosable.double()
+    if temperature > 0:
+        keys = torch.arange(len(hidden), device=hidden.device) if noise_keys is None else noise_keys
+        scores = scores + temperature * gumbel_noise(seed or 0, keys, logits.shape[1])
+    token = _first_maximum(scores)
+    runner_up = _first_maximum(choosable.scatter(-1, token[:, None], -torch.inf))
+
+    def at(index: Tensor) -> Tensor:
+        return logprobs.gather(-1, index[:, None]).squeeze(-1)
+
+    bad = ~logsumexp.isfinite() | (choosable.gather(-1, token[:, None]).squeeze(-1) == -torch.inf)
+    alone = choosable.gather(-1, runner_up[:, None]).squeeze(-1) == -torch.inf
+    return TokenConfidence(
+        token.masked_fill(bad, -1).int(),
+        at(token).masked_fill(bad, torch.nan),
+        runner_up.masked_fill(bad | alone, -1).int(),
+        at(runner_up).masked_fill(alone, -torch.inf).masked_fill(bad, torch.nan),
+        entropy.masked_fill(bad, torch.nan),
+        logsumexp,
+    )
+
+
+def _first_maximum(values: Tensor) -> Tensor:
+    """The lowest index of the maximum of each row; 0 where there is none (NaN)."""
+    index = torch.arange(values.shape[-1], device=values.device)
+    last = values.shape[-1]
+    first = torch.where(values == values.amax(-1, keepdim=True), index, last).amin(-1)
+    return first.masked_fill(first == last, 0)
+
+
+def token_confidence(
+    hidden: Tensor,
+    lm_head: Tensor | PackedLinear,
+    *,
+    temperature: float = 0.0,
+    seed: int | None = None,
+    noise_keys: Tensor | None = None,
+    forbidden: Tensor | Sequence[int] | None = None,
+    mask_token_id: int | None = None,
+) -> TokenConfidence:
+    """Per row of hidden states, the token the head chooses and how sure it is; streams over the vocabulary once.
+
+    Logits are summed in fp32 and rounded to hidden's dtype, as the model's head gives them; everything after is fp32 or
+    wider. Equal logits are ordered by lower token. At temperature T > 0 the token is the argmax of l + T · g with the
+    noise g of :func:`gumbel_noise` (the Gumbel-max trick: a sample of softmax(l / T)). Not differentiable.
+
+    Args:
+        hidden: [R, H] float32 or bfloat16, last dimension contiguous.
+        lm_head: [V, H] of hidden's dtype, last dimension contiguous, or packed by :func:`pack_linear`.
+        temperature: finite, at least 0.
+        seed: of the noise; needed when temperature > 0.
+        noise_keys: int64 [R], each row's own stream of noise; default 0, 1, 2, ...
+        forbidden: token ids that are never chosen and are absent from the distribution.
+        mask_token_id: a token that is never chosen but stays in the distribution.
+
+    Returns:
+        A :class:`TokenConfidence`. A row whose distribution is not finite (NaN or infinite logits) has token -1.
+
+    Raises:
+        TypeError: an argument is no tensor or has another dtype.
+        ValueError: a wrong shape, device, layout or range; no token left to choose; temperature without seed.
+    """
+    vocabulary, ids = _check_arguments(hidden, lm_head, temperature, seed, noise_keys, forbidden, mask_token_id)
+    if not runs_natively(hidden):
+        return token_confidence_reference(
+            hidden,
+            lm_head,
+            temperature=temperature,
+            seed=seed,
+            noise_keys=noise_keys,
+            forbidden=ids,
+            mask_token_id=mask_token_id,
+        )
+    packed = isinstance(lm_head, PackedLinear)
+    result = torch.ops.llada_moe.token_confidence(
+        hidden.detach(),
+        lm_head.panels if isinstance(lm_head, PackedLinear) else lm_head.detach(),
+        packed,
+        vocabulary,
+        temperature,
+        _wrap(seed or 0),
+        noise_keys,
+        ids,
+        -1 if mask_token_id is None else mask_token_id,
+    )
+    return TokenConfidence(*result)
+
+
+def _check_arguments(
+    hidden: Tensor,
+    lm_head: Tensor | PackedLinear,
+    temperature: float,
+    seed: int | None,
+    noise_keys: Tensor | None,
+    forbidden: Tensor | Sequence[int] | None,
+    mask_token_id: int | None,
+) -> tuple[int, Tensor | None]:
+    """Checks all; returns V and the forbidden ids as a tensor."""
+    op = "token_confidence"
+    _check.tensor(op, "hidden", hidden, dtypes=_check.FLOATING, shape=("R", "H"), rows_contiguous=True)
+    if isinstance(lm_head, PackedLinear):
+        _check.tensor(op, "lm_head", lm_head.panels, dtypes=(hidden.dtype,), device=hidden.device)
+        _check.require(
+            op, "hidden", hidden.shape[1] == lm_head.in_features, f"[R, {lm_head.in_features}]", list(hidden.shape)
+        )
+        vocabulary = lm_head.out_features
+    else:
+        shape = ("V", hidden.shape[1])
+        _check.tensor(
+            op, "lm_head", lm_head, dtypes=(hidden.dtype,), shape=shape, device=hidden.device, rows_contiguous=True
+        )
+        vocabulary = lm_head.shape[0]
+    _check.require(op, "lm_head", vocabulary >= 1 and hidden.shape[1] >= 1, "not empty", [vocabulary, hidden.shape[1]])
+    _check.require(op, "temperature", 0 <= temperature <= 1e30, "finite and at least 0", temperature)
+    _check.require(op, "seed", temperature == 0 or seed is not None, "given when temperature is above 0", seed)
+    if noise_keys is not None:
+        _check.tensor(
+            op, "noise_keys", noise_keys, dtypes=(torch.int64,), shape=(hidden.shape[0],), device=hidden.device
+        )
+    good = mask_token_id is None or 0 <= mask_token_id < vocabulary
+    _check.require(op, "mask_token_id", good, f"within 0 and {vocabulary - 1}", mask_token_id)
+    return vocabulary, _forbidden_ids(forbidden, vocabulary, mask_token_id, hidden.device)
+
+
+def _forbidden_ids(
+    forbidden: Tensor | Sequence[int] | None, vocabulary: int, mask_token_id: int | None, device: torch.device
+) -> Tensor | None:
+    op = "token_confidence"
+    ids = None
+    if forbidden is not None and not isinstance(forbidden, Tensor):
+        ids = torch.tensor(list(forbidden), dtype=torch.int64, device=device)
+    elif forbidden is not None:
+        ids = forbidden
+        _check.tensor(op, "forbidden", ids, dtypes=_check.INDEX, shape=("F",), device=device)
+    excluded = set() if mask_token_id is None else {mask_token_id}
+    if ids is not None and _check.has_values(ids):
+        _check.index_range(op, "forbidden", ids, vocabulary - 1)
+        excluded |= set(ids.tolist())
+    _check.require(op, "forbidden", len(excluded) < vocabulary, "such that a token is left to choose", "every token")
+    return ids
+
+
+if native():
+
+    @torch.library.register_fake("llada_moe::token_confidence")
+    def _token_confidence_fake(
+        hidden: Tensor, weight: Tensor, packed: bool, vocabulary: int, *options: Any, **named: Any
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+        def new(dtype: torch.dtype) -> Tensor:
+            return hidden.new_empty(hidden.shape[0], dtype=dtype)
+
+        integer, real = torch.int32, torch.float32
+        return new(integer), new(real), new(integer), new(real), new(real), new(real)

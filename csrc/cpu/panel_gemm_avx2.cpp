@@ -46,22 +46,30 @@ LLADA_INLINE void accumulate(const std::uint32_t* rows, const std::uint32_t* pan
 
 template <class Element, int Rows, int Vectors>
 void tile(const PanelGemmArgs& args, int first_row, int first_column) {
-  __m256 sums[Rows][Vectors];
-  for (int r = 0; r < Rows; ++r) {
-    for (int v = 0; v < Vectors; ++v) sums[r][v] = _mm256_setzero_ps();
-  }
   const std::uint32_t* panel = args.panel + first_column;
   const std::uint32_t* rows = args.rows + first_row;
-  for (std::int64_t lane = 0; lane < args.lanes; ++lane, panel += kPanelColumns, rows += args.num_rows) {
-    _mm_prefetch(reinterpret_cast<const char*>(panel) + kPrefetchBytes, _MM_HINT_T0);
-    if constexpr (Vectors == 4) _mm_prefetch(reinterpret_cast<const char*>(panel) + kPrefetchBytes + 64, _MM_HINT_T0);
-    accumulate<Element, 0>(rows, panel, sums);
-    if constexpr (Element::kValues == 2) accumulate<Element, 1>(rows, panel, sums);
-  }
-  for (int r = 0; r < Rows; ++r) {
-    float* out = args.out + (first_row + r) * args.out_stride + first_column;
-    for (int v = 0; v < Vectors; ++v) _mm256_storeu_ps(out + 8 * v, sums[r][v]);
-  }
+  std::int64_t begin = 0;
+  do {
+    const std::int64_t end = begin + kLaneBlock < args.lanes ? begin + kLaneBlock : args.lanes;
+    __m256 sums[Rows][Vectors];
+    for (int r = 0; r < Rows; ++r) {
+      for (int v = 0; v < Vectors; ++v) sums[r][v] = _mm256_setzero_ps();
+    }
+    for (std::int64_t lane = begin; lane < end; ++lane, panel += kPanelColumns, rows += args.num_rows) {
+      const char* ahead = reinterpret_cast<const char*>(panel) + kPrefetchBytes;
+      _mm_prefetch(ahead, _MM_HINT_T0);
+      if constexpr (Vectors == 4) _mm_prefetch(ahead + 64, _MM_HINT_T0);
+      accumulate<Element, 0>(rows, panel, sums);
+      if constexpr (Element::kValues == 2) accumulate<Element, 1>(rows, panel, sums);
+    }
+    for (int r = 0; r < Rows; ++r) {
+      float* out = args.out + (first_row + r) * args.out_stride + first_column;
+      for (int v = 0; v < Vectors; ++v, out += 8) {
+        _mm256_storeu_ps(out, begin == 0 ? sums[r][v] : _mm256_add_ps(_mm256_loadu_ps(out), sums[r][v]));
+      }
+    }
+    begin = end;
+  } while (begin < args.lanes);
 }
 
 template <class Element, int Rows>

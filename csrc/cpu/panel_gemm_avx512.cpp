@@ -26,26 +26,32 @@ struct Bf16 {
 
 template <class Element, int Rows>
 void tile(const PanelGemmArgs& args) {
-  __m512 left[Rows], right[Rows];
-  for (int r = 0; r < Rows; ++r) left[r] = right[r] = _mm512_setzero_ps();
   const std::uint32_t* panel = args.panel;
   const std::uint32_t* rows = args.rows;
-  for (std::int64_t lane = 0; lane < args.lanes; ++lane, panel += kPanelColumns, rows += Rows) {
-    const __m512i weights_left = _mm512_loadu_si512(panel);
-    const __m512i weights_right = _mm512_loadu_si512(panel + 16);
-    _mm_prefetch(reinterpret_cast<const char*>(panel) + kPrefetchBytes, _MM_HINT_T0);
-    _mm_prefetch(reinterpret_cast<const char*>(panel) + kPrefetchBytes + 64, _MM_HINT_T0);
+  std::int64_t begin = 0;
+  do {
+    const std::int64_t end = begin + kLaneBlock < args.lanes ? begin + kLaneBlock : args.lanes;
+    __m512 left[Rows], right[Rows];
+    for (int r = 0; r < Rows; ++r) left[r] = right[r] = _mm512_setzero_ps();
+    for (std::int64_t lane = begin; lane < end; ++lane, panel += kPanelColumns, rows += Rows) {
+      const __m512i weights_left = _mm512_loadu_si512(panel);
+      const __m512i weights_right = _mm512_loadu_si512(panel + 16);
+      _mm_prefetch(reinterpret_cast<const char*>(panel) + kPrefetchBytes, _MM_HINT_T0);
+      _mm_prefetch(reinterpret_cast<const char*>(panel) + kPrefetchBytes + 64, _MM_HINT_T0);
 #pragma GCC unroll 12
-    for (int r = 0; r < Rows; ++r) {
-      const __m512i value = _mm512_set1_epi32(static_cast<int>(rows[r]));
-      left[r] = Element::multiply_add(left[r], value, weights_left);
-      right[r] = Element::multiply_add(right[r], value, weights_right);
+      for (int r = 0; r < Rows; ++r) {
+        const __m512i value = _mm512_set1_epi32(static_cast<int>(rows[r]));
+        left[r] = Element::multiply_add(left[r], value, weights_left);
+        right[r] = Element::multiply_add(right[r], value, weights_right);
+      }
     }
-  }
-  for (int r = 0; r < Rows; ++r) {
-    _mm512_storeu_ps(args.out + r * args.out_stride, left[r]);
-    _mm512_storeu_ps(args.out + r * args.out_stride + 16, right[r]);
-  }
+    for (int r = 0; r < Rows; ++r) {
+      float* out = args.out + r * args.out_stride;
+      _mm512_storeu_ps(out, begin == 0 ? left[r] : _mm512_add_ps(_mm512_loadu_ps(out), left[r]));
+      _mm512_storeu_ps(out + 16, begin == 0 ? right[r] : _mm512_add_ps(_mm512_loadu_ps(out + 16), right[r]));
+    }
+    begin = end;
+  } while (begin < args.lanes);
 }
 
 template <class Element>

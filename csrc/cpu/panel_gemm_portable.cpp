@@ -21,21 +21,26 @@ struct Bf16 {
 
 template <class Element, int Rows>
 void row_block(const PanelGemmArgs& args, int first_row) {
-  float sums[Rows][kPanelColumns] = {};
-  for (std::int64_t lane = 0; lane < args.lanes; ++lane) {
-    const std::uint32_t* weights = args.panel + lane * kPanelColumns;
-    const std::uint32_t* values = args.rows + lane * args.num_rows + first_row;
-    for (int half = 0; half < Element::kValues; ++half) {
-      for (int r = 0; r < Rows; ++r) {
-        const float value = Element::value(values[r], half);
-        for (int c = 0; c < kPanelColumns; ++c) sums[r][c] += value * Element::value(weights[c], half);
+  std::int64_t begin = 0;
+  do {
+    const std::int64_t end = begin + kLaneBlock < args.lanes ? begin + kLaneBlock : args.lanes;
+    float sums[Rows][kPanelColumns] = {};
+    for (std::int64_t lane = begin; lane < end; ++lane) {
+      const std::uint32_t* weights = args.panel + lane * kPanelColumns;
+      const std::uint32_t* values = args.rows + lane * args.num_rows + first_row;
+      for (int half = 0; half < Element::kValues; ++half) {
+        for (int r = 0; r < Rows; ++r) {
+          const float value = Element::value(values[r], half);
+          for (int c = 0; c < kPanelColumns; ++c) sums[r][c] += value * Element::value(weights[c], half);
+        }
       }
     }
-  }
-  for (int r = 0; r < Rows; ++r) {
-    float* out = args.out + (first_row + r) * args.out_stride;
-    for (int c = 0; c < kPanelColumns; ++c) out[c] = sums[r][c];
-  }
+    for (int r = 0; r < Rows; ++r) {
+      float* out = args.out + (first_row + r) * args.out_stride;
+      for (int c = 0; c < kPanelColumns; ++c) out[c] = begin == 0 ? sums[r][c] : out[c] + sums[r][c];
+    }
+    begin = end;
+  } while (begin < args.lanes);
 }
 
 template <class Element>

@@ -15,6 +15,11 @@ namespace llada {
 void bind_linear(py::module_& module);
 void bind_grouped_gemm(py::module_& module);
 void bind_moe_mlp(py::module_& module);
+void bind_token_confidence(py::module_& module);
+void bind_router_topk(py::module_& module);
+void bind_permute(py::module_& module);
+void bind_norm_rope(py::module_& module);
+void bind_attention(py::module_& module);
 
 namespace {
 
@@ -56,6 +61,11 @@ PYBIND11_MODULE(_C, module) {
   bind_linear(module);
   bind_grouped_gemm(module);
   bind_moe_mlp(module);
+  bind_token_confidence(module);
+  bind_router_topk(module);
+  bind_permute(module);
+  bind_norm_rope(module);
+  bind_attention(module);
   module.def("build_info", &build_info, "Compiler, torch built against, sanitizer.");
   module.def("isa", [] { return isa_name(active_isa()); }, "The instruction set in force: avx512, avx2 or portable.");
   module.def("available_isas", &available_names, "The instruction sets this processor has, best first.");

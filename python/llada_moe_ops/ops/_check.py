@@ -60,3 +60,35 @@ def require(op: str, name: str, good: bool, expected: str, got: object) -> None:
     """Raise ValueError, in the common wording, unless ``good``."""
     if not good:
         raise ValueError(f"{op}: {name} must be {expected}, got {got}")
+
+
+def even_rows(op: str, name: str, value: Tensor) -> None:
+    """Raise ValueError unless the leading dimensions of [.., K] can be seen as one and the last one is contiguous."""
+    tensor(op, name, value, rows_contiguous=True)
+    count, stride = 1, None
+    if value.numel() == 0:
+        return
+    for size, step in zip(reversed(value.shape[:-1]), reversed(value.stride()[:-1]), strict=True):
+        if size == 1:
+            continue
+        if stride is None:
+            stride = step
+        elif step != stride * count:
+            raise ValueError(
+                f"{op}: {name} must have evenly spaced rows, got shape {list(value.shape)} with strides "
+                f"{list(value.stride())}; call .contiguous()"
+            )
+        count *= size
+
+
+def has_values(value: Tensor) -> bool:
+    """Whether ``value`` may be read: not while tracing, nor on the meta device."""
+    plain = type(value) in (Tensor, torch.nn.Parameter)
+    return plain and value.numel() > 0 and value.device.type != "meta" and not torch.compiler.is_compiling()
+
+
+def index_range(op: str, name: str, value: Tensor, highest: int) -> None:
+    """Raise ValueError unless all of ``value``, where it may be read, is in 0 .. highest."""
+    if has_values(value):
+        low, high = (int(bound) for bound in torch.aminmax(value))
+        require(op, name, low >= 0 and high <= highest, f"in 0 .. {highest}", low if low < 0 else high)

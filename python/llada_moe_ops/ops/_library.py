@@ -1,36 +1,99 @@
-"""Finds and loads the compiled ops library; without it every op runs its PyTorch reference."""
+"""Finds and loads the compiled ops library; without it every op runs its PyTorch reference.
+
+``LLADA_MOE_OPS_LIBRARY_DIR`` names a folder with another build of the binaries (a sanitizer's, say).
+"""
 
 from __future__ import annotations
 
+import os
+import sys
 import warnings
 from functools import cache
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 NAMESPACE = "llada_moe"
-LIBRARY = Path(__file__).resolve().parent.parent / "libllada_moe_torch.so"
+PACKAGE = __name__.split(".", 1)[0]
+FOLDER = Path(os.environ.get("LLADA_MOE_OPS_LIBRARY_DIR") or Path(__file__).resolve().parent.parent)
+LIBRARY = FOLDER / "libllada_moe_torch.so"
+OPS = (
+    "add_rms_norm",
+    "attention",
+    "expert_order",
+    "grouped_gemm",
+    "grouped_swiglu",
+    "linear",
+    "linear_packed",
+    "moe_mlp",
+    "moe_mlp_packed",
+    "pack_expert",
+    "pack_linear",
+    "permute",
+    "qk_norm_rope",
+    "rms_norm",
+    "router",
+    "router_topk",
+    "token_confidence",
+    "unpermute",
+)
+REBUILD = "`pip install --no-build-isolation --force-reinstall --no-deps .`"
+
+if "LLADA_MOE_OPS_LIBRARY_DIR" in os.environ:
+    sys.modules[PACKAGE].__path__.insert(0, str(FOLDER))  # so that _C comes from there, too
 
 
 @cache
 def native() -> bool:
-    """Whether the compiled ops are loaded. Warns once, with the command that mends it, when they are not."""
-    if not LIBRARY.exists():
-        warnings.warn(
-            "llada_moe_ops: the extension is not built, the slow PyTorch references run instead; "
-            "build it with `pip install --no-build-isolation .`",
-            RuntimeWarning,
-            stacklevel=2,
-        )
+    """Whether the compiled ops are loaded. Warns once, with the command that mends it, when they are not.
+
+    Raises:
+        ValueError: LLADA_MOE_OPS_ISA forces an instruction set that this processor lacks.
+    """
+    problem = _load()
+    if problem is not None:
+        warnings.warn(f"{PACKAGE}: {problem}; the slow PyTorch references run instead", RuntimeWarning, stacklevel=2)
         return False
+    if os.environ.get("LLADA_MOE_OPS_ISA"):
+        try:
+            extension().isa()
+        except ValueError as error:
+            raise ValueError(f"LLADA_MOE_OPS_ISA: {error}; type `unset LLADA_MOE_OPS_ISA`, or name one of those") from None
+    return True
+
+
+def _load() -> str | None:
+    """Load the library; what is wrong and the command that mends it, or None."""
+    if not LIBRARY.exists():
+        return f"the extension is not built ({LIBRARY} is missing): type `pip install --no-build-isolation .`"
     try:
         torch.ops.load_library(str(LIBRARY))
-    except OSError as error:
-        warnings.warn(
-            f"llada_moe_ops: {LIBRARY.name} does not load with torch {torch.__version__} ({error}), the slow PyTorch "
-            "references run instead; rebuild it with `pip install --no-build-isolation --force-reinstall .`",
-            RuntimeWarning,
-            stacklevel=2,
+    except (OSError, RuntimeError) as error:
+        return (
+            f"the extension was built for torch {built_for_torch()} and does not load with torch {torch.__version__} "
+            f"({error}): type {REBUILD}"
         )
-        return False
-    return True
+    if not all(hasattr(getattr(torch.ops, NAMESPACE), op) for op in OPS):
+        return f"the extension is older than this source: type {REBUILD}"
+    return None
+
+
+def built_for_torch() -> str:
+    """The version of torch that the binaries were built against."""
+    try:
+        return str(import_module(f"{PACKAGE}._build_info").TORCH_VERSION)
+    except ImportError:
+        return "of an unknown version"
+
+
+def extension() -> Any:
+    """The module ``_C``: build facts, instruction set, threads, and the ops on NumPy arrays."""
+    return import_module(f"{PACKAGE}._C")
+
+
+def runs_natively(x: Tensor) -> bool:
+    """Whether the compiled op takes x: on the CPU, or on the meta device, where only shapes are computed."""
+    return native() and x.device.type in ("cpu", "meta")

@@ -2,10 +2,82 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import Tensor
 from torch.nn import functional
+
+from . import _check
+from ._library import native, runs_natively
+from .packing import PackedLinear
 
 
 def linear_reference(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """The specification of :func:`linear` in plain PyTorch."""
     return functional.linear(x, weight, bias)
+
+
+def linear(x: Tensor, weight: Tensor | PackedLinear, bias: Tensor | None = None) -> Tensor:
+    """y = x weightᵀ + bias, summed in fp32 in an order that depends on the row alone, rounded once.
+
+    Args:
+        x: [.., K] float32 or bfloat16; rows may be strided if they are evenly spaced.
+        weight: [N, K] of x's dtype, last dimension contiguous, or packed by :func:`pack_linear` (inference only).
+        bias: [N] of x's dtype.
+
+    Returns:
+        [.., N] of x's dtype.
+
+    Raises:
+        TypeError: an argument is no tensor or has another dtype.
+        ValueError: a wrong shape, device or layout.
+    """
+    _check.tensor("linear", "x", x, dtypes=_check.FLOATING)
+    _check.require("linear", "x", x.dim() >= 1, "of at least one dimension", f"shape {list(x.shape)}")
+    if isinstance(weight, PackedLinear):
+        panels, columns = weight.panels, weight.out_features
+        _check.tensor("linear", "weight", panels, dtypes=(x.dtype,), device=x.device)
+        _check.require("linear", "x", x.shape[-1] == weight.in_features, f"[.., {weight.in_features}]", list(x.shape))
+    else:
+        _check.tensor("linear", "weight", weight, dtypes=(x.dtype,), shape=("N", x.shape[-1]), device=x.device)
+        columns = weight.shape[0]
+    if bias is not None:
+        _check.tensor("linear", "bias", bias, dtypes=(x.dtype,), shape=(columns,), device=x.device, contiguous=True)
+    if not runs_natively(x):
+        return linear_reference(x, weight.unpack() if isinstance(weight, PackedLinear) else weight, bias)
+    _check.even_rows("linear", "x", x)
+    if isinstance(weight, PackedLinear):
+        packed: Tensor = torch.ops.llada_moe.linear_packed(x, panels, columns, bias)
+        return packed
+    _check.tensor("linear", "weight", weight, rows_contiguous=True)
+    y: Tensor = torch.ops.llada_moe.linear(x, weight, bias)
+    return y
+
+
+def _setup(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:2])
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    x, weight = ctx.saved_tensors
+    need_x, need_weight, need_bias = ctx.needs_input_grad
+    rows = grad.reshape(-1, grad.shape[-1])
+    return (
+        grad @ weight if need_x else None,
+        rows.T @ x.reshape(-1, x.shape[-1]) if need_weight else None,
+        rows.sum(0) if need_bias else None,
+    )
+
+
+if native():
+
+    @torch.library.register_fake("llada_moe::linear")
+    def _linear_fake(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        return x.new_empty(*x.shape[:-1], weight.shape[0])
+
+    @torch.library.register_fake("llada_moe::linear_packed")
+    def _linear_packed_fake(x: Tensor, packed: Tensor, out_features: int, bias: Tensor | None = None) -> Tensor:
+        return x.new_empty(*x.shape[:-1], out_features)
+
+    torch.library.register_autograd("llada_moe::linear", _backward, setup_context=_setup)

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import Tensor
 
-from .grouped_gemm import grouped_gemm_reference, grouped_swiglu_reference
+from . import _check
+from ._library import native, runs_natively
+from .grouped_gemm import group_slices, grouped_gemm_reference, grouped_swiglu_reference, swiglu_backward
+from .packing import PackedExperts
 from .permute import expert_order_reference, permute_reference, unpermute_reference
 
 
@@ -14,3 +20,132 @@ def moe_mlp_reference(x: Tensor, weights: Tensor, experts: Tensor, gate_up_proj:
     order = order[: int(offsets[-1])]
     hidden = grouped_swiglu_reference(permute_reference(x, order, experts.shape[-1]), gate_up_proj, offsets)
     return unpermute_reference(grouped_gemm_reference(hidden, down_proj, offsets), order, weights)
+
+
+def moe_mlp(
+    x: Tensor,
+    weights: Tensor,
+    experts: Tensor,
+    gate_up_proj: Tensor | PackedExperts,
+    down_proj: Tensor | None = None,
+) -> Tensor:
+    """y = Σ over a token's experts of weight · down(silu(gate(x)) · up(x)), in one pass over the experts' weights.
+
+    Sums are fp32; the intermediate is rounded to x's dtype as published, the weighted sum once, at the end, in the
+    order of the token's slots.
+
+    Args:
+        x: [T, H] float32 or bfloat16; rows may be strided.
+        weights: [T, k] routing weights, float32 or x's dtype.
+        experts: [T, k] int32 or int64 in 0 .. E; E means "not mine" (expert parallelism) and adds nothing.
+        gate_up_proj: [E, 2I, H] of x's dtype, gate rows first (the layout of transformers 5), or both weights packed
+            by :func:`pack_experts` (inference only).
+        down_proj: [E, H, I] of x's dtype; absent when packed.
+
+    Returns:
+        [T, H] of x's dtype.
+
+    Raises:
+        TypeError: an argument is no tensor or has another dtype.
+        ValueError: a wrong shape, device or layout, or an expert out of range.
+    """
+    packed = gate_up_proj if isinstance(gate_up_proj, PackedExperts) else None
+    num_experts = _check_weights(x, packed, gate_up_proj, down_proj)
+    tokens, device = x.shape[0], x.device
+    _check.tensor("moe_mlp", "weights", weights, dtypes=(torch.float32, x.dtype), shape=(tokens, "k"), device=device)
+    shape = (tokens, weights.shape[1])
+    _check.tensor("moe_mlp", "experts", experts, dtypes=_check.INDEX, shape=shape, device=device)
+    _check.index_range("moe_mlp", "experts", experts, num_experts)
+    if not runs_natively(x):
+        plain = packed.unpack() if packed is not None else (gate_up_proj, down_proj)
+        return moe_mlp_reference(x, weights, experts, *plain)
+    weights, experts = weights.float().contiguous(), experts.to(torch.int32).contiguous()
+    if packed is not None:
+        y: Tensor = torch.ops.llada_moe.moe_mlp_packed(
+            x, weights, experts, packed.gate_up, packed.down, packed.intermediate_size
+        )
+        return y
+    plain_y: Tensor = torch.ops.llada_moe.moe_mlp(x, weights, experts, gate_up_proj, down_proj)
+    return plain_y
+
+
+def _check_weights(x: Tensor, packed: PackedExperts | None, gate_up_proj: object, down_proj: Tensor | None) -> int:
+    """Check x against the experts' weights; how many experts there are."""
+    op = "moe_mlp"
+    _check.tensor(op, "x", x, dtypes=_check.FLOATING, shape=("T", "H"), rows_contiguous=True)
+    like: dict[str, Any] = {"dtypes": (x.dtype,), "device": x.device}
+    if packed is not None:
+        _check.require(op, "down_proj", down_proj is None, "absent when the experts are packed", "a tensor")
+        _check.tensor(op, "packed.gate_up", packed.gate_up, **like)
+        _check.require(op, "x", x.shape[1] == packed.hidden_size, f"[T, {packed.hidden_size}]", list(x.shape))
+        return packed.num_experts
+    _check.tensor(op, "gate_up_proj", gate_up_proj, shape=("E", "2I", x.shape[1]), rows_contiguous=True, **like)
+    assert isinstance(gate_up_proj, Tensor)
+    experts, rows, hidden = gate_up_proj.shape
+    _check.require(op, "gate_up_proj", rows % 2 == 0, "of an even second size", list(gate_up_proj.shape))
+    _check.tensor(op, "down_proj", down_proj, shape=(experts, hidden, rows // 2), rows_contiguous=True, **like)
+    return experts
+
+
+def _setup(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, Tensor, Tensor]:
+    grad_x, grad_weights, grad_gate_up_proj, grad_down_proj = moe_mlp_backward(grad, *ctx.saved_tensors)
+    return grad_x, grad_weights, None, grad_gate_up_proj, grad_down_proj
+
+
+# An op of its own: the number of rows of each expert is data, which a traced backward could not use.
+@torch.library.custom_op("llada_moe::moe_mlp_backward", mutates_args=())
+def moe_mlp_backward(
+    grad: Tensor, x: Tensor, weights: Tensor, experts: Tensor, gate_up_proj: Tensor, down_proj: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of x, weights, gate_up_proj and down_proj; the intermediate is recomputed, expert by expert."""
+    tokens, slots = experts.shape
+    order, offsets = expert_order_reference(experts, gate_up_proj.shape[0])
+    order = order[: int(offsets[-1])].long()
+    token = order // max(slots, 1)
+    x_sorted, grad_sorted = x[token], grad[token]
+    weight = weights.flatten()[order].unsqueeze(-1)
+    rows_grad_x, rows_grad_weight = torch.empty_like(x_sorted), torch.empty_like(weight)
+    grad_gate_up_proj, grad_down_proj = torch.zeros_like(gate_up_proj), torch.zeros_like(down_proj)
+    for expert, rows in group_slices(offsets):
+        projected = grad_sorted[rows] @ down_proj[expert]
+        scale = weight[rows].to(x.dtype)
+        hidden, grad_gate_up = swiglu_backward(x_sorted[rows] @ gate_up_proj[expert].T, projected * scale)
+        rows_grad_weight[rows] = (hidden.float() * projected.float()).sum(-1, keepdim=True)
+        rows_grad_x[rows] = grad_gate_up @ gate_up_proj[expert]
+        grad_gate_up_proj[expert] = grad_gate_up.T @ x_sorted[rows]
+        grad_down_proj[expert] = (grad_sorted[rows] * scale).T @ hidden
+    grad_x = x.new_zeros(tokens * slots, x.shape[1]).index_copy_(0, order, rows_grad_x)
+    grad_weights = torch.zeros_like(weights).flatten().index_copy_(0, order, rows_grad_weight.squeeze(-1))
+    grad_x = grad_x.view(tokens, slots, x.shape[1]).sum(1)
+    return grad_x, grad_weights.view(tokens, slots), grad_gate_up_proj, grad_down_proj
+
+
+@moe_mlp_backward.register_fake
+def _moe_mlp_backward_fake(
+    grad: Tensor, x: Tensor, weights: Tensor, experts: Tensor, gate_up_proj: Tensor, down_proj: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return (
+        x.new_empty(x.shape),
+        weights.new_empty(weights.shape),
+        torch.empty_like(gate_up_proj),
+        torch.empty_like(down_proj),
+    )
+
+
+if native():
+
+    @torch.library.register_fake("llada_moe::moe_mlp")
+    def _moe_mlp_fake(x: Tensor, weights: Tensor, experts: Tensor, gate_up_proj: Tensor, down_proj: Tensor) -> Tensor:
+        return x.new_empty(x.shape)
+
+    @torch.library.register_fake("llada_moe::moe_mlp_packed")
+    def _moe_mlp_packed_fake(
+        x: Tensor, weights: Tensor, experts: Tensor, gate_up: Tensor, down: Tensor, intermediate_size: int
+    ) -> Tensor:
+        return x.new_empty(x.shape)
+
+    torch.library.register_autograd("llada_moe::moe_mlp", _backward, setup_context=_setup)

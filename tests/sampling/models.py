@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import cache
 
 import torch
-
 from llada_moe_ops import LLaDAMoEModel
+
 from tests.golden import GOLDEN
 
 

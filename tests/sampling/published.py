@@ -6,9 +6,8 @@ An oracle for the cases in which this library differs on purpose: with ``defects
 from __future__ import annotations
 
 import torch
-from torch import Tensor
-
 from llada_moe_ops import LLaDAMoEModel
+from torch import Tensor
 
 
 def published_states(

@@ -7,8 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
-
 from llada_moe_ops import LLaDAMoEModel
 from llada_moe_ops.sampling import (
     UNMASKERS,
@@ -20,6 +18,8 @@ from llada_moe_ops.sampling import (
     generate,
     infill,
 )
+from torch import Tensor
+
 from tests.golden import GOLDEN
 
 from .models import load, random_prompts
@@ -65,12 +65,14 @@ def test_infill_fills_what_is_asked_and_nothing_else() -> None:
     fill[0, [1, 4]] = fill[1, 8] = True
     result = infill(model, ids, fill_mask=fill)
     assert torch.equal(result.sequences[~fill], ids[~fill])
-    assert result.steps == 2 and result.forward_passes == 2
+    assert result.steps == 2
+    assert result.forward_passes == 2
     assert sorted(step.tokens.numel() for step in result.trace.steps) == [1, 2]
     literal = ids.masked_fill(fill, MASK)
     assert torch.equal(infill(model, literal).sequences, result.sequences)
     untouched = infill(model, literal, fill_mask=torch.zeros_like(fill))
-    assert torch.equal(untouched.sequences, literal) and untouched.steps == 0
+    assert torch.equal(untouched.sequences, literal)
+    assert untouched.steps == 0
 
 
 def test_infill_block_by_block() -> None:
@@ -100,7 +102,9 @@ def test_a_new_rule_needs_no_change_of_the_loop(monkeypatch: pytest.MonkeyPatch)
     quick = generate(model, PROMPTS, gen_length=16, block_length=8, unmasker="threshold")
     assert not bool((quick.completions == MASK).any())
     assert quick.steps == quick.forward_passes < 16
-    assert torch.equal(generate(model, PROMPTS, gen_length=16, block_length=8, unmasker=Threshold()).sequences, quick.sequences)
+    assert torch.equal(
+        generate(model, PROMPTS, gen_length=16, block_length=8, unmasker=Threshold()).sequences, quick.sequences
+    )
     one_at_a_time = generate(model, PROMPTS, gen_length=16, block_length=8, unmasker=Threshold(2.0), steps=2)
     assert one_at_a_time.steps == 16
     with pytest.raises(ValueError, match="unmasker must commit at least one position"):
@@ -112,7 +116,8 @@ def test_suppressed_end_of_text_is_never_predicted() -> None:
     plain = generate(model, PROMPTS, gen_length=16)
     end = int(plain.completions[0, 0])
     without = generate(model, PROMPTS, gen_length=16, suppress_eos=True, eos_token_id=end)
-    assert bool((plain.completions == end).any()) and not bool((without.completions == end).any())
+    assert bool((plain.completions == end).any())
+    assert not bool((without.completions == end).any())
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.6])
@@ -142,18 +147,22 @@ def test_stop_at_end_of_text() -> None:
     if end not in full.completions[1].tolist():
         assert torch.equal(stopped.completions[1], full.completions[1])
     alone = generate(model, PROMPTS[:1], gen_length=24, block_length=8, eos_token_id=end, stop_at_eos=True)
-    assert alone.forward_passes == 8 and torch.equal(alone.completions[0], stopped.completions[0])
+    assert alone.forward_passes == 8
+    assert torch.equal(alone.completions[0], stopped.completions[0])
     assert alone.tokens == first
 
 
 def test_trace_callback_and_figures() -> None:
     seen: list[TraceStep] = []
     result = generate(load("base-fp32"), PROMPTS, gen_length=8, block_length=4, steps=4, on_step=seen.append)
-    assert seen == result.trace.steps and [step.block for step in seen] == [0, 0, 1, 1]
+    assert seen == result.trace.steps
+    assert [step.block for step in seen] == [0, 0, 1, 1]
     states = result.trace.states()
-    assert torch.equal(states[0, :, 9:], torch.full((2, 8), MASK)) and torch.equal(states[-1], result.sequences)
+    assert torch.equal(states[0, :, 9:], torch.full((2, 8), MASK))
+    assert torch.equal(states[-1], result.sequences)
     steps = result.trace.commit_steps()
-    assert bool((steps[:, :9] == -1).all()) and steps[:, 9:].unique().tolist() == [0, 1, 2, 3]
+    assert bool((steps[:, :9] == -1).all())
+    assert steps[:, 9:].unique().tolist() == [0, 1, 2, 3]
     entries = json.loads(result.trace.to_json())
     assert Trace(torch.tensor(entries["initial"])).initial.shape == (2, 17)
     assert [sum(map(len, [step["tokens"]])) for step in entries["steps"]] == [4, 4, 4, 4]
@@ -176,7 +185,8 @@ def test_probabilities_are_those_of_the_logits() -> None:
 def test_nothing_to_do() -> None:
     model = load("base-fp32")
     nothing = generate(model, PROMPTS, gen_length=0)
-    assert torch.equal(nothing.sequences, PROMPTS) and nothing.steps == nothing.forward_passes == 0
+    assert torch.equal(nothing.sequences, PROMPTS)
+    assert nothing.steps == nothing.forward_passes == 0
     assert generate(model, torch.empty(0, 4, dtype=torch.int64), gen_length=4).sequences.shape == (0, 8)
     assert infill(model, []).sequences.shape == (0, 0)
 
@@ -192,7 +202,8 @@ def broken() -> LLaDAMoEModel:
 def test_broken_weights_tell_the_step_and_keep_the_trace(broken: LLaDAMoEModel) -> None:
     with pytest.raises(NonFiniteLogitsError, match="not finite at step 0") as caught:
         generate(broken, [[5, 230]], gen_length=4)
-    assert caught.value.step == 0 and caught.value.trace.steps == []
+    assert caught.value.step == 0
+    assert caught.value.trace.steps == []
     whole = load("base-fp32")
     steps = generate(whole, PROMPTS, gen_length=32).trace.steps
     late = next(step.step for step in steps if int(step.tokens.max()) > 200) + 1
@@ -214,7 +225,11 @@ def test_broken_weights_tell_the_step_and_keep_the_trace(broken: LLaDAMoEModel) 
         ({"prompt_ids": [5, 6]}, TypeError, "prompt_ids must hold one list of token ids per row, got int"),
         ({"prompt_ids": [[5, "a"]]}, TypeError, "prompt_ids must hold ints, got str"),
         ({"prompt_ids": "text"}, TypeError, "prompt_ids must be a tensor or a list of lists"),
-        ({"prompt_ids": [[5] * 505]}, ValueError, "prompt_ids and gen_length must be at most max_position_embeddings 512"),
+        (
+            {"prompt_ids": [[5] * 505]},
+            ValueError,
+            "prompt_ids and gen_length must be at most max_position_embeddings 512",
+        ),
         ({"gen_length": -8}, ValueError, "gen_length must be at least 0, got -8"),
         ({"gen_length": 8.0}, TypeError, "gen_length must be an int, got float"),
         ({"block_length": 3}, ValueError, "gen_length must be a multiple of block_length 3, got 8"),

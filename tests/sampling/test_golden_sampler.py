@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
-
 from llada_moe_ops.sampling import GenerationResult, RecordedNoise, Schedule, generate
 from llada_moe_ops.sampling.noise import gumbel_noise
+from torch import Tensor
+
 from tests.golden import facts, tensors
 
 from .models import load

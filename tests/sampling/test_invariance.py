@@ -8,7 +8,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from llada_moe_ops.sampling import GenerationResult, generate, infill
 from llada_moe_ops.sampling.noise import CounterNoise, Draw
 
@@ -107,7 +106,8 @@ def test_noise_is_uniform_and_its_keys_differ(step: int, request_key: int) -> No
     draw = Draw(step, rows, positions)
     assert noise.keys(draw).unique().numel() == 4000
     uniform = noise.uniform(draw)
-    assert float(uniform.min()) >= 0 and float(uniform.max()) < 1
+    assert float(uniform.min()) >= 0
+    assert float(uniform.max()) < 1
     assert abs(float(uniform.mean()) - 0.5) < 6 / (12 * 4000) ** 0.5
     assert not torch.equal(noise.keys(draw), noise.keys(Draw(step + 1, rows, positions)))
 

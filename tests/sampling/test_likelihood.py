@@ -9,9 +9,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from llada_moe_ops.sampling import LikelihoodEstimate, score
 from llada_moe_ops.sampling.likelihood import draw_masks, masked_loss
+
 from tests.golden import facts, tensors
 
 from .models import load
@@ -87,7 +87,11 @@ def test_standard_error_of_one_batch_and_of_one_token() -> None:
         ({"answer_ids": torch.ones(1, 2, dtype=torch.int64)}, ValueError, r"answer_ids must be of shape \[N\]"),
         ({"answer_ids": torch.ones(2)}, TypeError, "answer_ids must be int32 or int64, got float32"),
         ({"prompt_ids": "text"}, TypeError, "prompt_ids must be a tensor or a list"),
-        ({"answer_ids": [5] * 511}, ValueError, "prompt_ids and answer_ids must be at most max_position_embeddings 512"),
+        (
+            {"answer_ids": [5] * 511},
+            ValueError,
+            "prompt_ids and answer_ids must be at most max_position_embeddings 512",
+        ),
         ({"mc_num": 0}, ValueError, "mc_num must be at least 1, got 0"),
         ({"mc_num": 10, "batch_size": 4}, ValueError, "mc_num must be a multiple of batch_size 4, got 10"),
         ({"cfg_scale": -1.0}, ValueError, "cfg_scale must be finite and not negative"),

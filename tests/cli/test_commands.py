@@ -1,0 +1,162 @@
+"""Every command: its output, its JSON, its exit codes."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from llada_moe_ops import __version__
+from llada_moe_ops.cli.checkpoint import EMBEDDED
+from llada_moe_ops.training.tasks import EVALUATION_TASKS
+
+from .conftest import Command
+
+COMMANDS = ("generate", "infill", "score", "train", "eval", "doctor", "demo")
+
+
+def test_help_and_version(command: Command) -> None:
+    assert command("--version").out == f"llada-moe {__version__}\n"
+    assert all(name in command("--help").out for name in COMMANDS)
+    for name in COMMANDS:
+        shown = command(name, "--help")
+        assert shown.code == 0
+        assert "Usage" in shown.out
+
+
+def test_generate_text_and_json_agree(command: Command, checkpoint: Path) -> None:
+    base = ("generate", "sort cab", "reverse ab", "-m", checkpoint, "--gen-length", "8")
+    text, as_json = command(*base), command(*base, "--json")
+    assert text.code == as_json.code == 0
+    assert text.err == ""
+    values = json.loads(as_json.out)
+    assert [one["prompt"] for one in values["results"]] == ["sort cab", "reverse ab"]
+    assert text.out == "".join(one["text"] + "\n" for one in values["results"])
+    assert all(len(one["tokens"]) == 8 for one in values["results"])
+    assert values["steps"] == values["forward_passes"] == 8
+    assert values["seconds"] > 0
+    assert "trace" not in values
+
+
+def test_generate_trace(command: Command, checkpoint: Path) -> None:
+    done = command(
+        "generate", "sort cab", "-m", checkpoint, "--gen-length", "8", "--block-length", "4", "--steps", "4", "--trace"
+    )
+    values = json.loads(done.out)
+    assert [step["block"] for step in values["trace"]["steps"]] == [0, 0, 1, 1]
+
+
+def test_the_same_text_by_argument_file_and_standard_input(command: Command, checkpoint: Path, tmp_path: Path) -> None:
+    options = ("-m", checkpoint, "--gen-length", "8")
+    expected = command("generate", "sort cab", *options).out
+    path = tmp_path / "prompt.txt"
+    path.write_text("sort cab\n", encoding="utf-8")
+    assert command("generate", "-f", path, *options).out == expected
+    assert command("generate", *options, stdin="sort cab\n").out == expected
+    assert command("generate", "-", *options, stdin="sort cab").out == expected
+    path.write_text("sort cab\nsort cab\n", encoding="utf-8")
+    assert command("generate", "-f", path, "--lines", *options).out == expected * 2
+
+
+def test_seed_and_raw(command: Command, checkpoint: Path) -> None:
+    base = ("generate", "sort cab", "-m", checkpoint, "--gen-length", "16", "--json")
+
+    def tokens(*options: str) -> list[int]:
+        values: list[int] = json.loads(command(*base, *options).out)["results"][0]["tokens"]
+        return values
+
+    hot = ("--temperature", "2.0", "--seed")
+    assert tokens(*hot, "1") == tokens(*hot, "1") != tokens(*hot, "2")
+    assert tokens("--raw") != tokens()
+    assert tokens("--remasking", "random", "--seed", "1") != tokens("--remasking", "random", "--seed", "2")
+    assert tokens("--cfg-scale", "1.5") != tokens()
+    assert len(tokens("--dtype", "bfloat16", "--stop-at-eos")) == 16
+
+
+def test_infill(command: Command, checkpoint: Path) -> None:
+    done = command("infill", "1+[MASK]=[MASK:2]", "[MASK]b", "-m", checkpoint, "--json")
+    values = json.loads(done.out)
+    first, second = values["results"]
+    assert len(first["tokens"]) == 6
+    assert len(second["tokens"]) == 2
+    assert first["text"].startswith("1+")
+    assert second["text"].endswith("b")
+    assert first["input"] == "1+[MASK]=[MASK:2]"
+    text = command("infill", "1+[MASK]=[MASK:2]", "[MASK]b", "-m", checkpoint)
+    assert text.out == first["text"] + "\n" + second["text"] + "\n"
+    stepwise = command("infill", "-m", checkpoint, "--trace", "--steps", "1", stdin="1+[MASK]=[MASK:2]")
+    assert len(json.loads(stepwise.out)["trace"]["steps"]) == 1
+
+
+def test_score(command: Command, checkpoint: Path) -> None:
+    base = ("score", "sort cab", "abc", "-m", checkpoint, "--seed", "1")
+    values = json.loads(command(*base, "--json").out)
+    assert values["log_likelihood"] < 0 < values["standard_error"]
+    assert values["answer_tokens"] == 3
+    assert len(values["batch_losses"]) == 8
+    text = command(*base).out
+    assert text.startswith(f"{values['log_likelihood']:.4f} ± {values['standard_error']:.4f} nats")
+    one_batch = command(*base, "--mc-num", "4", "--json")
+    assert json.loads(one_batch.out)["standard_error"] is None
+    assert "no standard error" in command(*base, "--mc-num", "4").out
+    assert math.isfinite(json.loads(command(*base, "--raw", "--json").out)["log_likelihood"])
+
+
+def test_eval(command: Command, checkpoint: Path) -> None:
+    done = command("eval", "sort", "operator", "-m", checkpoint, "--count", "3", "--json")
+    values = json.loads(done.out)
+    assert [row["task"] for row in values["results"]] == ["sort", "operator"]
+    assert all(
+        row["count"] == 3 and row["interval"][0] <= row["accuracy"] <= row["interval"][1] for row in values["results"]
+    )
+    table = command("eval", "sort", "-m", checkpoint, "--count", "3").out
+    assert "sort" in table
+    assert "/3" in table
+    unknown = command("eval", "sorting", "-m", checkpoint)
+    assert unknown.code == 2
+    assert all(name in unknown.err for name in EVALUATION_TASKS)
+
+
+def test_train_writes_a_checkpoint_that_generate_takes(command: Command, tmp_path: Path) -> None:
+    recipe = json.loads((EMBEDDED / "recipe.json").read_text(encoding="utf-8"))
+    recipe.update(steps=2, tokens_per_step=256, warmup_steps=1, decay_steps=1, workers=1)
+    recipe["model"].update(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, expert_intermediate_size=16)
+    recipe["model"].update(num_key_value_heads=2, moe_layer_freq=1)
+    recipe["mixture"] = [[0, {"sort": 1.0}]]
+    path, folder = tmp_path / "recipe.json", tmp_path / "run"
+    path.write_text(json.dumps(recipe), encoding="utf-8")
+    done = command("train", path, folder)
+    assert (done.code, done.out) == (0, f"{folder}\n"), done.err
+    assert command("generate", "sort cab", "-m", folder, "--gen-length", "4").code == 0
+    path.write_text("{", encoding="utf-8")
+    broken = command("train", path, folder)
+    assert broken.code == 1
+    assert "not a training recipe" in broken.err
+
+
+def test_doctor_finds_everything(command: Command) -> None:
+    done = command("doctor")
+    assert done.code == 0, done.out
+    assert "torch" in done.out
+    assert "paths built" in done.out
+    assert "embedded checkpoint" in done.out
+    assert done.out.endswith("everything is there\n")
+
+
+def test_doctor_names_what_is_missing(command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("llada_moe_ops.cli.checkpoint.EMBEDDED", tmp_path)
+    done = command("doctor")
+    assert done.code == 1
+    assert "missing: the embedded checkpoint" in done.out
+
+
+def test_demo_checks_its_answers(command: Command, tmp_path: Path) -> None:
+    picture = tmp_path / "demo.svg"
+    done = command("demo", "--svg", picture)
+    assert done.code == 0, done.err
+    assert "6 of 6 answers right" in done.out
+    assert "tokens/s" in done.out
+    drawn = picture.read_text(encoding="utf-8")
+    assert drawn.startswith("<svg")
+    assert "▒" in drawn

@@ -75,9 +75,10 @@ void check(const AttentionArgs& args) {
     const ArrayView& mask = args.mask;
     Check(kOp, "mask", mask).cpu().dtype({DType::kBool, DType::kUInt8});
     Check(kOp, "mask", mask).shape({kAnySize, kAnySize, args.q.size(1), args.k.size(1)});
-    require(kOp, "mask", (mask.size(0) == 1 || mask.size(0) == args.q.size(0)) &&
-                             (mask.size(1) == 1 || mask.size(1) == args.q.size(2)),
-            "broadcastable over batch and heads", shape_text(mask));
+    require(
+        kOp, "mask",
+        (mask.size(0) == 1 || mask.size(0) == args.q.size(0)) && (mask.size(1) == 1 || mask.size(1) == args.q.size(2)),
+        "broadcastable over batch and heads", shape_text(mask));
   }
   if (args.key_range.defined()) check_key_range(args);
   if (args.cu_seqlens.defined()) check_cu_seqlens(args);
@@ -175,8 +176,8 @@ class Worker {
     if (count == 0) return;
     pack_keys(args_.k.dtype, element(args_.k, sequence.batch, sequence.first_key, key_head), args_.k.stride(1), count,
               depth, keys_.data());
-    pack_values(args_.v.dtype, element(args_.v, sequence.batch, sequence.first_key, key_head), args_.v.stride(1),
-                count, depth, key_lanes_, values_.data());
+    pack_values(args_.v.dtype, element(args_.v, sequence.batch, sequence.first_key, key_head), args_.v.stride(1), count,
+                depth, key_lanes_, values_.data());
   }
 
   // How many keys of the sequence a query sees under the block-causal rule: all up to the end of its own block.

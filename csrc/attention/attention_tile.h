@@ -20,27 +20,27 @@ inline constexpr int kAttentionKeyBlock = 256;
 inline constexpr int kAttentionColumns = 32;  // columns of a packed panel
 
 struct AttentionTileArgs {
-  const void* query;               // row r of the tile at query + r * query_stride elements
+  const void* query;  // row r of the tile at query + r * query_stride elements
   std::int64_t query_stride;
   void* out;
   std::int64_t out_stride;
   int num_rows;
   int depth;
-  int depth_lanes;                 // of one query row and one key panel
-  int depth_panels;                // of values
+  int depth_lanes;   // of one query row and one key panel
+  int depth_panels;  // of values
   const std::uint32_t* keys;
   const std::uint32_t* values;
-  std::int64_t key_lanes;          // of one depth panel of values
+  std::int64_t key_lanes;                    // of one depth panel of values
   std::int64_t row_keys[kAttentionMaxRows];  // row r sees keys [0, row_keys[r]) of the sequence
-  const std::uint8_t* mask;        // null, or one byte per (row, key)
+  const std::uint8_t* mask;                  // null, or one byte per (row, key)
   std::int64_t mask_row_stride;
   std::int64_t mask_key_stride;
-  float scale_log2;                // scale x log2(e)
+  float scale_log2;  // scale x log2(e)
   // Scratch, 64-byte aligned.
-  std::uint32_t* query_lanes;      // [rows][depth_lanes]
-  float* scores;                   // [rows][256]
-  std::uint32_t* weights;          // [rows][256 keys in lanes]
-  float* sums;                     // [rows][32 * depth_panels]
+  std::uint32_t* query_lanes;  // [rows][depth_lanes]
+  float* scores;               // [rows][256]
+  std::uint32_t* weights;      // [rows][256 keys in lanes]
+  float* sums;                 // [rows][32 * depth_panels]
 };
 
 // A tile function and how many rows it takes at once.

@@ -48,8 +48,7 @@ void score_keys(const AttentionTileArgs& args, std::int64_t first, int count) {
   const auto scale = Vector::set(args.scale_log2);
   for (int key = 0; key < count; key += kPairWidth) {
     const std::int64_t column = first + key;
-    const std::uint32_t* panel =
-        args.keys + column / kAttentionColumns * panel_size + column % kAttentionColumns;
+    const std::uint32_t* panel = args.keys + column / kAttentionColumns * panel_size + column % kAttentionColumns;
     Vector::Float sum[Rows][2];
     product<Element, Rows>(args.query_lanes, args.depth_lanes, panel, args.depth_lanes, sum);
     for (int m = 0; m < Rows; ++m) {
@@ -107,8 +106,9 @@ void add_values(const AttentionTileArgs& args, std::int64_t first, int padded, c
   constexpr int kWeightStride = kAttentionKeyBlock / kLaneValues<Element>;
   const int sums_stride = args.depth_panels * kAttentionColumns;
   for (int d = 0; d < args.depth; d += kPairWidth) {
-    const std::uint32_t* panel = args.values + d % kAttentionColumns +
-                                 (d / kAttentionColumns * args.key_lanes + first / kLaneValues<Element>) * kAttentionColumns;
+    const std::uint32_t* panel =
+        args.values + d % kAttentionColumns +
+        (d / kAttentionColumns * args.key_lanes + first / kLaneValues<Element>)*kAttentionColumns;
     Vector::Float sum[Rows][2];
     product<Element, Rows>(args.weights, kWeightStride, panel, padded / kLaneValues<Element>, sum);
     for (int m = 0; m < Rows; ++m) {
@@ -175,9 +175,7 @@ void attend_rows(const AttentionTileArgs& args) {
   attend<Element, 4>(args);
 }
 
-AttentionKernel kernel_for(bool bf16) {
-  return {bf16 ? attend_rows<bfloat16> : attend_rows<float>, Vector::kTileRows};
-}
+AttentionKernel kernel_for(bool bf16) { return {bf16 ? attend_rows<bfloat16> : attend_rows<float>, Vector::kTileRows}; }
 
 }  // namespace
 }  // namespace llada

@@ -13,8 +13,8 @@ struct RmsNormArgs {
   ArrayView residual;  // optional, like x: x + residual (rounded) is normalised and written to total
   ArrayView weight;    // [H], the dtype of x
   double eps = 0.0;
-  ArrayView out;       // like x
-  ArrayView total;     // like x, with residual
+  ArrayView out;    // like x
+  ArrayView total;  // like x, with residual
 };
 void rms_norm(const RmsNormArgs& args);
 
@@ -23,7 +23,7 @@ struct QkNormRopeArgs {
   ArrayView k;         // [B, S, Hk, D]
   ArrayView q_weight;  // optional [D]: without it q is not normalised
   ArrayView k_weight;
-  ArrayView positions;  // [B, S] int32 or int64
+  ArrayView positions;    // [B, S] int32 or int64
   ArrayView frequencies;  // [rotary_dim / 2] fp32: angle i is position * frequencies[i], pairs (i, i + rotary_dim / 2)
   double eps = 0.0;
   std::optional<double> clip;

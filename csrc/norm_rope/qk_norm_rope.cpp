@@ -24,7 +24,8 @@ void cos_sin(const float* angles, std::int64_t count, float* cosines, float* sin
   for (std::int64_t i = 0; i < count; ++i) {
     const double angle = angles[i], shifted = angle * kTwoOverPi + kRound, quarter_turns = shifted - kRound;
     const double x = angle - quarter_turns * kHalfPi - quarter_turns * kHalfPiTail, y = x * x;
-    const double sine = x * (1 + y * (-1.0 / 6 + y * (1.0 / 120 + y * (-1.0 / 5040 + y * (1.0 / 362880 - y / 39916800)))));
+    const double sine =
+        x * (1 + y * (-1.0 / 6 + y * (1.0 / 120 + y * (-1.0 / 5040 + y * (1.0 / 362880 - y / 39916800)))));
     const double cosine =
         1 + y * (-0.5 + y * (1.0 / 24 + y * (-1.0 / 720 + y * (1.0 / 40320 + y * (-1.0 / 3628800 + y / 479001600)))));
     std::int64_t bits;

@@ -19,7 +19,7 @@ struct PermuteArgs {
   ArrayView x;      // [T, H] fp32 or bf16, rows contiguous
   ArrayView order;  // [A] int32, contiguous
   std::int64_t k = 1;
-  ArrayView out;    // [A, H], contiguous
+  ArrayView out;  // [A, H], contiguous
 };
 void permute(const PermuteArgs& args);
 

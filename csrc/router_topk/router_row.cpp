@@ -64,8 +64,8 @@ RouterRow::RouterRow(const RouterTopkArgs& args, std::int64_t num_experts)
   bias_.resize(num_experts);
   for (std::int64_t e = 0; e < num_experts; ++e) {
     const std::int64_t offset = e * args.bias.stride(0);
-    bias_[e] = args.bias.dtype == DType::kFloat32 ? args.bias.as<float>()[offset]
-                                                  : to_float(args.bias.as<bfloat16>()[offset]);
+    bias_[e] =
+        args.bias.dtype == DType::kFloat32 ? args.bias.as<float>()[offset] : to_float(args.bias.as<bfloat16>()[offset]);
   }
 }
 

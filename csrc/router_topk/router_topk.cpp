@@ -58,8 +58,7 @@ class PackedGate {
     parallel_for(0, num_panels(), 1, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t p = begin; p < end; ++p) {
         const int columns = static_cast<int>(std::min<std::int64_t>(kPanelColumns, experts_ - p * kPanelColumns));
-        const char* source =
-            weight.as<char>() + p * kPanelColumns * weight.stride(0) * dtype_bytes(weight.dtype);
+        const char* source = weight.as<char>() + p * kPanelColumns * weight.stride(0) * dtype_bytes(weight.dtype);
         pack_panel(dtype_, source, weight.stride(0), columns, weight.size(1), data_.data() + p * panel_size());
       }
     });

@@ -71,7 +71,8 @@ void check(const TokenConfidenceArgs& args) {
   Check(kOp, "token", args.token).cpu().dtype({DType::kInt32}).shape({rows}).contiguous();
   Check(kOp, "runner_up", args.runner_up).cpu().dtype({DType::kInt32}).shape({rows}).contiguous();
   const ArrayView* floats[] = {&args.logprob, &args.runner_up_logprob, &args.entropy, &args.logsumexp};
-  for (const ArrayView* view : floats) Check(kOp, "out", *view).cpu().dtype({DType::kFloat32}).shape({rows}).contiguous();
+  for (const ArrayView* view : floats)
+    Check(kOp, "out", *view).cpu().dtype({DType::kFloat32}).shape({rows}).contiguous();
 }
 
 class Stream {

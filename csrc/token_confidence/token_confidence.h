@@ -9,21 +9,21 @@
 namespace llada {
 
 struct TokenConfidenceArgs {
-  ArrayView hidden;   // [R, H] fp32 or bf16, rows contiguous
-  ArrayView weight;   // [V, H], rows contiguous, or V rows packed (cpu/panel_weights.h)
+  ArrayView hidden;  // [R, H] fp32 or bf16, rows contiguous
+  ArrayView weight;  // [V, H], rows contiguous, or V rows packed (cpu/panel_weights.h)
   bool packed = false;
-  std::int64_t vocabulary = 0;  // V
-  double temperature = 0.0;     // > 0: the token is the argmax of logit + temperature * Gumbel noise
-  std::int64_t seed = 0;        // of the noise
-  ArrayView noise_keys;         // optional int64 [R], which stream of noise a row draws from; default 0, 1, 2, ...
-  ArrayView forbidden;          // optional int32 or int64 [F]: never chosen, and absent from the distribution
+  std::int64_t vocabulary = 0;   // V
+  double temperature = 0.0;      // > 0: the token is the argmax of logit + temperature * Gumbel noise
+  std::int64_t seed = 0;         // of the noise
+  ArrayView noise_keys;          // optional int64 [R], which stream of noise a row draws from; default 0, 1, 2, ...
+  ArrayView forbidden;           // optional int32 or int64 [F]: never chosen, and absent from the distribution
   std::int64_t mask_token = -1;  // >= 0: never chosen, but part of the distribution
-  ArrayView token;              // [R] int32
-  ArrayView logprob;            // [R] fp32: log-softmax of the plain logits at the token
-  ArrayView runner_up;          // [R] int32: the largest plain logit but the token's; -1 without one
-  ArrayView runner_up_logprob;  // [R] fp32
-  ArrayView entropy;            // [R] fp32
-  ArrayView logsumexp;          // [R] fp32
+  ArrayView token;               // [R] int32
+  ArrayView logprob;             // [R] fp32: log-softmax of the plain logits at the token
+  ArrayView runner_up;           // [R] int32: the largest plain logit but the token's; -1 without one
+  ArrayView runner_up_logprob;   // [R] fp32
+  ArrayView entropy;             // [R] fp32
+  ArrayView logsumexp;           // [R] fp32
 };
 
 // Logits are rounded to the dtype of hidden; equal ones are ordered by lower token. A row whose distribution is not

@@ -10,8 +10,8 @@ namespace {
 
 py::object numpy_attention(py::handle q, py::handle k, py::handle v, py::handle mask, py::handle key_range,
                            py::handle cu_seqlens, std::int64_t block_size, std::optional<double> scale) {
-  const Input inputs[] = {input(q),           input(k), input(v), optional_input(mask), optional_input(key_range),
-                          optional_input(cu_seqlens)};
+  const Input inputs[] = {
+      input(q), input(k), input(v), optional_input(mask), optional_input(key_range), optional_input(cu_seqlens)};
   const ArrayView& queries = inputs[0].view;
   Check("attention", "q", queries).dtype({DType::kFloat32, DType::kBFloat16});
   Check("attention", "q", queries).shape({kAnySize, kAnySize, kAnySize, kAnySize});

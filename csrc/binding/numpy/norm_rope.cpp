@@ -36,9 +36,9 @@ py::tuple numpy_add_rms_norm(py::handle x, py::handle residual, py::handle weigh
   return py::make_tuple(out.array, total.array);
 }
 
-py::tuple numpy_qk_norm_rope(py::handle q, py::handle k, py::handle q_weight, py::handle k_weight,
-                             py::handle positions, py::handle frequencies, double eps, std::optional<double> clip) {
-  const Input inputs[] = {input(q),        input(k), optional_input(q_weight), optional_input(k_weight),
+py::tuple numpy_qk_norm_rope(py::handle q, py::handle k, py::handle q_weight, py::handle k_weight, py::handle positions,
+                             py::handle frequencies, double eps, std::optional<double> clip) {
+  const Input inputs[] = {input(q),         input(k),          optional_input(q_weight), optional_input(k_weight),
                           input(positions), input(frequencies)};
   Output q_out = output_like("qk_norm_rope", "q", inputs[0].view);
   Output k_out = output_like("qk_norm_rope", "k", inputs[1].view);
@@ -57,9 +57,10 @@ void bind_norm_rope(py::module_& module) {
              "x / sqrt(mean(x^2) + eps), rounded to x's dtype, times weight [H].");
   module.def("add_rms_norm", &numpy_add_rms_norm, py::arg("x"), py::arg("residual"), py::arg("weight"), py::arg("eps"),
              "(rms_norm(x + residual), x + residual).");
-  module.def("qk_norm_rope", &numpy_qk_norm_rope, py::arg("q"), py::arg("k"), py::arg("q_weight"), py::arg("k_weight"),
-             py::arg("positions"), py::arg("frequencies"), py::kw_only(), py::arg("eps"), py::arg("clip") = py::none(),
-             "Per-head norm, clip and rotary embedding of q [B, S, Hq, D] and k; frequencies float32 [rotary_dim / 2].");
+  module.def(
+      "qk_norm_rope", &numpy_qk_norm_rope, py::arg("q"), py::arg("k"), py::arg("q_weight"), py::arg("k_weight"),
+      py::arg("positions"), py::arg("frequencies"), py::kw_only(), py::arg("eps"), py::arg("clip") = py::none(),
+      "Per-head norm, clip and rotary embedding of q [B, S, Hq, D] and k; frequencies float32 [rotary_dim / 2].");
 }
 
 }  // namespace llada

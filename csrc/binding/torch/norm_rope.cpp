@@ -21,7 +21,8 @@ Tensor rms_norm(Tensor x, Tensor weight, double eps) {
 
 std::tuple<Tensor, Tensor> add_rms_norm(Tensor x, Tensor residual, Tensor weight, double eps) {
   Tensor out = new_like(x), total = new_like(x);
-  llada::rms_norm({llada::view(x), llada::view(residual), llada::view(weight), eps, llada::view(out), llada::view(total)});
+  llada::rms_norm(
+      {llada::view(x), llada::view(residual), llada::view(weight), eps, llada::view(out), llada::view(total)});
   return {out, total};
 }
 

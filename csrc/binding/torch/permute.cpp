@@ -25,8 +25,7 @@ Tensor permute(Tensor x, Tensor order, std::int64_t k) {
 }
 
 Tensor unpermute(Tensor y_sorted, Tensor order, Tensor weights) {
-  STD_TORCH_CHECK(y_sorted.dim() == 2 && weights.dim() == 2,
-                  "unpermute: expected y_sorted [A, H] and weights [T, k]");
+  STD_TORCH_CHECK(y_sorted.dim() == 2 && weights.dim() == 2, "unpermute: expected y_sorted [A, H] and weights [T, k]");
   Tensor out = llada::new_tensor(y_sorted, {weights.size(0), y_sorted.size(1)});
   llada::unpermute({llada::view(y_sorted), llada::view(order), llada::view(weights), llada::view(out)});
   return out;

@@ -36,10 +36,17 @@ std::tuple<Tensor, Tensor> router(Tensor x, Tensor gate_weight, std::int64_t k, 
                                   std::optional<Tensor> bias, bool bias_in_weights, std::int64_t num_groups,
                                   std::int64_t topk_groups, bool renormalize, double scale) {
   const Result result = new_result(x, k);
-  const RouterTopkArgs topk{{},          k,          sigmoid ? RouterScore::kSigmoid : RouterScore::kSoftmax,
-                            llada::view(bias), bias_in_weights, num_groups,
-                            topk_groups, renormalize, scale,
-                            llada::view(result.weights), llada::view(result.experts)};
+  const RouterTopkArgs topk{{},
+                            k,
+                            sigmoid ? RouterScore::kSigmoid : RouterScore::kSoftmax,
+                            llada::view(bias),
+                            bias_in_weights,
+                            num_groups,
+                            topk_groups,
+                            renormalize,
+                            scale,
+                            llada::view(result.weights),
+                            llada::view(result.experts)};
   llada::router({llada::view(x), llada::view(gate_weight), topk});
   return {result.weights, result.experts};
 }

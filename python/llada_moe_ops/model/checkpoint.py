@@ -42,6 +42,8 @@ def dense_slots(model: LLaDAMoEModel) -> Iterator[Slot]:
     """Every published tensor but the experts' own, in the order of the forward pass."""
 
     def parameters(prefix: str, module: nn.Module) -> Iterator[Slot]:
+        if isinstance(module, Linear) and isinstance(module.weight, PackedLinear):
+            yield Slot(f"{prefix}.weight", module.shape, module, "weight")
         for name, parameter in module.named_parameters(recurse=False):
             yield Slot(f"{prefix}.{name}", tuple(parameter.shape), module, name)
         for name, child in module.named_children():

@@ -37,10 +37,11 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, positions: Tensor, keys: KeyMask) -> Tensor:
         config = self.config
-        heads = (*x.shape[:2], -1, config.head_dim)
+        query_heads = (*x.shape[:2], config.num_attention_heads, config.head_dim)
+        key_heads = (*x.shape[:2], config.key_value_heads, config.head_dim)
         q, k = ops.qk_norm_rope(
-            self.q_proj(x).view(heads),
-            self.k_proj(x).view(heads),
+            self.q_proj(x).view(query_heads),
+            self.k_proj(x).view(key_heads),
             None if self.q_norm is None else self.q_norm.weight,
             None if self.k_norm is None else self.k_norm.weight,
             positions,
@@ -49,7 +50,7 @@ class Attention(nn.Module):
             eps=config.rms_norm_eps,
             clip=config.clip_qkv,
         )
-        v = self.v_proj(x).view(heads)
+        v = self.v_proj(x).view(key_heads)
         if config.clip_qkv is not None:
             v = v.clamp(-config.clip_qkv, config.clip_qkv)
         out = ops.attention(q, k, v, mask=keys.mask, key_range=keys.key_range)

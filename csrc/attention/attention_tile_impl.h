@@ -41,20 +41,27 @@ void load_query(const AttentionTileArgs& args) {
   }
 }
 
-// Scaled scores of the keys [first, first + count), rounded up to whole panels.
+// Scaled scores of the keys [first, first + count), rounded up to whole panels. Depths beyond 128 lanes are summed in
+// parts: one chain of 256 fp32 additions would lose a bit against library GEMMs.
 template <class Element, int Rows>
 void score_keys(const AttentionTileArgs& args, std::int64_t first, int count) {
+  constexpr int kChainLanes = 128;
   const std::int64_t panel_size = static_cast<std::int64_t>(args.depth_lanes) * kAttentionColumns;
   const auto scale = Vector::set(args.scale_log2);
   for (int key = 0; key < count; key += kPairWidth) {
     const std::int64_t column = first + key;
     const std::uint32_t* panel = args.keys + column / kAttentionColumns * panel_size + column % kAttentionColumns;
-    Vector::Float sum[Rows][2];
-    product<Element, Rows>(args.query_lanes, args.depth_lanes, panel, args.depth_lanes, sum);
-    for (int m = 0; m < Rows; ++m) {
-      float* out = args.scores + m * kAttentionKeyBlock + key;
-      Vector::store(out, Vector::multiply(sum[m][0], scale));
-      Vector::store(out + Vector::kWidth, Vector::multiply(sum[m][1], scale));
+    for (int lane = 0; lane < args.depth_lanes; lane += kChainLanes) {
+      const int lanes = args.depth_lanes - lane < kChainLanes ? args.depth_lanes - lane : kChainLanes;
+      Vector::Float sum[Rows][2];
+      product<Element, Rows>(args.query_lanes + lane, args.depth_lanes, panel + lane * kAttentionColumns, lanes, sum);
+      for (int m = 0; m < Rows; ++m) {
+        for (int half = 0; half < 2; ++half) {
+          float* out = args.scores + m * kAttentionKeyBlock + key + half * Vector::kWidth;
+          const auto earlier = lane == 0 ? Vector::set(0.0f) : Vector::load(out);
+          Vector::store(out, Vector::multiply_add(sum[m][half], scale, earlier));
+        }
+      }
     }
   }
 }

@@ -25,8 +25,8 @@ from .permute import (
     unpermute,
     unpermute_reference,
 )
-from .router_topk import router, router_topk, router_topk_reference
-from .token_confidence import TokenConfidence, token_confidence, token_confidence_reference
+from .router_topk import router, router_reference, router_topk, router_topk_reference
+from .token_confidence import TokenConfidence, gumbel_noise, token_confidence, token_confidence_reference
 
 __all__ = [
     "PackedExperts",
@@ -42,6 +42,7 @@ __all__ = [
     "grouped_gemm_reference",
     "grouped_swiglu",
     "grouped_swiglu_reference",
+    "gumbel_noise",
     "linear",
     "linear_reference",
     "moe_mlp",
@@ -55,6 +56,7 @@ __all__ = [
     "rms_norm",
     "rms_norm_reference",
     "router",
+    "router_reference",
     "router_topk",
     "router_topk_reference",
     "token_confidence",

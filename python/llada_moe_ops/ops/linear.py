@@ -59,15 +59,17 @@ def _setup(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tenso
     ctx.save_for_backward(*inputs[:2])
 
 
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     x, weight = ctx.saved_tensors
-    need_x, need_weight, need_bias = ctx.needs_input_grad
+    # A bias left at its default is no input of the call, so it has no entry here and gets no gradient.
+    needed = ctx.needs_input_grad
     rows = grad.reshape(-1, grad.shape[-1])
-    return (
-        grad @ weight if need_x else None,
-        rows.T @ x.reshape(-1, x.shape[-1]) if need_weight else None,
-        rows.sum(0) if need_bias else None,
+    gradients = (
+        grad @ weight if needed[0] else None,
+        rows.T @ x.reshape(-1, x.shape[-1]) if needed[1] else None,
+        rows.sum(0) if needed[-1] and len(needed) == 3 else None,
     )
+    return gradients[: len(needed)]
 
 
 if native():

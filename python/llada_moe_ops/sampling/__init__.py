@@ -1,12 +1,12 @@
 """The sampler: what to unmask at each step, what to recompute, and a record of it all."""
 
 from .cache import CACHES, CachePolicy
-from .generate import generate, infill
 from .likelihood import LikelihoodEstimate, score
 from .loop import NonFiniteLogitsError
 from .noise import CounterNoise, NoiseSource, RecordedNoise
 from .predictor import Statistics
 from .result import GenerationResult
+from .sampler import generate, infill
 from .schedule import Schedule
 from .trace import Trace, TraceStep
 from .unmasker import UNMASKERS, Unmasker

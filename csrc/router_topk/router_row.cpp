@@ -4,7 +4,6 @@
 #include <limits>
 
 #include "common/bfloat16.h"
-#include "cpu/vector_portable.h"
 
 namespace llada {
 namespace {
@@ -32,24 +31,11 @@ float two_best_sum(const float* values, std::int64_t size) {
   return count == 2 ? values[best[0]] + values[best[1]] : values[best[0]];
 }
 
-void softmax(float* values, std::int64_t size) {
-  // Four running maxima and sums, one per lane; the tail is padded in registers.
-  float maximum = -kInfinity;
-  for (std::int64_t i = 0; i < size; ++i) maximum = values[i] > maximum ? values[i] : maximum;
-  const auto reference = Vector::set(maximum), log2e = Vector::set(kLog2E);
-  auto sums = Vector::set(0.0f);
-  for (std::int64_t i = 0; i < size; i += Vector::kWidth) {
-    const std::int64_t left = size - i;
-    float block[Vector::kWidth] = {-kInfinity, -kInfinity, -kInfinity, -kInfinity};
-    for (std::int64_t j = 0; j < Vector::kWidth && j < left; ++j) block[j] = values[i + j];
-    const auto shifted = Vector::subtract(Vector::load(block), reference);
-    const auto power = Vector::exp2(Vector::multiply(shifted, log2e));
-    sums = Vector::add(sums, power);
-    Vector::store(block, power);
-    for (std::int64_t j = 0; j < Vector::kWidth && j < left; ++j) values[i + j] = block[j];
-  }
-  const float sum = Vector::reduce_add(sums);
-  for (std::int64_t i = 0; i < size; ++i) values[i] /= sum;
+void softmax(std::vector<float>& values) {
+  float maximum = -kInfinity, sum = 0.0f;
+  for (const float value : values) maximum = value > maximum ? value : maximum;
+  for (float& value : values) sum += value = std::exp(value - maximum);
+  for (float& value : values) value /= sum;
 }
 
 }  // namespace
@@ -71,7 +57,7 @@ RouterRow::RouterRow(const RouterTopkArgs& args, std::int64_t num_experts)
 
 void RouterRow::score() {
   if (args_.score == RouterScore::kSoftmax) {
-    softmax(scores_.data(), static_cast<std::int64_t>(scores_.size()));
+    softmax(scores_);
   } else {
     for (float& value : scores_) value = 1.0f / (1.0f + std::exp(-value));
   }

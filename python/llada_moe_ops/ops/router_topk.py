@@ -208,6 +208,11 @@ def _weights_of(
     return weights * scale
 
 
+def _bias_needed(ctx: Any, index: int) -> bool:
+    """torch leaves trailing arguments at their defaults out of ``needs_input_grad``."""
+    return len(ctx.needs_input_grad) > index and bool(ctx.needs_input_grad[index])
+
+
 def _setup_topk(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     logits, _, sigmoid, bias, bias_in_weights, _, _, renormalize, scale = inputs
     ctx.options = (sigmoid, bias_in_weights, renormalize, scale)
@@ -221,7 +226,7 @@ def _backward_topk(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | N
     def function(logits: Tensor, bias: Tensor | None) -> Tensor:
         return _weights_of(logits, bias, experts, *ctx.options)
 
-    needed = (ctx.needs_input_grad[0], ctx.needs_input_grad[3])
+    needed = (ctx.needs_input_grad[0], _bias_needed(ctx, 3))
     grad_logits, grad_bias = reference_gradients(function, (logits, bias), needed, (grad,))
     return grad_logits, None, None, grad_bias, None, None, None, None, None
 
@@ -239,7 +244,7 @@ def _backward_router(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor |
     def function(x: Tensor, gate_weight: Tensor, bias: Tensor | None) -> Tensor:
         return _weights_of(functional.linear(x, gate_weight), bias, experts, *ctx.options)
 
-    needed = (*ctx.needs_input_grad[:2], ctx.needs_input_grad[4])
+    needed = (*ctx.needs_input_grad[:2], _bias_needed(ctx, 4))
     grad_x, grad_weight, grad_bias = reference_gradients(function, (x, gate_weight, bias), needed, (grad,))
     return grad_x, grad_weight, None, None, grad_bias, None, None, None, None, None
 

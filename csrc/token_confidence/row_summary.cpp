@@ -98,7 +98,7 @@ RowSummary::Result RowSummary::result(bool noised) const {
   constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
   const Candidate chosen = noised ? noised_ : best_;
   const double logsumexp = maximum_ + std::log(sum_);
-  if (!std::isfinite(logsumexp) || chosen.token < 0) return {-1, -1, kNan, kNan, kNan, static_cast<float>(logsumexp)};
+  if (!std::isfinite(logsumexp) || chosen.token < 0) return {-1, -1, kNan, kNan, kNan, kNan};
   const Candidate other = chosen.token == best_.token ? second_ : best_;
   return {chosen.token,
           other.token,

@@ -27,7 +27,7 @@ struct TokenConfidenceArgs {
 };
 
 // Logits are rounded to the dtype of hidden; equal ones are ordered by lower token. A row whose distribution is not
-// finite (NaN or infinite logits) gets token -1 and log-probability NaN. Throws TypeError or ValueError.
+// finite (NaN or infinite logits) gets token -1 and NaN elsewhere. Throws TypeError or ValueError.
 void token_confidence(const TokenConfidenceArgs& args);
 
 }  // namespace llada

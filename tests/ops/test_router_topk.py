@@ -249,7 +249,13 @@ def test_errors() -> None:
 
 def test_the_core_checks_too() -> None:
     logits, ops = torch.zeros(3, 8), torch.ops.llada_moe
-    for arguments in [(logits, 9), (logits[0], 2), (logits.double(), 2), (logits, 2, False, torch.zeros(7)), (logits, -1)]:
+    for arguments in [
+        (logits, 9),
+        (logits[0], 2),
+        (logits.double(), 2),
+        (logits, 2, False, torch.zeros(7)),
+        (logits, -1),
+    ]:
         with pytest.raises(RuntimeError, match="router_topk: "):
             ops.router_topk(*arguments)
     with pytest.raises(RuntimeError, match="router: "):

@@ -49,7 +49,7 @@ def gumbel_noise(seed: int, noise_keys: Tensor, num_tokens: int) -> Tensor:
         num_tokens: V.
     """
     _check.tensor("gumbel_noise", "noise_keys", noise_keys, dtypes=(torch.int64,), shape=("R",))
-    start = _mix(_mix(_wrap(seed) + _GOLDEN + torch.zeros_like(noise_keys)) ^ (noise_keys * _GOLDEN))
+    start = _mix(_mix(torch.full_like(noise_keys, _wrap(seed + _GOLDEN))) ^ (noise_keys * _GOLDEN))
     counters = (torch.arange(num_tokens, device=noise_keys.device) + 1) * _TOKEN_STEP
     bits = _shift_right(_mix(start[:, None] + counters), 11)
     uniform = ((bits.double() + 0.5) * 2.0**-53).clamp(max=1.0 - 2.0**-53)
@@ -83,9 +83,30 @@ def token_confidence_reference(
 ) -> TokenConfidence:
     """The specification of :func:`token_confidence` in plain PyTorch."""
     weight = lm_head.unpack() if isinstance(lm_head, PackedLinear) else lm_head
-    logits = functional.linear(hidden, weight).float()
+    logits = functional.linear(hidden, weight)
+    return confidence_of_logits(
+        logits,
+        temperature=temperature,
+        seed=seed,
+        noise_keys=noise_keys,
+        forbidden=forbidden,
+        mask_token_id=mask_token_id,
+    )
+
+
+def confidence_of_logits(
+    logits: Tensor,
+    *,
+    temperature: float = 0.0,
+    seed: int | None = None,
+    noise_keys: Tensor | None = None,
+    forbidden: Tensor | Sequence[int] | None = None,
+    mask_token_id: int | None = None,
+) -> TokenConfidence:
+    """The same of logits [R, V] that exist."""
+    logits = logits.float().clone()
     if forbidden is not None:
-        logits[:, torch.as_tensor(forbidden, dtype=torch.int64, device=hidden.device)] = -torch.inf
+        logits[:, torch.as_tensor(forbidden, dtype=torch.int64, device=logits.device)] = -torch.inf
     logsumexp = logits.logsumexp(-1)
     logprobs = logits - logsumexp[:, None]
     entropy = -(logprobs.exp() * logprobs.masked_fill(logits == -torch.inf, 0.0)).sum(-1)
@@ -95,23 +116,24 @@ def token_confidence_reference(
         choosable[:, mask_token_id] = -torch.inf
     scores = choosable.double()
     if temperature > 0:
-        keys = torch.arange(len(hidden), device=hidden.device) if noise_keys is None else noise_keys
+        keys = torch.arange(len(logits), device=logits.device) if noise_keys is None else noise_keys
         scores = scores + temperature * gumbel_noise(seed or 0, keys, logits.shape[1])
     token = _first_maximum(scores)
-    runner_up = _first_maximum(choosable.scatter(-1, token[:, None], -torch.inf))
+    others = choosable.scatter(-1, token[:, None], -torch.inf)
+    runner_up = _first_maximum(others)
 
     def at(index: Tensor) -> Tensor:
         return logprobs.gather(-1, index[:, None]).squeeze(-1)
 
     bad = ~logsumexp.isfinite() | (choosable.gather(-1, token[:, None]).squeeze(-1) == -torch.inf)
-    alone = choosable.gather(-1, runner_up[:, None]).squeeze(-1) == -torch.inf
+    alone = others.gather(-1, runner_up[:, None]).squeeze(-1) == -torch.inf
     return TokenConfidence(
         token.masked_fill(bad, -1).int(),
         at(token).masked_fill(bad, torch.nan),
         runner_up.masked_fill(bad | alone, -1).int(),
         at(runner_up).masked_fill(alone, -torch.inf).masked_fill(bad, torch.nan),
         entropy.masked_fill(bad, torch.nan),
-        logsumexp,
+        logsumexp.masked_fill(bad, torch.nan),
     )
 
 

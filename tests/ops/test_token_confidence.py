@@ -1,0 +1,251 @@
+"""token_confidence: the reference's tokens and statistics, noise included, whatever the rows, threads or panels."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from llada_moe_ops.ops import linear, pack_linear
+from llada_moe_ops.ops._library import extension
+from llada_moe_ops.ops.token_confidence import (
+    TokenConfidence,
+    confidence_of_logits,
+    gumbel_noise,
+    token_confidence,
+    token_confidence_reference,
+)
+
+from .budget import DTYPES, ISAS, assert_within_budget, forced_isa, threads
+
+# (R, H, V): one below and above the tile's rows (12), panels (32) and parts of the vocabulary (64 panels).
+SHAPES = [(1, 1, 2), (11, 16, 31), (13, 33, 33), (12, 64, 1000), (25, 8, 2081)]
+
+
+def inputs(shape: tuple[int, int, int], dtype: torch.dtype, seed: int = 0) -> tuple[Tensor, Tensor]:
+    rows, hidden, vocabulary = shape
+    make = torch.Generator().manual_seed(seed)
+    x = torch.randn(rows, hidden, generator=make).to(dtype)
+    return x, (torch.randn(vocabulary, hidden, generator=make) * 3 / hidden**0.5).to(dtype)
+
+
+def assert_same(ours: TokenConfidence, reference: TokenConfidence) -> None:
+    for name, mine, other in zip(ours._fields, ours, reference, strict=True):
+        assert mine.dtype == other.dtype
+        if mine.dtype == torch.int32:
+            assert torch.equal(mine, other), name
+        else:
+            assert torch.allclose(mine, other, rtol=1e-5, atol=2e-5, equal_nan=True), name
+
+
+OPTIONS: list[dict[str, Any]] = [
+    {},
+    {"mask_token_id": 1},
+    {"forbidden": [0]},
+    {"temperature": 0.8, "seed": 7},
+    {"temperature": 0.3, "seed": -5, "forbidden": [], "mask_token_id": 0},
+]
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_chooses_what_the_reference_chooses(shape: tuple[int, int, int], dtype: torch.dtype, isa: str) -> None:
+    hidden, head = inputs(shape, dtype)
+    with forced_isa(isa):
+        logits = linear(hidden, head)
+        for options in OPTIONS:
+            ours = token_confidence(hidden, head, **options)
+            assert_same(ours, confidence_of_logits(logits, **options))
+            packed = token_confidence(hidden, pack_linear(head), **options)
+            for mine, other in zip(ours, packed, strict=True):
+                assert torch.equal(mine, other)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_stays_within_the_budget(dtype: torch.dtype) -> None:
+    hidden, head = inputs((40, 96, 3000), dtype)
+    ours, eager = token_confidence(hidden, head), token_confidence_reference(hidden, head)
+    logprobs = (hidden.double() @ head.double().T).log_softmax(-1)
+    assert_within_budget(ours.logsumexp, eager.logsumexp, (hidden.double() @ head.double().T).logsumexp(-1))
+    assert_within_budget(ours.entropy, eager.entropy, -(logprobs.exp() * logprobs).sum(-1))
+    same = ours.token == eager.token
+    assert same.float().mean() > 0.9
+    at = logprobs.gather(-1, ours.token.long()[:, None]).squeeze(-1)
+    assert_within_budget(ours.logprob[same], eager.logprob[same], at[same])
+
+
+def test_forbidden_tokens_leave_the_distribution_and_the_mask_token_stays() -> None:
+    hidden, head = inputs((9, 12, 50), torch.float32)
+    logits = linear(hidden, head)
+    best = logits.argmax(-1)
+    forbidden = best.unique()
+    out = token_confidence(hidden, head, forbidden=forbidden)
+    assert not torch.isin(out.token, forbidden).any()
+    kept = logits.index_fill(1, forbidden, -torch.inf)
+    assert torch.allclose(out.logsumexp, kept.logsumexp(-1), atol=1e-5)
+    masked = token_confidence(hidden, head, mask_token_id=int(best[0]))
+    assert masked.token[0] != best[0]
+    assert torch.allclose(masked.logsumexp, logits.logsumexp(-1), atol=1e-5)
+
+
+def test_equal_logits_go_to_the_lower_token() -> None:
+    hidden = torch.ones(2, 4)
+    out = token_confidence(hidden, torch.ones(100, 4))
+    assert out.token.tolist() == [0, 0]
+    assert out.runner_up.tolist() == [1, 1]
+    assert torch.allclose(out.entropy, torch.full((2,), math.log(100)), atol=1e-6)
+    head = torch.zeros(100, 4)
+    head[[33, 70]] = 1.0
+    assert token_confidence(hidden, head).token.tolist() == [33, 33]
+    assert token_confidence(hidden, head).runner_up.tolist() == [70, 70]
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_row_alone_gives_the_same_bits(temperature: float, dtype: torch.dtype, isa: str) -> None:
+    hidden, head = inputs((40, 30, 700), dtype)
+    keys = torch.arange(40) * 11 - 7
+    options: dict[str, Any] = {"temperature": temperature, "seed": 1}
+    with forced_isa(isa):
+        with threads(1):
+            whole = token_confidence(hidden, head, noise_keys=keys, **options)
+        with threads(2):
+            two = token_confidence(hidden, head, noise_keys=keys, **options)
+        for row in (0, 12, 39):
+            alone = token_confidence(hidden[row : row + 1], head, noise_keys=keys[row : row + 1], **options)
+            for mine, other, split in zip(alone, whole, two, strict=True):
+                assert torch.equal(mine[0], other[row])
+                assert torch.equal(split, other)
+
+
+def test_rows_that_are_not_finite() -> None:
+    hidden, head = inputs((5, 8, 300), torch.float32)
+    hidden[1, 2] = torch.nan
+    hidden[3, 0] = torch.inf
+    for options in ({}, {"temperature": 0.5, "seed": 0}):
+        out = token_confidence(hidden, head, **options)
+        assert (out.token < 0).tolist() == [False, True, False, True, False]
+        assert out.logprob.isnan().tolist() == [False, True, False, True, False]
+        assert_same(out, token_confidence_reference(hidden, head, **options))
+
+
+def test_one_choosable_token_has_no_runner_up() -> None:
+    hidden, head = inputs((3, 4, 5), torch.float32)
+    out = token_confidence(hidden, head, forbidden=[0, 1, 3], mask_token_id=4)
+    assert out.token.tolist() == [2] * 3
+    assert out.runner_up.tolist() == [-1] * 3
+    assert out.runner_up_logprob.tolist() == [-math.inf] * 3
+    assert_same(out, token_confidence_reference(hidden, head, forbidden=[0, 1, 3], mask_token_id=4))
+
+
+def test_empty_and_strided() -> None:
+    hidden, head = inputs((6, 8, 50), torch.float32)
+    assert [field.shape for field in token_confidence(hidden[:0], head)] == [(0,)] * 6
+    wide, tall = torch.randn(6, 20), torch.randn(50, 20)
+    strided = token_confidence(wide[::2, 3:11], tall[:, 5:13])
+    copied = token_confidence(wide[::2, 3:11].contiguous(), tall[:, 5:13].contiguous())
+    for mine, other in zip(strided, copied, strict=True):
+        assert torch.equal(mine, other)
+
+
+def test_noise_is_gumbel_and_samples_the_softmax() -> None:
+    noise = gumbel_noise(3, torch.arange(200), 5000).flatten()
+    assert noise.dtype == torch.float64
+    assert noise.isfinite().all()
+    assert abs(float(noise.mean()) - 0.5772157) < 0.01
+    assert abs(float(noise.var()) - math.pi**2 / 6) < 0.02
+    for quantile in (0.01, 0.5, 0.99, 0.9999):
+        threshold = -math.log(-math.log(quantile))
+        assert abs(float((noise < threshold).double().mean()) - quantile) < 4 * (quantile * (1 - quantile) / 1e6) ** 0.5
+    logits = torch.tensor([2.0, 1.0, 0.0, -1.0, 0.5])
+    rows = 20000
+    out = token_confidence(torch.ones(rows, 1), logits[:, None], temperature=2.0, seed=11)
+    frequency = torch.bincount(out.token, minlength=5) / rows
+    assert (frequency - (logits / 2).softmax(-1)).abs().max() < 0.015
+
+
+def test_noise_depends_on_seed_key_and_token_only() -> None:
+    keys = torch.tensor([5, -(1 << 63), (1 << 63) - 1, 5])
+    noise = gumbel_noise(2**64 + 9, keys, 64)
+    assert torch.equal(noise, gumbel_noise(9, keys, 64))
+    assert torch.equal(noise[0], noise[3])
+    assert torch.equal(noise[:, :10], gumbel_noise(9, keys, 10))
+    assert not torch.equal(noise, gumbel_noise(10, keys, 64))
+    assert noise.unique().numel() == 3 * 64
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 14), st.integers(1, 20), st.integers(2, 150), st.floats(0, 3), st.integers(0, 2**70))
+def test_any_sizes(rows: int, width: int, vocabulary: int, temperature: float, seed: int) -> None:
+    hidden, head = inputs((rows, width, vocabulary), torch.float32, seed % 1000)
+    options = {"temperature": temperature, "seed": seed, "mask_token_id": vocabulary - 1}
+    assert_same(token_confidence(hidden, head, **options), confidence_of_logits(linear(hidden, head), **options))
+
+
+def test_opcheck() -> None:
+    hidden, head = inputs((5, 8, 40), torch.float32)
+    op = torch.ops.llada_moe.token_confidence.default
+    torch.library.opcheck(op, (hidden, head, False, 40))
+    keys, forbidden = torch.arange(5), torch.tensor([3])
+    torch.library.opcheck(op, (hidden, head, False, 40, 0.5, 3, keys, forbidden, 7))
+
+
+def test_numpy_door() -> None:
+    hidden, head = inputs((5, 8, 40), torch.float32)
+    out = extension().token_confidence(hidden.numpy(), head.numpy(), temperature=0.5, seed=3, mask_token_id=2)
+    expected = token_confidence(hidden, head, temperature=0.5, seed=3, mask_token_id=2)
+    for name, value in expected._asdict().items():
+        np.testing.assert_array_equal(out[name], value.numpy())
+    with pytest.raises(ValueError, match="lm_head must have shape"):
+        extension().token_confidence(hidden.numpy(), head.numpy()[:, :3])
+
+
+def test_errors() -> None:
+    hidden, head = torch.zeros(3, 8), torch.zeros(10, 8)
+    with pytest.raises(TypeError, match="hidden must be float32 or bfloat16, got float64"):
+        token_confidence(hidden.double(), head)
+    with pytest.raises(TypeError, match="lm_head must be float32, got bfloat16"):
+        token_confidence(hidden, head.bfloat16())
+    with pytest.raises(ValueError, match=r"lm_head must have shape \[V, 8\], got \[10, 7\]"):
+        token_confidence(hidden, head[:, :7])
+    with pytest.raises(ValueError, match=r"hidden must be \[R, 8\]"):
+        token_confidence(hidden[:, :7], pack_linear(head))
+    with pytest.raises(ValueError, match="lm_head must be on cpu, got meta"):
+        token_confidence(hidden, head.to("meta"))
+    with pytest.raises(ValueError, match="contiguous last dimension"):
+        token_confidence(torch.zeros(8, 3).T, head)
+    with pytest.raises(ValueError, match="temperature must be finite and at least 0"):
+        token_confidence(hidden, head, temperature=-1.0)
+    with pytest.raises(ValueError, match="seed must be given when temperature is above 0"):
+        token_confidence(hidden, head, temperature=1.0)
+    with pytest.raises(ValueError, match=r"noise_keys must have shape \[3\]"):
+        token_confidence(hidden, head, temperature=1.0, seed=0, noise_keys=torch.zeros(4, dtype=torch.int64))
+    with pytest.raises(ValueError, match="mask_token_id must be within 0 and 9, got 10"):
+        token_confidence(hidden, head, mask_token_id=10)
+    with pytest.raises(ValueError, match="forbidden must be in 0 .. 9, got 12"):
+        token_confidence(hidden, head, forbidden=[12])
+    with pytest.raises(ValueError, match="a token is left to choose"):
+        token_confidence(hidden, head, forbidden=list(range(9)), mask_token_id=9)
+
+
+def test_the_core_checks_too() -> None:
+    hidden, head, op = torch.zeros(3, 8), torch.zeros(10, 8), torch.ops.llada_moe.token_confidence
+    for arguments in [
+        (hidden, head, False, 11),
+        (hidden, head, True, 10),
+        (hidden[0], head, False, 10),
+        (hidden, head, False, 10, -1.0),
+        (hidden, head, False, 10, 0.0, 0, None, torch.tensor([10])),
+        (hidden, head, False, 10, 0.0, 0, None, torch.arange(10)),
+        (hidden, head, False, 10, 0.0, 0, None, None, 10),
+    ]:
+        with pytest.raises(RuntimeError, match="token_confidence: "):
+            op(*arguments)

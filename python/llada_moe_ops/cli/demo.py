@@ -53,14 +53,13 @@ def demo(model: str | None, dtype: Dtype | None, seed: int, pause: float, svg: P
         for example, answer in zip(part.examples, answers, strict=True):
             good = _check(example, answer)
             correct, count = correct + good, count + 1
-            console.print(_line(example, answer, good))
+            console.print(_line(example, answer, good), soft_wrap=True)
         tokens, passes, seconds = tokens + result.tokens, passes + result.forward_passes, seconds + result.seconds
         if svg is not None:
             frames.append(_frame(loaded, part.rows(), result))
     where = f"{loaded.name} model, {str(loaded.model.dtype).removeprefix('torch.')}, {loaded.model.device}"
-    console.print(
-        f"{correct} of {count} answers right · {tokens / seconds:.0f} tokens/s · {passes} forward passes · {where}"
-    )
+    speed = f"{tokens / seconds:.0f} tokens/s · {passes} forward passes"
+    console.print(f"{correct} of {count} answers right · {speed} · {where}", soft_wrap=True)
     if svg is not None:
         write_svg(frames, svg)
         print(f"picture: {svg}", file=sys.stderr)
@@ -88,20 +87,22 @@ def _line(example: Example, answer: str, good: bool) -> Text:
 
 def _questions(loaded: Loaded, seed: int) -> Part:
     from .. import sampling
+    from ..training.evaluate import REPLY_LENGTH
 
     examples = _draw(QUESTIONS, seed)
     tokenizer, end, mask = loaded.tokenizer, loaded.eos_token_id, loaded.mask_token_id
     ids = [tokenizer.encode(tokenizer.chat([{"role": "user", "content": one.text}])) for one in examples]
-    length = loaded.default_gen_length
 
     def sample(on_step: Callable[[TraceStep], None] | None) -> GenerationResult:
         return sampling.generate(
-            loaded.model, ids, gen_length=length, mask_token_id=mask, eos_token_id=end, on_step=on_step
+            loaded.model, ids, gen_length=REPLY_LENGTH, mask_token_id=mask, eos_token_id=end, on_step=on_step
         )
 
     return Part(
         examples,
-        lambda: [live.Row(one.text, [mask] * length, [True] * length, max(map(len, ids))) for one in examples],
+        lambda: [
+            live.Row(one.text, [mask] * REPLY_LENGTH, [True] * REPLY_LENGTH, max(map(len, ids))) for one in examples
+        ],
         sample,
         lambda result: [reply_text(tokenizer, row, end) for row in result.completions.tolist()],
     )

@@ -10,9 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
-
 from llada_moe_ops.ops._library import extension, native
+from torch import Tensor
 
 DTYPES = (torch.float32, torch.bfloat16)
 ISAS: list[str] = extension().available_isas() if native() else []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from llada_moe_ops.ops._library import extension
+from llada_moe_ops.ops.attention import attention, attention_mask, attention_reference
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
-
-from llada_moe_ops.ops._library import extension
-from llada_moe_ops.ops.attention import attention, attention_mask, attention_reference
 
 from .budget import DTYPES, ISAS, assert_within_budget, forced_isa, threads
 
@@ -176,7 +176,7 @@ def test_packed_sequences_equal_each_alone() -> None:
     q, k, v = inputs((1, 70, 70, 4, 2, 16), torch.float32)
     ends = [0, 1, 1, 33, 70]
     packed = attention(q, k, v, cu_seqlens=torch.tensor(ends))
-    for first, end in zip(ends, ends[1:], strict=False):
+    for first, end in pairwise(ends):
         if first < end:
             alone = attention(*(x[:, first:end].contiguous() for x in (q, k, v)))
             assert torch.equal(packed[:, first:end], alone)
@@ -259,7 +259,7 @@ def test_numpy_door() -> None:
 
 def test_errors() -> None:
     q, k, v = inputs((2, 4, 6, 2, 1, 8), torch.float32)
-    with pytest.raises(TypeError, match="q must be a torch.Tensor, got list"):
+    with pytest.raises(TypeError, match=r"q must be a torch\.Tensor, got list"):
         attention([1.0], k, v)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="q must be float32 or bfloat16, got float16"):
         attention(q.half(), k, v)
@@ -285,7 +285,7 @@ def test_errors() -> None:
         attention(q, k, v, mask=torch.ones(4, 5, dtype=torch.bool))
     with pytest.raises(ValueError, match=r"key_range must have shape \[2, 2\]"):
         attention(q, k, v, key_range=torch.tensor([[0, 6]]))
-    with pytest.raises(ValueError, match="key_range must be in 0 .. 6, got 7"):
+    with pytest.raises(ValueError, match=r"key_range must be in 0 \.\. 6, got 7"):
         attention(q, k, v, key_range=torch.tensor([[0, 6], [0, 7]]))
     with pytest.raises(ValueError, match="q must be of batch size 1 with cu_seqlens"):
         attention(q, q, q, cu_seqlens=torch.tensor([0, 4]))

@@ -9,8 +9,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
-
 from llada_moe_ops.ops._library import extension
 from llada_moe_ops.ops.norm_rope import (
     add_rms_norm,
@@ -21,6 +19,7 @@ from llada_moe_ops.ops.norm_rope import (
     rms_norm_reference,
     rope_frequencies,
 )
+from torch import Tensor
 
 from .budget import DTYPES, assert_within_budget, threads
 

@@ -9,9 +9,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
-from torch import Tensor
-
 from llada_moe_ops.ops._library import extension
 from llada_moe_ops.ops.permute import (
     expert_order,
@@ -21,6 +18,8 @@ from llada_moe_ops.ops.permute import (
     unpermute,
     unpermute_reference,
 )
+from safetensors.torch import load_file
+from torch import Tensor
 
 from .budget import DTYPES, assert_within_budget, threads
 
@@ -155,13 +154,13 @@ def test_errors() -> None:
         expert_order(order, 4)
     with pytest.raises(ValueError, match="experts must be contiguous"):
         expert_order(torch.zeros(2, 3, dtype=torch.int32).T, 4)
-    with pytest.raises(ValueError, match="experts must be in 0 .. 4, got 5"):
+    with pytest.raises(ValueError, match=r"experts must be in 0 \.\. 4, got 5"):
         expert_order(torch.tensor([[0, 5]]), 4)
     with pytest.raises(ValueError, match="num_experts must be within 1"):
         expert_order(torch.zeros(2, 2, dtype=torch.int32), 0)
     with pytest.raises(TypeError, match="order must be int32, got int64"):
         permute(x, order.long(), 1)
-    with pytest.raises(ValueError, match="order must be in 0 .. 1, got 7"):
+    with pytest.raises(ValueError, match=r"order must be in 0 \.\. 1, got 7"):
         permute(x, torch.tensor([7], dtype=torch.int32), 1)
     with pytest.raises(ValueError, match="k must be at least 1, got 0"):
         permute(x, order, 0)

@@ -10,12 +10,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
-from torch import Tensor
-
 from llada_moe_ops.ops import linear
 from llada_moe_ops.ops._library import extension
 from llada_moe_ops.ops.router_topk import router, router_reference, router_topk, router_topk_reference
+from safetensors.torch import load_file
+from torch import Tensor
 
 from .budget import DTYPES, ISAS, assert_within_budget, forced_isa, threads
 
@@ -218,7 +217,7 @@ def test_numpy_door() -> None:
 
 def test_errors() -> None:
     logits = torch.zeros(3, 8)
-    with pytest.raises(TypeError, match="logits must be a torch.Tensor"):
+    with pytest.raises(TypeError, match=r"logits must be a torch\.Tensor"):
         router_topk(None, 2)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="logits must be float32 or bfloat16, got float64"):
         router_topk(logits.double(), 2)

@@ -10,8 +10,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
-
 from llada_moe_ops.ops import linear, pack_linear
 from llada_moe_ops.ops._library import extension
 from llada_moe_ops.ops.token_confidence import (
@@ -21,6 +19,7 @@ from llada_moe_ops.ops.token_confidence import (
     token_confidence,
     token_confidence_reference,
 )
+from torch import Tensor
 
 from .budget import DTYPES, ISAS, assert_within_budget, forced_isa, threads
 
@@ -230,7 +229,7 @@ def test_errors() -> None:
         token_confidence(hidden, head, temperature=1.0, seed=0, noise_keys=torch.zeros(4, dtype=torch.int64))
     with pytest.raises(ValueError, match="mask_token_id must be within 0 and 9, got 10"):
         token_confidence(hidden, head, mask_token_id=10)
-    with pytest.raises(ValueError, match="forbidden must be in 0 .. 9, got 12"):
+    with pytest.raises(ValueError, match=r"forbidden must be in 0 \.\. 9, got 12"):
         token_confidence(hidden, head, forbidden=[12])
     with pytest.raises(ValueError, match="a token is left to choose"):
         token_confidence(hidden, head, forbidden=list(range(9)), mask_token_id=9)

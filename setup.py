@@ -72,14 +72,16 @@ class CMakeBuild(build_ext):
         for tool in ("cmake", "ninja"):
             if shutil.which(tool) is None:
                 stop(f"{tool} is not installed here: type `pip install {tool}`")
-        build = Path(self.build_temp).resolve() / "cmake"
+        sanitize = os.environ.get("LLADA_MOE_OPS_SANITIZE", "")
+        # Kept from build to build, so that a second one compiles only what changed.
+        build = ROOT / "build" / "-".join([sys.implementation.cache_tag, *sanitize.split(",")]).rstrip("-")
         configure = [
             *("cmake", "-S", str(ROOT), "-B", str(build), "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release"),
             f"-DCMAKE_CXX_COMPILER={cxx}",
             f"-DPython_EXECUTABLE={sys.executable}",
             f"-DLLADA_MOE_OPS_TORCH_DIR={torch}",
             f"-DLLADA_MOE_OPS_OUTPUT_DIR={self._output_folder()}",
-            f"-DLLADA_MOE_OPS_SANITIZE={os.environ.get('LLADA_MOE_OPS_SANITIZE', '')}",
+            f"-DLLADA_MOE_OPS_SANITIZE={sanitize}",
             "-DLLADA_MOE_OPS_TESTS=OFF",
         ]
         for command in (configure, ["cmake", "--build", str(build), "--parallel", str(jobs())]):

@@ -46,6 +46,9 @@ if "LLADA_MOE_OPS_LIBRARY_DIR" in os.environ:
     sys.modules[PACKAGE].__path__.insert(0, str(FOLDER))  # so that _C comes from there, too
 
 
+_loaded = False  # a plain variable: torch.compile reads it, where it would trace into native()
+
+
 @cache
 def native() -> bool:
     """Whether the compiled ops are loaded. Warns once, with the command that mends it, when they are not.
@@ -62,6 +65,8 @@ def native() -> bool:
             extension().isa()
         except ValueError as error:
             raise ValueError(f"LLADA_MOE_OPS_ISA: {error}; type `unset LLADA_MOE_OPS_ISA`, or name one of those") from None
+    global _loaded
+    _loaded = True
     return True
 
 
@@ -96,4 +101,4 @@ def extension() -> Any:
 
 def runs_natively(x: Tensor) -> bool:
     """Whether the compiled op takes x: on the CPU, or on the meta device, where only shapes are computed."""
-    return native() and x.device.type in ("cpu", "meta")
+    return _loaded and x.device.type in ("cpu", "meta")

@@ -1,0 +1,156 @@
+"""grouped_gemm and grouped_swiglu: budget, bits, empty groups, gradients, errors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from llada_moe_ops import ops
+from llada_moe_ops.ops._library import extension
+from torch import Tensor
+
+from tests import cases
+
+from .budget import DTYPES, assert_within_budget, threads
+
+Op = Callable[[Tensor, Tensor, Tensor], Tensor]
+OPS = [(ops.grouped_gemm, ops.grouped_gemm_reference), (ops.grouped_swiglu, ops.grouped_swiglu_reference)]
+GROUPS = (  # rows of each expert
+    (0, 0, 0),
+    (1,),
+    (0, 0, 13),
+    (30, 0, 0),
+    (1, 11, 0, 12, 25),
+)
+SIZES = ((1, 2), (33, 34), (40, 64), (520, 30))  # (K, weight rows)
+
+
+def inputs(groups: tuple[int, ...], sizes: tuple[int, int], dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    k, rows = sizes
+    offsets = torch.tensor([0, *groups]).cumsum(0, dtype=torch.int32)
+    weight = cases.random(len(groups), rows, k, dtype=dtype, seed=2, scale=k**-0.5)
+    return cases.random(sum(groups), k, dtype=dtype, seed=1), weight, offsets
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("groups", GROUPS)
+def test_stays_within_the_budget(groups: tuple[int, ...], dtype: torch.dtype, op: tuple[Op, Op], isa: str) -> None:
+    kernel, reference = op
+    for sizes in SIZES:
+        x, weight, offsets = inputs(groups, sizes, dtype)
+        y, eager = kernel(x, weight, offsets), reference(x, weight, offsets)
+        assert y.shape == eager.shape
+        if x.numel() > 0:
+            assert_within_budget(y, eager, reference(x.double(), weight.double(), offsets))
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_bits_depend_on_the_row_alone(dtype: torch.dtype, op: tuple[Op, Op], isa: str) -> None:
+    kernel, _ = op
+    x, weight, offsets = inputs((1, 11, 0, 40), (520, 70), dtype)
+    whole = kernel(x, weight, offsets)
+    for group, (begin, end) in enumerate(zip(offsets.tolist(), offsets.tolist()[1:], strict=False)):
+        for row in range(begin, end, 3):
+            alone = kernel(x[row : row + 1], weight[group : group + 1], torch.tensor([0, 1]))
+            assert torch.equal(alone[0], whole[row])
+    with threads(1):
+        assert torch.equal(kernel(x, weight, offsets), whole)
+
+
+def test_linear_is_the_one_group_case(isa: str) -> None:
+    x, weight, offsets = inputs((17,), (40, 64), torch.float32)
+    assert torch.equal(ops.grouped_gemm(x, weight, offsets), ops.linear(x, weight[0]))
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_rows_of_no_group_are_zero(op: tuple[Op, Op], isa: str) -> None:
+    kernel, _ = op
+    x, weight, offsets = inputs((3, 5), (16, 8), torch.float32)
+    more = torch.cat([x, torch.full((4, 16), torch.nan)])
+    y = kernel(more, weight, offsets)
+    assert torch.equal(y[:8], kernel(x, weight, offsets))
+    assert y[8:].shape[0] == 4
+    assert y[8:].count_nonzero() == 0
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_strided(dtype: torch.dtype, op: tuple[Op, Op], isa: str) -> None:
+    kernel, _ = op
+    x, weight, offsets = inputs((3, 5), (61, 18), dtype)
+    x, weight = x[:, 7:40], weight[:, 2:14, 7:40]
+    assert torch.equal(kernel(x, weight, offsets.long()), kernel(x.contiguous(), weight.contiguous(), offsets))
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(st.integers(0, 30), min_size=1, max_size=6), st.integers(1, 40), st.integers(1, 20), st.sampled_from(OPS)
+)
+def test_any_grouping(groups: list[int], k: int, half: int, op: tuple[Op, Op]) -> None:
+    kernel, reference = op
+    x, weight, offsets = inputs(tuple(groups), (k, 2 * half), torch.float32)
+    torch.testing.assert_close(kernel(x, weight, offsets), reference(x, weight, offsets), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_gradients(op: tuple[Op, Op]) -> None:
+    kernel, reference = op
+    x, weight, offsets = inputs((3, 0, 5), (8, 6), torch.float32)
+    leaves = [x.requires_grad_(), weight.requires_grad_()]
+    got = torch.autograd.grad(kernel(x, weight, offsets).square().sum(), leaves)
+    expected = torch.autograd.grad(reference(x, weight, offsets).square().sum(), leaves)
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_opcheck() -> None:
+    x, weight, offsets = inputs((3, 0, 5), (8, 6), torch.float32)
+    arguments = (x.requires_grad_(), weight.requires_grad_(), offsets)
+    torch.library.opcheck(torch.ops.llada_moe.grouped_gemm.default, arguments)
+    torch.library.opcheck(torch.ops.llada_moe.grouped_swiglu.default, arguments)
+
+
+X, WEIGHT, OFFSETS = inputs((3, 5), (8, 6), torch.float32)
+ERRORS: list[tuple[tuple[Any, ...], type[Exception], str]] = [
+    ((X.half(), WEIGHT, OFFSETS), TypeError, "x_sorted must be float32 or bfloat16, got float16"),
+    ((X[0], WEIGHT, OFFSETS), ValueError, r"x_sorted must have shape \[A, K\], got \[8\]"),
+    ((X, WEIGHT.bfloat16(), OFFSETS), TypeError, "must be float32, got bfloat16"),
+    ((X, WEIGHT[..., :5], OFFSETS), ValueError, r"must have shape \[E, 2?[NI], 8\], got \[2, 6, 5\]"),
+    ((X, WEIGHT, OFFSETS.float()), TypeError, "offsets must be int32 or int64, got float32"),
+    ((X, WEIGHT, OFFSETS[:2]), ValueError, r"offsets must have shape \[3\], got \[2\]"),
+    ((X, WEIGHT, torch.tensor([0, 3, 9])), ValueError, r"offsets must be in 0 .. 8, got 9"),
+    ((X, WEIGHT, torch.tensor([0, 5, 3])), ValueError, r"offsets must be rising from 0, got \[0, 5, 3\]"),
+    ((X, WEIGHT, torch.tensor([1, 5, 8])), ValueError, "offsets must be rising from 0"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "error", "message"), ERRORS)
+def test_errors(arguments: tuple[Any, ...], error: type[Exception], message: str) -> None:
+    for kernel, name in ((ops.grouped_gemm, "grouped_gemm"), (ops.grouped_swiglu, "grouped_swiglu")):
+        with pytest.raises(error, match=f"{name}: .*{message}"):
+            kernel(*arguments)
+        with pytest.raises(RuntimeError):
+            getattr(torch.ops.llada_moe, name)(*arguments)
+
+
+def test_odd_gate_up_is_refused() -> None:
+    with pytest.raises(ValueError, match="gate_up_proj must be of an even second size"):
+        ops.grouped_swiglu(X, WEIGHT[:, :5], OFFSETS)
+    with pytest.raises(RuntimeError, match="even second size"):
+        torch.ops.llada_moe.grouped_swiglu(X, WEIGHT[:, :5], OFFSETS)
+
+
+def test_numpy_door() -> None:
+    native = extension()
+    for name in ("grouped_gemm", "grouped_swiglu"):
+        y = getattr(native, name)(X.numpy(), WEIGHT.numpy(), OFFSETS.numpy())
+        assert torch.equal(torch.from_numpy(y), getattr(ops, name)(X, WEIGHT, OFFSETS))
+        with pytest.raises(ValueError, match="offsets"):
+            getattr(native, name)(X.numpy(), WEIGHT.numpy(), OFFSETS.numpy()[:2])
+        with pytest.raises(TypeError, match="offsets must be int32, got int64"):
+            getattr(native, name)(X.numpy(), WEIGHT.numpy(), OFFSETS.long().numpy())

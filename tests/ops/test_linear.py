@@ -1,0 +1,211 @@
+"""linear: budget, bits that do not depend on the batch or the threads, packing, gradients, errors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from llada_moe_ops import ops
+from llada_moe_ops.ops._library import extension
+from llada_moe_ops.ops.packing import pack_panels_reference
+from torch import Tensor
+
+from tests import cases
+
+from .budget import DTYPES, assert_within_budget, threads
+
+
+def inputs(rows: int, k: int, n: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    return (
+        cases.random(rows, k, dtype=dtype, seed=1),
+        cases.random(n, k, dtype=dtype, seed=2, scale=k**-0.5),
+        cases.random(n, dtype=dtype, seed=3),
+    )
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", cases.LINEAR)
+def test_stays_within_the_budget(shape: tuple[int, int, int], dtype: torch.dtype, isa: str) -> None:
+    x, weight, bias = inputs(*shape, dtype)
+    for b in (None, bias):
+        y = ops.linear(x, weight, b)
+        assert y.shape == (shape[0], shape[2])
+        assert torch.equal(y, ops.linear(x, ops.pack_linear(weight), b))
+        if x.numel() > 0:
+            exact = ops.linear_reference(x.double(), weight.double(), None if b is None else b.double())
+            assert_within_budget(y, ops.linear_reference(x, weight, b), exact)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_row_alone_gives_the_same_bits(dtype: torch.dtype, isa: str) -> None:
+    x, weight, bias = inputs(29, 1100, 70, dtype)
+    whole = ops.linear(x, weight, bias)
+    for row in range(29):
+        assert torch.equal(ops.linear(x[row : row + 1], weight, bias)[0], whole[row])
+    for size in range(1, 13):
+        assert torch.equal(ops.linear(x[:size], weight, bias), whole[:size])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("rows", [1, 5, 300])
+def test_threads_do_not_change_bits(rows: int, dtype: torch.dtype, isa: str) -> None:
+    x, weight, bias = inputs(rows, 300, 100, dtype)
+    results = []
+    for count in (1, 2, 3):
+        with threads(count):
+            results.append(ops.linear(x, weight, bias))
+    assert torch.equal(results[0], results[1])
+    assert torch.equal(results[0], results[2])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_strided_rows_and_leading_dimensions(dtype: torch.dtype, isa: str) -> None:
+    wide = cases.random(3, 4, 90, dtype=dtype, seed=4)
+    weight = cases.random(20, 90, dtype=dtype, seed=5)[:, 13:50]
+    x = wide[..., 13:50]
+    assert not x.is_contiguous()
+    expected = ops.linear(x.contiguous(), weight.contiguous())
+    assert torch.equal(ops.linear(x, weight), expected)
+    assert torch.equal(ops.linear(x, ops.pack_linear(weight)), expected)
+    assert torch.equal(ops.linear(x[1, 2], weight), expected[1, 2])
+    assert torch.equal(ops.linear(x[:1].expand(3, 4, 37)[:, 0], weight), expected[:1, 0].expand(3, 20))
+    with pytest.raises(ValueError, match=r"x must have evenly spaced rows.*call .contiguous\(\)"):
+        ops.linear(wide[:, 1:3], cases.random(20, 90, dtype=dtype, seed=5))
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 40), st.integers(1, 70), st.integers(1, 70), st.sampled_from(DTYPES))
+def test_packing_loses_nothing(rows: int, k: int, n: int, dtype: torch.dtype) -> None:
+    x, weight, _ = inputs(rows, k, n, dtype)
+    packed = ops.pack_linear(weight)
+    assert torch.equal(packed.unpack(), weight)
+    assert torch.equal(packed.panels, pack_panels_reference([weight]))
+    assert packed.dtype == dtype
+    assert packed.nbytes == packed.panels.nbytes
+    assert torch.equal(ops.linear(x, packed), ops.linear(x, weight))
+
+
+def test_packing_formats() -> None:
+    weight = cases.random(5, 6, dtype=torch.float32, seed=1)
+    assert torch.equal(ops.pack_linear(weight, format="bf16").unpack(), weight.bfloat16())
+    assert ops.pack_linear(weight.bfloat16(), format="fp32").dtype == torch.float32
+    for name in ("int8", "int4"):
+        with pytest.raises(ValueError, match=f"'{name}' is not supported yet"):
+            ops.pack_linear(weight, format=name)
+    with pytest.raises(ValueError, match="format must be 'fp32' or 'bf16', got 'fp8'"):
+        ops.pack_linear(weight, format="fp8")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_nan_and_infinity_reach_their_row_only(dtype: torch.dtype, isa: str) -> None:
+    x, weight, _ = inputs(14, 50, 40, dtype)
+    clean = ops.linear(x, weight)
+    x[3, 7], x[9, 49] = torch.nan, torch.inf
+    y = ops.linear(x, weight)
+    assert y[3].isnan().all()
+    assert not y[9].isfinite().any()
+    others = [row for row in range(14) if row not in (3, 9)]
+    assert torch.equal(y[others], clean[others])
+
+
+def test_gradients() -> None:
+    for bias in (None, cases.random(9, dtype=torch.float32, seed=3).requires_grad_()):
+        x = cases.random(2, 5, 8, dtype=torch.float32, seed=1).requires_grad_()
+        weight = cases.random(9, 8, dtype=torch.float32, seed=2).requires_grad_()
+        leaves = [leaf for leaf in (x, weight, bias) if leaf is not None]
+        got = torch.autograd.grad(ops.linear(x, weight, bias).square().sum(), leaves)
+        expected = torch.autograd.grad(ops.linear_reference(x, weight, bias).square().sum(), leaves)
+        torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_opcheck() -> None:
+    x, weight, bias = (leaf.requires_grad_() for leaf in inputs(5, 8, 9, torch.float32))
+    torch.library.opcheck(torch.ops.llada_moe.linear.default, (x, weight, bias))
+    torch.library.opcheck(torch.ops.llada_moe.linear.default, (x, weight))
+    packed = ops.pack_linear(weight.detach())
+    torch.library.opcheck(torch.ops.llada_moe.linear_packed.default, (x.detach(), packed.panels, 9, bias.detach()))
+    torch.library.opcheck(torch.ops.llada_moe.pack_linear.default, (weight.detach(), packed.panels.clone()))
+
+
+def test_compiles_whole() -> None:
+    x, weight, _ = inputs(5, 8, 9, torch.float32)
+    packed = ops.pack_linear(weight)
+    compiled = torch.compile(
+        lambda t: ops.linear(t, packed) + ops.linear(t, weight), backend="aot_eager", fullgraph=True
+    )
+    assert torch.equal(compiled(x), 2 * ops.linear(x, weight))
+
+
+X, WEIGHT = torch.zeros(3, 4), torch.zeros(5, 4)
+ERRORS: list[tuple[tuple[Any, ...], type[Exception], str]] = [
+    (("x", WEIGHT), TypeError, "linear: x must be a torch.Tensor, got str"),
+    ((X.double(), WEIGHT), TypeError, "linear: x must be float32 or bfloat16, got float64"),
+    ((X, WEIGHT.bfloat16()), TypeError, "linear: weight must be float32, got bfloat16"),
+    ((torch.zeros(()), WEIGHT), ValueError, "linear: x must be of at least one dimension"),
+    ((X, WEIGHT[:, :3]), ValueError, r"linear: weight must have shape \[N, 4\], got \[5, 3\]"),
+    ((X, WEIGHT[0]), ValueError, r"linear: weight must have shape \[N, 4\], got \[4\]"),
+    ((X, torch.zeros(4, 5).T), ValueError, "linear: weight must have a contiguous last dimension"),
+    ((torch.zeros(4, 3).T, WEIGHT), ValueError, "linear: x must have a contiguous last dimension"),
+    ((X, WEIGHT, torch.zeros(4)), ValueError, r"linear: bias must have shape \[5\], got \[4\]"),
+    ((X, WEIGHT, torch.zeros(5).bfloat16()), TypeError, "linear: bias must be float32, got bfloat16"),
+    ((X, ops.pack_linear(torch.zeros(5, 6))), ValueError, r"linear: x must be \[.., 6\], got \[3, 4\]"),
+    ((X, ops.pack_linear(WEIGHT.bfloat16())), TypeError, "linear: weight must be float32, got bfloat16"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "error", "message"), ERRORS)
+def test_errors(arguments: tuple[Any, ...], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        ops.linear(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((X, torch.zeros(5, 3)), "weight must have shape"),
+        ((X.int(), WEIGHT.int()), "x must be float32 or bfloat16"),
+        ((X, WEIGHT.bfloat16()), "weight must be float32"),
+        ((X, WEIGHT, torch.zeros(6)), "bias must have shape"),
+        ((X, torch.zeros(4, 5).T), "weight must have a contiguous last dimension"),
+        ((torch.zeros(2, 6, 4)[:, 1:4], WEIGHT), "evenly spaced rows"),
+        ((torch.zeros(()), WEIGHT), "at least one dimension"),
+    ],
+)
+def test_the_op_itself_checks(arguments: tuple[Any, ...], message: str) -> None:
+    with pytest.raises(RuntimeError, match=message):
+        torch.ops.llada_moe.linear(*arguments)
+
+
+def test_the_packed_op_itself_checks() -> None:
+    panels = ops.pack_linear(WEIGHT).panels
+    for bad, features in ((panels[:, :3], 5), (panels, 33), (panels, -1), (panels.flatten(), 5), (panels.int(), 5)):
+        with pytest.raises(RuntimeError):
+            torch.ops.llada_moe.linear_packed(X, bad, features)
+    with pytest.raises(RuntimeError):
+        torch.ops.llada_moe.pack_linear(WEIGHT, panels[:0])
+
+
+def test_numpy_door() -> None:
+    native = extension()
+    x, weight, bias = inputs(5, 8, 9, torch.float32)
+    y = native.linear(x.numpy(), weight.numpy(), bias.numpy())
+    assert isinstance(y, np.ndarray)
+    assert torch.equal(torch.from_numpy(y), ops.linear(x, weight, bias))
+    assert torch.equal(torch.from_numpy(native.linear(x.numpy()[::2], weight)), ops.linear(x[::2].contiguous(), weight))
+    half = native.linear(x.bfloat16(), weight.bfloat16())
+    assert torch.equal(torch.from_dlpack(half), ops.linear(x.bfloat16(), weight.bfloat16()))
+    assert half.shape == (5, 9)
+    assert half.bits.dtype == np.uint16
+    assert torch.equal(torch.from_numpy(half.bits.view(np.int16)).view(torch.bfloat16), torch.from_dlpack(half))
+    with pytest.raises(TypeError, match="x must be float32 or bfloat16, got float64"):
+        native.linear(x.double().numpy(), weight)
+    with pytest.raises(ValueError, match=r"weight must have shape \[9, 8\]|weight must have shape"):
+        native.linear(x.numpy()[:, :7].copy(), weight)
+    with pytest.raises(TypeError, match="expected a NumPy array or a DLPack tensor, got str"):
+        native.linear("x", weight)
+    with pytest.raises(ValueError, match="dimensions"):
+        native.linear(np.zeros((1,) * 7, np.float32), weight)

@@ -1,0 +1,39 @@
+# --- torch door. torch is asked for its folder through Python: find_package(Torch) would demand the CUDA toolkit
+# of a CUDA build of torch. Never linked: libtorch_python, libtorch_cuda.
+find_package(Python 3.10 REQUIRED COMPONENTS Interpreter Development.Module)
+if(NOT LLADA_MOE_OPS_TORCH_DIR)
+  execute_process(
+    COMMAND ${Python_EXECUTABLE} -c "import importlib.util as u; print(u.find_spec('torch').submodule_search_locations[0])"
+    OUTPUT_VARIABLE LLADA_MOE_OPS_TORCH_DIR OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET RESULT_VARIABLE failed)
+  if(failed)
+    message(FATAL_ERROR "torch is not installed for ${Python_EXECUTABLE}: type `pip install torch` first")
+  endif()
+endif()
+file(GLOB LLADA_TORCH_SOURCES CONFIGURE_DEPENDS csrc/binding/torch/*.cpp)
+add_library(llada_moe_torch MODULE ${LLADA_TORCH_SOURCES})
+target_compile_definitions(llada_moe_torch PRIVATE TORCH_TARGET_VERSION=0x020A000000000000)
+target_include_directories(llada_moe_torch SYSTEM PRIVATE ${LLADA_MOE_OPS_TORCH_DIR}/include)
+target_link_directories(llada_moe_torch PRIVATE ${LLADA_MOE_OPS_TORCH_DIR}/lib)
+target_link_libraries(llada_moe_torch PRIVATE llada_moe_core torch_cpu)
+set_target_properties(llada_moe_torch PROPERTIES CXX_VISIBILITY_PRESET hidden)
+
+# --- NumPy and DLPack door
+execute_process(COMMAND ${Python_EXECUTABLE} -m pybind11 --cmakedir
+                OUTPUT_VARIABLE pybind11_ROOT OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
+find_package(pybind11 CONFIG REQUIRED)
+file(GLOB LLADA_NUMPY_SOURCES CONFIGURE_DEPENDS csrc/binding/numpy/*.cpp)
+pybind11_add_module(_C MODULE NO_EXTRAS ${LLADA_NUMPY_SOURCES})
+target_link_libraries(_C PRIVATE llada_moe_core)
+
+set_target_properties(llada_moe_core llada_moe_torch _C PROPERTIES LIBRARY_OUTPUT_DIRECTORY ${LLADA_MOE_OPS_OUTPUT_DIR})
+
+# --- build facts, date-free so that builds are reproducible
+file(STRINGS ${LLADA_MOE_OPS_TORCH_DIR}/version.py LLADA_TORCH_VERSION REGEX "^__version__ = ")
+string(REGEX REPLACE "^__version__ = '([^']*)'.*" "\\1" LLADA_TORCH_VERSION "${LLADA_TORCH_VERSION}")
+list(JOIN LLADA_FLAGS " " LLADA_FLAGS_TEXT)
+list(JOIN LLADA_INSTRUCTION_SETS "\", \"" LLADA_INSTRUCTION_SETS_TEXT)
+configure_file(csrc/binding/build_info.py.in ${LLADA_MOE_OPS_OUTPUT_DIR}/_build_info.py @ONLY)
+target_compile_definitions(_C PRIVATE
+  LLADA_COMPILER="${CMAKE_CXX_COMPILER_ID} ${CMAKE_CXX_COMPILER_VERSION}"
+  LLADA_TORCH_VERSION="${LLADA_TORCH_VERSION}"
+  LLADA_SANITIZE="${LLADA_MOE_OPS_SANITIZE}")

@@ -1,0 +1,144 @@
+// The core without Python: packing, the panel product on every instruction set, and the core's own thread pool.
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <stdexcept>
+#include <vector>
+
+#include "common/bfloat16.h"
+#include "common/check.h"
+#include "common/isa.h"
+#include "common/parallel.h"
+#include "cpu/panel_gemm.h"
+#include "cpu/panel_product.h"
+
+namespace llada {
+namespace {
+
+#define EXPECT(condition)                                                     \
+  do {                                                                        \
+    if (!(condition)) {                                                       \
+      std::fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition);    \
+      std::exit(1);                                                           \
+    }                                                                         \
+  } while (false)
+
+// Multiples of 1/16 in [-2, 2): exact in bfloat16.
+float value_at(std::int64_t i) { return static_cast<float>((i * 37 + 11) % 64 - 32) / 16.0f; }
+
+template <class T>
+std::vector<T> matrix(std::int64_t rows, std::int64_t columns, std::int64_t seed) {
+  std::vector<T> values(rows * columns);
+  for (std::int64_t i = 0; i < rows * columns; ++i) values[i] = from_float<T>(value_at(i * 7 + seed));
+  return values;
+}
+
+template <class T>
+void panel_gemm_matches_a_naive_loop(DType dtype, Isa isa) {
+  constexpr std::int64_t kDepths[] = {1, 2, 31, 64, 515, 1030};
+  for (const std::int64_t k : kDepths) {
+    for (int num_rows = 1; num_rows <= kMaxPanelRows; ++num_rows) {
+      const int columns = num_rows % 2 == 0 ? kPanelColumns : 19;
+      const std::int64_t lanes = lane_count(dtype, k);
+      const auto x = matrix<T>(num_rows, k, 1), weight = matrix<T>(columns, k, 2);
+      std::vector<std::uint32_t> rows(lanes * num_rows), panel(lanes * kPanelColumns);
+      float out[kMaxPanelRows][kPanelColumns];
+      pack_rows(dtype, x.data(), k, nullptr, num_rows, k, rows.data());
+      pack_panel(dtype, weight.data(), k, columns, k, panel.data());
+      select_panel_gemm(dtype, isa)({rows.data(), panel.data(), num_rows, lanes, out[0], kPanelColumns});
+      for (int r = 0; r < num_rows; ++r) {
+        for (int c = 0; c < kPanelColumns; ++c) {
+          double sum = 0;
+          for (std::int64_t i = 0; c < columns && i < k; ++i) {
+            sum += static_cast<double>(to_float(x[r * k + i])) * to_float(weight[c * k + i]);
+          }
+          EXPECT(std::fabs(out[r][c] - sum) < 1e-4 * (1 + std::fabs(sum)));
+        }
+      }
+    }
+  }
+}
+
+void packed_rows_follow_the_index() {
+  const auto x = matrix<bfloat16>(5, 7, 3);
+  const std::int32_t index[] = {4, 0, 4};
+  std::uint32_t rows[4 * 3];
+  pack_rows(DType::kBFloat16, x.data(), 7, index, 3, 7, rows);
+  for (int r = 0; r < 3; ++r) {
+    for (int i = 0; i < 8; ++i) {
+      const std::uint16_t got = static_cast<std::uint16_t>(rows[i / 2 * 3 + r] >> (i % 2 * 16));
+      EXPECT(got == (i < 7 ? x[index[r] * 7 + i].bits : 0));
+    }
+  }
+}
+
+void rows_are_cut_evenly() {
+  const std::int32_t offsets[] = {0, 0, 13, 13, 38};
+  std::vector<RowChunk> chunks;
+  cut_rows(offsets, 4, chunks);
+  const int sizes[] = {7, 6, 9, 8, 8};
+  EXPECT(chunks.size() == 5);
+  std::int64_t row = 0;
+  for (std::size_t i = 0; i < chunks.size(); ++i) {
+    EXPECT(chunks[i].num_rows == sizes[i] && chunks[i].first_row == row && chunks[i].group == (i < 2 ? 1 : 3));
+    row += sizes[i];
+  }
+}
+
+void plans_give_every_thread_work() {
+  EXPECT(plan_product(64, 10, 1024, 2).chunk_parts == 1);
+  EXPECT(plan_product(2, 40, 1024, 2).chunk_parts == 4);
+  EXPECT(plan_product(1, 3, 1024, 64).chunk_parts == 3);
+  EXPECT(plan_product(1, 40, 1024, 1).chunk_parts == 1);
+  EXPECT(plan_product(0, 40, 1024, 2).chunk_parts == 0);
+}
+
+void the_pool_covers_every_item_once() {
+  for (const int threads : {1, 2, 5}) {
+    set_pool_threads(threads);
+    for (const std::int64_t size : {0, 1, 2, 7, 1000}) {
+      std::vector<int> seen(size, 0);
+      parallel_for(0, size, 3, [&](std::int64_t begin, std::int64_t end) {
+        parallel_for(begin, end, 1, [&](std::int64_t first, std::int64_t last) {  // nested: runs in place
+          for (std::int64_t i = first; i < last; ++i) ++seen[i];
+        });
+      });
+      for (const int count : seen) EXPECT(count == 1);
+    }
+    bool caught = false;
+    try {
+      parallel_for(0, 100, 1, [](std::int64_t, std::int64_t) { throw std::runtime_error("out"); });
+    } catch (const std::runtime_error&) {
+      caught = true;
+    }
+    EXPECT(caught);
+  }
+}
+
+void unknown_instruction_sets_are_refused() {
+  bool caught = false;
+  try {
+    force_isa("sse9");
+  } catch (const ValueError&) {
+    caught = true;
+  }
+  EXPECT(caught);
+}
+
+}  // namespace
+}  // namespace llada
+
+int main() {
+  using namespace llada;
+  for (const Isa isa : available_isas()) {
+    force_isa(isa_name(isa));
+    panel_gemm_matches_a_naive_loop<float>(DType::kFloat32, isa);
+    panel_gemm_matches_a_naive_loop<bfloat16>(DType::kBFloat16, isa);
+  }
+  force_isa("");
+  packed_rows_follow_the_index();
+  rows_are_cut_evenly();
+  plans_give_every_thread_work();
+  the_pool_covers_every_item_once();
+  unknown_instruction_sets_are_refused();
+}

@@ -106,7 +106,7 @@ def unpermute(y_sorted: Tensor, order: Tensor, weights: Tensor) -> Tensor:
     )
     _check.index_range(op, "order", order, weights.numel() - 1)
     if _check.has_values(order):
-        _check.require(op, "order", order.unique().numel() == order.numel(), "without repetition", order.tolist())
+        _check.require(op, "order", int(order.bincount().max()) == 1, "without repetition", "an entry twice")
     if not runs_natively(y_sorted):
         return unpermute_reference(y_sorted, order, weights)
     out: Tensor = torch.ops.llada_moe.unpermute(y_sorted, order, weights)

@@ -32,7 +32,7 @@ def router_topk_reference(
     selection = scores if bias is None else scores + bias.float()
     source = selection if bias_in_weights else scores
     if num_groups > 1:
-        grouped = selection.view(len(selection), num_groups, selection.shape[-1] // num_groups)
+        grouped = selection.reshape(*selection.shape[:-1], num_groups, selection.shape[-1] // num_groups)
         group_scores = grouped.topk(min(2, grouped.shape[-1]), dim=-1).values.sum(-1)
         kept = _stable_topk(group_scores, topk_groups)
         keep = torch.zeros_like(group_scores, dtype=torch.bool).scatter(-1, kept, True)

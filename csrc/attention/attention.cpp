@@ -252,10 +252,13 @@ void attention(const AttentionArgs& args) {
   const AttentionKernel kernel = select_kernel(args.q.dtype, active_isa());
   std::int64_t longest = 0;
   for (const Sequence& sequence : sequences) longest = std::max(longest, sequence.end_key - sequence.first_key);
-  parallel_for(0, static_cast<std::int64_t>(items.size()), 1, [&](std::int64_t begin, std::int64_t end) {
-    Worker worker(args, sequences, kernel, longest);
-    for (std::int64_t i = begin; i < end; ++i) worker.run(items[i]);
-  });
+  const std::int64_t item_rows = std::min(kItemRows, args.q.size(1));
+  const std::int64_t item_operations = item_rows * longest * (2 * args.q.size(3) / kProductsPerOperation + 1);
+  parallel_for(0, static_cast<std::int64_t>(items.size()), grain_of(item_operations),
+               [&](std::int64_t begin, std::int64_t end) {
+                 Worker worker(args, sequences, kernel, longest);
+                 for (std::int64_t i = begin; i < end; ++i) worker.run(items[i]);
+               });
 }
 
 }  // namespace llada

@@ -24,7 +24,8 @@ struct TypeError : std::runtime_error {
 inline constexpr std::int64_t kAnySize = -1;
 
 // Checks of one argument of one op; every method throws on failure and returns *this.
-//   Check("linear", "x", args.x).cpu().dtype({DType::kFloat32, DType::kBFloat16}).shape({kAnySize, k}).rows_contiguous();
+//   Check("linear", "x", args.x).cpu().dtype({DType::kFloat32, DType::kBFloat16}).shape({kAnySize,
+//   k}).rows_contiguous();
 class Check {
  public:
   Check(const char* op, const char* argument, const ArrayView& view) : op_(op), argument_(argument), view_(view) {}

@@ -31,6 +31,15 @@ class RangeBody {
 // Runs body over disjoint ranges that cover [begin, end); a range holds at least `grain` items when it can.
 void parallel_for(std::int64_t begin, std::int64_t end, std::int64_t grain, RangeBody body);
 
+// The grain for items of so many elementary operations (an element loaded, worked on and stored; or about 16
+// multiply-adds of a product): less work than this is not worth waking a thread for.
+inline std::int64_t grain_of(std::int64_t item_operations) {
+  constexpr std::int64_t kThreadOperations = 1 << 15;
+  return kThreadOperations / (item_operations > 0 ? item_operations : 1) + 1;
+}
+
+inline constexpr std::int64_t kProductsPerOperation = 16;
+
 // How many threads parallel_for may use.
 int num_threads();
 

@@ -25,21 +25,21 @@ void pack_rows_as(const void* source, std::int64_t row_stride, const std::int32_
                   std::int64_t k, std::uint32_t* rows) {
   constexpr std::int64_t kBytes = 4 / Values;
   const std::int64_t whole = k / Values, lanes = (k + Values - 1) / Values;
+  const char* row[kMaxPanelRows];
   for (int r = 0; r < num_rows; ++r) {
-    const std::int64_t index = index_of_row == nullptr ? r : index_of_row[r];
-    const char* row = static_cast<const char*>(source) + index * row_stride * kBytes;
-    std::uint32_t* out = rows + r;
-    for (std::int64_t lane = 0; lane < whole; ++lane) {
-      std::memcpy(out + lane * num_rows, row + lane * 4, 4);  // a bf16 row may start on an odd element
-    }
-    if (whole < lanes) out[whole * num_rows] = last_lane<Values>(row, whole, k);
+    row[r] = static_cast<const char*>(source) + (index_of_row == nullptr ? r : index_of_row[r]) * row_stride * kBytes;
   }
+  for (std::int64_t lane = 0; lane < whole; ++lane, rows += num_rows) {
+    for (int r = 0; r < num_rows; ++r)
+      std::memcpy(rows + r, row[r] + lane * 4, 4);  // a bf16 row may start at an odd one
+  }
+  for (int r = 0; r < num_rows && whole < lanes; ++r) rows[r] = last_lane<Values>(row[r], whole, k);
 }
 
 }  // namespace
 
-void pack_half_panel_portable(DType dtype, const void* source, std::int64_t row_stride, int num_columns,
-                              std::int64_t k, std::uint32_t* panel) {
+void pack_half_panel_portable(DType dtype, const void* source, std::int64_t row_stride, int num_columns, std::int64_t k,
+                              std::uint32_t* panel) {
   const std::int64_t lanes = lane_count(dtype, k);
   for (int c = 0; c < kPanelColumns / 2; ++c) {
     if (c >= num_columns) {
@@ -66,6 +66,11 @@ PanelGemm select_panel_gemm(DType dtype, Isa isa) {
 
 void pack_rows(DType dtype, const void* source, std::int64_t row_stride, const std::int32_t* index_of_row, int num_rows,
                std::int64_t k, std::uint32_t* rows) {
+#if defined(__x86_64__)
+  if (active_isa() == Isa::kAvx512) {
+    return pack_rows_avx512(dtype, source, row_stride, index_of_row, num_rows, k, rows);
+  }
+#endif
   if (dtype == DType::kFloat32) {
     pack_rows_as<1>(source, row_stride, index_of_row, num_rows, k, rows);
   } else {

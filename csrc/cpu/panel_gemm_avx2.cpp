@@ -84,9 +84,13 @@ void row_block(const PanelGemmArgs& args, int first_row) {
 
 template <class Element>
 void panel_gemm(const PanelGemmArgs& args) {
-  static constexpr void (*kBlocks[])(const PanelGemmArgs&, int) = {
-      nullptr, row_block<Element, 1>, row_block<Element, 2>, row_block<Element, 3>, row_block<Element, 4>,
-      row_block<Element, 5>, row_block<Element, 6>};
+  static constexpr void (*kBlocks[])(const PanelGemmArgs&, int) = {nullptr,
+                                                                   row_block<Element, 1>,
+                                                                   row_block<Element, 2>,
+                                                                   row_block<Element, 3>,
+                                                                   row_block<Element, 4>,
+                                                                   row_block<Element, 5>,
+                                                                   row_block<Element, 6>};
   // Two even blocks rather than six rows and a remainder.
   const int first = args.num_rows <= 6 ? args.num_rows : (args.num_rows + 1) / 2;
   kBlocks[first](args, 0);
@@ -128,8 +132,8 @@ void pack_half_panel_avx2(DType dtype, const void* source, std::int64_t row_stri
       __m256i block[8];
       for (int c = 0; c < 8; ++c) {
         const char* at = base + (half + c) * row_bytes + lane * 4;
-        block[c] = half + c < num_columns ? _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at))
-                                          : _mm256_setzero_si256();
+        block[c] =
+            half + c < num_columns ? _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at)) : _mm256_setzero_si256();
       }
       transpose(block);
       for (int i = 0; i < 8; ++i) {

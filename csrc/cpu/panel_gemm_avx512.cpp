@@ -57,8 +57,8 @@ void tile(const PanelGemmArgs& args) {
 template <class Element>
 void panel_gemm(const PanelGemmArgs& args) {
   static constexpr PanelGemm kTiles[kMaxPanelRows + 1] = {
-      nullptr,          tile<Element, 1>, tile<Element, 2>, tile<Element, 3>,  tile<Element, 4>,
-      tile<Element, 5>, tile<Element, 6>, tile<Element, 7>, tile<Element, 8>,  tile<Element, 9>,
+      nullptr,           tile<Element, 1>,  tile<Element, 2>, tile<Element, 3>, tile<Element, 4>,
+      tile<Element, 5>,  tile<Element, 6>,  tile<Element, 7>, tile<Element, 8>, tile<Element, 9>,
       tile<Element, 10>, tile<Element, 11>, tile<Element, 12>};
   kTiles[args.num_rows](args);
 }
@@ -90,6 +90,14 @@ LLADA_INLINE void transpose(__m512i (&v)[16]) {
   }
 }
 
+// Lanes lane .. lane + 15 of a row of length k; zero past its end.
+LLADA_INLINE __m512i load_lanes(const char* row, int values, std::int64_t lane, std::int64_t k) {
+  const std::int64_t left = k - lane * values;
+  const __mmask32 wanted = left >= 16 * values ? ~__mmask32{0} : (__mmask32{1} << left) - 1;
+  if (values == 2) return _mm512_maskz_loadu_epi16(wanted, row + lane * 4);
+  return _mm512_maskz_loadu_epi32(static_cast<__mmask16>(wanted), row + lane * 4);
+}
+
 }  // namespace
 
 void panel_gemm_fp32_avx512(const PanelGemmArgs& args) { panel_gemm<Fp32>(args); }
@@ -101,21 +109,33 @@ void pack_half_panel_avx512(DType dtype, const void* source, std::int64_t row_st
   const std::int64_t row_bytes = row_stride * (4 / values), lanes = (k + values - 1) / values;
   const char* base = static_cast<const char*>(source);
   for (std::int64_t lane = 0; lane < lanes; lane += 16) {
-    const std::int64_t left = k - lane * values;  // k-values still to pack
-    const __mmask32 wanted = left >= 16 * values ? ~__mmask32{0} : (__mmask32{1} << left) - 1;
     __m512i block[16];
     for (int c = 0; c < 16; ++c) {
-      if (c >= num_columns) {
-        block[c] = _mm512_setzero_si512();
-      } else if (values == 2) {
-        block[c] = _mm512_maskz_loadu_epi16(wanted, base + c * row_bytes + lane * 4);
-      } else {
-        block[c] = _mm512_maskz_loadu_epi32(static_cast<__mmask16>(wanted), base + c * row_bytes + lane * 4);
-      }
+      block[c] = c < num_columns ? load_lanes(base + c * row_bytes, values, lane, k) : _mm512_setzero_si512();
     }
     transpose(block);
     const int count = lanes - lane < 16 ? static_cast<int>(lanes - lane) : 16;
     for (int i = 0; i < count; ++i) _mm512_storeu_si512(panel + (lane + i) * kPanelColumns, block[i]);
+  }
+}
+
+void pack_rows_avx512(DType dtype, const void* source, std::int64_t row_stride, const std::int32_t* index_of_row,
+                      int num_rows, std::int64_t k, std::uint32_t* rows) {
+  const int values = dtype == DType::kBFloat16 ? 2 : 1;
+  const std::int64_t row_bytes = row_stride * (4 / values), lanes = (k + values - 1) / values;
+  const __mmask16 kept = static_cast<__mmask16>((1u << num_rows) - 1);
+  const char* row[kMaxPanelRows];
+  for (int r = 0; r < num_rows; ++r) {
+    row[r] = static_cast<const char*>(source) + (index_of_row == nullptr ? r : index_of_row[r]) * row_bytes;
+  }
+  for (std::int64_t lane = 0; lane < lanes; lane += 16) {
+    __m512i block[16];
+    for (int r = 0; r < 16; ++r) {
+      block[r] = r < num_rows ? load_lanes(row[r], values, lane, k) : _mm512_setzero_si512();
+    }
+    transpose(block);
+    const int count = lanes - lane < 16 ? static_cast<int>(lanes - lane) : 16;
+    for (int i = 0; i < count; ++i) _mm512_mask_storeu_epi32(rows + (lane + i) * num_rows, kept, block[i]);
   }
 }
 

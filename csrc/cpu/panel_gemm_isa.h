@@ -12,10 +12,12 @@ void panel_gemm_bf16_avx2(const PanelGemmArgs& args);
 void panel_gemm_fp32_avx512(const PanelGemmArgs& args);
 void panel_gemm_bf16_avx512(const PanelGemmArgs& args);
 
-void pack_half_panel_portable(DType dtype, const void* source, std::int64_t row_stride, int num_columns,
-                              std::int64_t k, std::uint32_t* panel);
+void pack_half_panel_portable(DType dtype, const void* source, std::int64_t row_stride, int num_columns, std::int64_t k,
+                              std::uint32_t* panel);
 void pack_half_panel_avx2(DType dtype, const void* source, std::int64_t row_stride, int num_columns, std::int64_t k,
                           std::uint32_t* panel);
+void pack_rows_avx512(DType dtype, const void* source, std::int64_t row_stride, const std::int32_t* index_of_row,
+                      int num_rows, std::int64_t k, std::uint32_t* rows);
 void pack_half_panel_avx512(DType dtype, const void* source, std::int64_t row_stride, int num_columns, std::int64_t k,
                             std::uint32_t* panel);
 

@@ -4,8 +4,8 @@ namespace llada {
 namespace {
 
 constexpr std::int64_t kItemsPerThread = 4;
-constexpr std::int64_t kLanesPerThread = 1 << 14;  // lanes x chunks below which waking a thread costs more than it gives
-constexpr std::int64_t kPackedLanesPerThread = 1 << 14;
+constexpr std::int64_t kLanesPerThread = 1
+                                         << 14;  // lanes x chunks below which waking a thread costs more than it gives
 
 }  // namespace
 
@@ -25,7 +25,7 @@ void cut_rows(const std::int32_t* offsets, std::int64_t groups, std::vector<RowC
 void pack_chunks(DType dtype, const void* source, std::int64_t row_stride, const std::int32_t* index_of_row,
                  std::int64_t k, const std::vector<RowChunk>& chunks, std::uint32_t* rows) {
   const std::int64_t lanes = lane_count(dtype, k);
-  const std::int64_t grain = kPackedLanesPerThread / (lanes * kMaxPanelRows + 1) + 1;
+  const std::int64_t grain = grain_of(lanes * kMaxPanelRows);
   parallel_for(0, static_cast<std::int64_t>(chunks.size()), grain, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t c = begin; c < end; ++c) {
       const RowChunk& chunk = chunks[c];

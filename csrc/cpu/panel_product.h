@@ -54,7 +54,9 @@ void run_panels(const PanelProduct& product, std::int64_t chunk_begin, std::int6
   const PanelGemm gemm = select_panel_gemm(weights.dtype, active_isa());
   const std::int64_t lanes = weights.lanes();
   std::uint32_t* scratch =
-      weights.packed ? nullptr : thread_scratch<struct PanelScratch, std::uint32_t>(std::max<std::int64_t>(weights.panel_size(), 1));
+      weights.packed
+          ? nullptr
+          : thread_scratch<struct PanelScratch, std::uint32_t>(std::max<std::int64_t>(weights.panel_size(), 1));
   alignas(64) float tile[kMaxPanelRows * kPanelColumns];
   while (chunk_begin < chunk_end) {
     const std::int64_t group = product.chunks[chunk_begin].group;

@@ -41,12 +41,8 @@ PanelWeights plain_weights(const ArrayView& view, bool paired) {
 }
 
 PanelWeights packed_weights(const ArrayView& view, std::int64_t columns, std::int64_t k, bool paired) {
-  return {.dtype = view.dtype,
-          .data = view.as<const char>(),
-          .packed = true,
-          .paired = paired,
-          .columns = columns,
-          .k = k};
+  return {
+      .dtype = view.dtype, .data = view.as<const char>(), .packed = true, .paired = paired, .columns = columns, .k = k};
 }
 
 void check_packed(const char* op, const char* argument, const ArrayView& view, std::int64_t groups,
@@ -64,7 +60,7 @@ void check_packed(const char* op, const char* argument, const ArrayView& view, s
 }
 
 void pack_weights(const PanelWeights& plain, std::uint32_t* target) {
-  parallel_for(0, plain.panels(), 1, [&](std::int64_t begin, std::int64_t end) {
+  parallel_for(0, plain.panels(), grain_of(plain.panel_size()), [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t panel = begin; panel < end; ++panel) plain.panel(0, panel, target + panel * plain.panel_size());
   });
 }
@@ -72,7 +68,7 @@ void pack_weights(const PanelWeights& plain, std::uint32_t* target) {
 void pack_pair(const PanelWeights& left, const PanelWeights& right, std::uint32_t* target) {
   constexpr int kHalf = kPanelColumns / 2;
   const std::int64_t bytes = dtype_bytes(left.dtype), panels = (left.columns + kHalf - 1) / kHalf;
-  parallel_for(0, panels, 1, [&](std::int64_t begin, std::int64_t end) {
+  parallel_for(0, panels, grain_of(left.panel_size()), [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t panel = begin; panel < end; ++panel) {
       const std::int64_t row = panel * kHalf;
       const int count = static_cast<int>(std::min<std::int64_t>(kHalf, left.columns - row));

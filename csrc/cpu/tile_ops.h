@@ -1,5 +1,5 @@
-// What happens to a tile once panel_gemm has summed it: SwiGLU, bias, rounding, and packing as rows of the next product.
-// A tile is [rows][32] floats, rows <= 12.
+// What happens to a tile once panel_gemm has summed it: SwiGLU, bias, rounding, and packing as rows of the next
+// product. A tile is [rows][32] floats, rows <= 12.
 #pragma once
 
 #include <cstdint>

@@ -5,8 +5,6 @@
 
 namespace llada {
 
-const TileOps& tile_ops_avx2(DType dtype) {
-  return dtype == DType::kBFloat16 ? kTileOps<bfloat16> : kTileOps<float>;
-}
+const TileOps& tile_ops_avx2(DType dtype) { return dtype == DType::kBFloat16 ? kTileOps<bfloat16> : kTileOps<float>; }
 
 }  // namespace llada

@@ -62,7 +62,8 @@ void combine(const CombineArgs& args) {
     auto sum = Vector::set(0.0f);
     for (int slot = 0; slot < args.slots; ++slot) {
       if (args.experts[slot] >= args.num_experts) continue;
-      sum = Vector::multiply_add(Vector::set(args.weights[slot]), Vector::load(args.rows + slot * args.columns + c), sum);
+      sum =
+          Vector::multiply_add(Vector::set(args.weights[slot]), Vector::load(args.rows + slot * args.columns + c), sum);
     }
     Vector::store_elements(out + c, sum);
   }

@@ -36,7 +36,8 @@ void run_grouped_product(const GroupedProduct& product) {
     run_product({weights, rows, chunks}, [&](const RowChunk& chunk, std::int64_t panel, float* tile) {
       const std::int64_t column = panel * weights.panel_columns();
       if (weights.paired) ops.swiglu(tile, chunk.num_rows);
-      ops.store({tile, chunk.num_rows, weights.columns_of(panel), product.bias == nullptr ? nullptr : product.bias + column,
+      ops.store({tile, chunk.num_rows, weights.columns_of(panel),
+                 product.bias == nullptr ? nullptr : product.bias + column,
                  y + (chunk.first_row * columns + column) * bytes, columns});
     });
   }

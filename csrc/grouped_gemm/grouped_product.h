@@ -8,13 +8,13 @@
 namespace llada {
 
 struct GroupedProduct {
-  PanelWeights weights;          // paired: SwiGLU of the two halves in the epilogue
-  const void* x;                 // rows of weights.k
-  std::int64_t row_stride;       // of x, in elements
-  const std::int32_t* offsets;   // [groups + 1], rising from 0: rows of group g are offsets[g] .. offsets[g + 1]
+  PanelWeights weights;         // paired: SwiGLU of the two halves in the epilogue
+  const void* x;                // rows of weights.k
+  std::int64_t row_stride;      // of x, in elements
+  const std::int32_t* offsets;  // [groups + 1], rising from 0: rows of group g are offsets[g] .. offsets[g + 1]
   std::int64_t groups;
-  const float* bias;             // [columns], or null
-  void* y;                       // [offsets[groups], columns], contiguous
+  const float* bias;  // [columns], or null
+  void* y;            // [offsets[groups], columns], contiguous
 };
 
 void run_grouped_product(const GroupedProduct& product);

@@ -102,8 +102,7 @@ void run_tokens(const MoeMlpArgs& args, const PanelWeights& gate_up, const Panel
     }
   });
 
-  const std::int64_t grain = (1 << 15) / (slots * hidden + 1) + 1;
-  parallel_for(0, tokens, grain, [&](std::int64_t begin, std::int64_t end) {
+  parallel_for(0, tokens, grain_of(slots * hidden), [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t t = begin; t < end; ++t) {
       ops.combine({outputs + t * slots * hidden, args.weights.as<const float>() + (first + t) * slots,
                    experts + t * slots, static_cast<int>(slots), static_cast<std::int32_t>(num_experts), hidden,

@@ -13,7 +13,6 @@ namespace llada {
 namespace {
 
 constexpr const char* kOp = "qk_norm_rope";
-constexpr std::int64_t kGrainTokens = 4;
 
 // cos and sin of each angle: reduction to [-pi/4, pi/4] and Taylor sums in double, below one fp32 ulp after rounding.
 // Branch-free, so that the loop vectorises.
@@ -144,13 +143,15 @@ void check(const QkNormRopeArgs& args) {
 
 void qk_norm_rope(const QkNormRopeArgs& args) {
   check(args);
-  parallel_for(0, args.q.size(0) * args.q.size(1), kGrainTokens, [&](std::int64_t begin, std::int64_t end) {
-    if (args.q.dtype == DType::kFloat32) {
-      rotate_tokens<float>(args, begin, end);
-    } else {
-      rotate_tokens<bfloat16>(args, begin, end);
-    }
-  });
+  const std::int64_t token_elements = (args.q.size(2) + args.k.size(2)) * args.q.size(3);
+  parallel_for(0, args.q.size(0) * args.q.size(1), grain_of(2 * token_elements),
+               [&](std::int64_t begin, std::int64_t end) {
+                 if (args.q.dtype == DType::kFloat32) {
+                   rotate_tokens<float>(args, begin, end);
+                 } else {
+                   rotate_tokens<bfloat16>(args, begin, end);
+                 }
+               });
 }
 
 }  // namespace llada

@@ -9,8 +9,6 @@
 namespace llada {
 namespace {
 
-constexpr std::int64_t kGrainRows = 8;
-
 template <class Element>
 void norm_rows(const RmsNormArgs& args, std::int64_t begin, std::int64_t end) {
   const std::int64_t hidden = args.weight.size(0);
@@ -50,7 +48,7 @@ void rms_norm(const RmsNormArgs& args) {
     check_like(op, "residual", args.residual, args.x);
     check_like(op, "total", args.total, args.x);
   }
-  parallel_for(0, args.x.elements() / hidden, kGrainRows, [&](std::int64_t begin, std::int64_t end) {
+  parallel_for(0, args.x.elements() / hidden, grain_of(hidden), [&](std::int64_t begin, std::int64_t end) {
     if (args.x.dtype == DType::kFloat32) {
       norm_rows<float>(args, begin, end);
     } else {

@@ -13,8 +13,6 @@
 namespace llada {
 namespace {
 
-constexpr std::int64_t kGrainRows = 16;
-
 template <class Index>
 void counting_sort(const ExpertOrderArgs& args) {
   const auto* experts = args.experts.as<Index>();
@@ -104,7 +102,7 @@ void permute(const PermuteArgs& args) {
   Check(kOp, "out", args.out).cpu().dtype({args.x.dtype}).shape({rows, hidden}).contiguous();
   check_order(kOp, args.order, args.x.size(0) * args.k);
   const std::int64_t bytes = dtype_bytes(args.x.dtype);
-  parallel_for(0, rows, kGrainRows, [&](std::int64_t begin, std::int64_t end) {
+  parallel_for(0, rows, grain_of(hidden), [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t row = begin; row < end; ++row) {
       const std::int64_t token = args.order.as<std::int32_t>()[row] / args.k;
       std::memcpy(args.out.as<char>() + row * hidden * bytes, args.x.as<char>() + token * args.x.stride(0) * bytes,
@@ -124,13 +122,14 @@ void unpermute(const UnpermuteArgs& args) {
   Check(kOp, "out", args.out).cpu().dtype({args.y_sorted.dtype}).shape({args.weights.size(0), hidden}).contiguous();
   check_order(kOp, args.order, args.weights.elements());
   const std::vector<std::int32_t> row_of = invert(args);
-  parallel_for(0, args.weights.size(0), kGrainRows, [&](std::int64_t begin, std::int64_t end) {
-    if (args.y_sorted.dtype == DType::kFloat32) {
-      sum_rows<float>(args, row_of, begin, end);
-    } else {
-      sum_rows<bfloat16>(args, row_of, begin, end);
-    }
-  });
+  parallel_for(0, args.weights.size(0), grain_of(hidden * args.weights.size(1)),
+               [&](std::int64_t begin, std::int64_t end) {
+                 if (args.y_sorted.dtype == DType::kFloat32) {
+                   sum_rows<float>(args, row_of, begin, end);
+                 } else {
+                   sum_rows<bfloat16>(args, row_of, begin, end);
+                 }
+               });
 }
 
 }  // namespace llada

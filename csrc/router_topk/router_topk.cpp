@@ -16,7 +16,7 @@
 namespace llada {
 namespace {
 
-constexpr std::int64_t kGrainRows = 16;
+constexpr std::int64_t kChoiceOperations = 8;  // of one expert's score: exponential, comparison, k passes
 
 void check_choice(const char* op, const RouterTopkArgs& args, std::int64_t tokens, std::int64_t num_experts) {
   const std::int64_t groups = args.num_groups, kept = args.topk_groups;
@@ -55,7 +55,7 @@ class PackedGate {
         lanes_(lane_count(weight.dtype, weight.size(1))),
         dtype_(weight.dtype),
         data_(num_panels() * panel_size()) {
-    parallel_for(0, num_panels(), 1, [&](std::int64_t begin, std::int64_t end) {
+    parallel_for(0, num_panels(), grain_of(panel_size()), [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t p = begin; p < end; ++p) {
         const int columns = static_cast<int>(std::min<std::int64_t>(kPanelColumns, experts_ - p * kPanelColumns));
         const char* source = weight.as<char>() + p * kPanelColumns * weight.stride(0) * dtype_bytes(weight.dtype);
@@ -96,13 +96,14 @@ void router_topk(const RouterTopkArgs& args) {
   Check(kOp, "logits", args.logits).cpu().dtype({DType::kFloat32, DType::kBFloat16}).shape({kAnySize, kAnySize});
   Check(kOp, "logits", args.logits).last_dim_contiguous();
   check_choice(kOp, args, args.logits.size(0), args.logits.size(1));
-  parallel_for(0, args.logits.size(0), kGrainRows, [&](std::int64_t begin, std::int64_t end) {
-    RouterRow row(args, args.logits.size(1));
-    for (std::int64_t token = begin; token < end; ++token) {
-      load_row(args.logits, token, row.logits());
-      route(args, row, token);
-    }
-  });
+  parallel_for(0, args.logits.size(0), grain_of(kChoiceOperations * args.logits.size(1)),
+               [&](std::int64_t begin, std::int64_t end) {
+                 RouterRow row(args, args.logits.size(1));
+                 for (std::int64_t token = begin; token < end; ++token) {
+                   load_row(args.logits, token, row.logits());
+                   route(args, row, token);
+                 }
+               });
 }
 
 void router(const RouterArgs& args) {
@@ -119,7 +120,8 @@ void router(const RouterArgs& args) {
   const PanelGemm gemm = select_panel_gemm(args.x.dtype, active_isa());
   const std::int64_t stride = gate.num_panels() * kPanelColumns;
   const std::int64_t tiles = (tokens + kMaxPanelRows - 1) / kMaxPanelRows;
-  parallel_for(0, tiles, 1, [&](std::int64_t begin, std::int64_t end) {
+  const std::int64_t row_operations = num_experts * (hidden / kProductsPerOperation + kChoiceOperations);
+  parallel_for(0, tiles, grain_of(kMaxPanelRows * row_operations), [&](std::int64_t begin, std::int64_t end) {
     RouterRow row(args.topk, num_experts);
     const Scratch<std::uint32_t> rows(gate.lanes() * kMaxPanelRows);
     const Scratch<float> logits(stride * kMaxPanelRows);

@@ -85,7 +85,7 @@ class Stream {
         gemm_(select_panel_gemm(args.hidden.dtype, active_isa())),
         tiles_((args.hidden.size(0) + kMaxPanelRows - 1) / kMaxPanelRows),
         rows_(tiles_ * kMaxPanelRows * weights_.lanes()) {
-    parallel_for(0, tiles_, 1, [this](std::int64_t begin, std::int64_t end) {
+    parallel_for(0, tiles_, grain_of(kMaxPanelRows * weights_.lanes()), [this](std::int64_t begin, std::int64_t end) {
       for (std::int64_t tile = begin; tile < end; ++tile) pack_tile(tile);
     });
     for (std::int64_t row = 0; row < args.hidden.size(0) && args.temperature > 0.0; ++row) {
@@ -165,7 +165,8 @@ void token_confidence(const TokenConfidenceArgs& args) {
   const std::int64_t part_panels = (panels + kMaxParts - 1) / kMaxParts;
   const std::int64_t parts = (panels + part_panels - 1) / part_panels;
   std::vector<RowSummary> summaries(parts * rows);
-  parallel_for(0, parts, 1, [&](std::int64_t begin, std::int64_t end) {
+  const std::int64_t part_operations = part_panels * kPanelColumns * rows * args.hidden.size(1) / kProductsPerOperation;
+  parallel_for(0, parts, grain_of(part_operations), [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t part = begin; part < end; ++part) {
       stream.run(part * part_panels, std::min((part + 1) * part_panels, panels), summaries.data() + part * rows);
     }

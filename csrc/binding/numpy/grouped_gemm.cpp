@@ -25,8 +25,8 @@ py::object run(py::handle x_sorted, py::handle weight, py::handle offsets) {
 void bind_grouped_gemm(py::module_& module) {
   module.def("grouped_gemm", &run<grouped_gemm, 1>, py::arg("x_sorted"), py::arg("weight"), py::arg("offsets"),
              "y [A, N]: rows offsets[e] .. offsets[e + 1] of x_sorted [A, K] times weight[e] [N, K]^T.");
-  module.def("grouped_swiglu", &run<grouped_swiglu, 2>, py::arg("x_sorted"), py::arg("gate_up_proj"), py::arg("offsets"),
-             "y [A, I] = silu(gate) * up with gate_up_proj [E, 2I, H], gate rows first.");
+  module.def("grouped_swiglu", &run<grouped_swiglu, 2>, py::arg("x_sorted"), py::arg("gate_up_proj"),
+             py::arg("offsets"), "y [A, I] = silu(gate) * up with gate_up_proj [E, 2I, H], gate rows first.");
 }
 
 }  // namespace llada

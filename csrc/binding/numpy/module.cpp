@@ -55,7 +55,8 @@ void translate(std::exception_ptr error) {
 }  // namespace
 
 PYBIND11_MODULE(_C, module) {
-  module.doc() = "The kernels of llada_moe_ops on NumPy arrays and DLPack tensors; build facts, instruction set, threads.";
+  module.doc() =
+      "The kernels of llada_moe_ops on NumPy arrays and DLPack tensors; build facts, instruction set, threads.";
   py::register_local_exception_translator(translate);
   bind_arrays(module);
   bind_linear(module);

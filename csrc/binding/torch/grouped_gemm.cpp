@@ -7,7 +7,8 @@ namespace {
 using llada::Tensor;
 
 Tensor grouped_gemm(Tensor x_sorted, Tensor weight, Tensor offsets) {
-  STD_TORCH_CHECK(x_sorted.dim() == 2 && weight.dim() == 3, "grouped_gemm: expected x_sorted [A, K] and weight [E, N, K]");
+  STD_TORCH_CHECK(x_sorted.dim() == 2 && weight.dim() == 3,
+                  "grouped_gemm: expected x_sorted [A, K] and weight [E, N, K]");
   Tensor y = llada::new_tensor(x_sorted, {x_sorted.size(0), weight.size(1)});
   llada::grouped_gemm({llada::view(x_sorted), llada::view(weight), llada::view(offsets), llada::view(y)});
   return y;

@@ -6,7 +6,8 @@ namespace {
 
 using llada::Tensor;
 
-Tensor run(const Tensor& x, const Tensor& weight, std::int64_t columns, bool packed, const std::optional<Tensor>& bias) {
+Tensor run(const Tensor& x, const Tensor& weight, std::int64_t columns, bool packed,
+           const std::optional<Tensor>& bias) {
   const auto sizes = x.sizes();
   STD_TORCH_CHECK(sizes.size() >= 1, "linear: x must have at least one dimension");
   std::vector<std::int64_t> out_sizes(sizes.begin(), sizes.end());

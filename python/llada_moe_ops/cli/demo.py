@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..training.tasks import Example
 
 QUESTIONS = {"sort": 1, "reverse": 1, "arithmetic": 2}
-PUZZLES = {"operator": 1, "sudoku6": 1}
+PUZZLES = {"operator": 1, "sudoku9": 1}
 _PICTURE_AT = 0.6
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -118,6 +119,12 @@ class CheckpointReader:
         return tensor
 
 
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
 def _shards(tensors: Iterable[tuple[str, Tensor]], max_bytes: int) -> Iterator[dict[str, Tensor]]:
     shard: dict[str, Tensor] = {}
     size = 0
@@ -148,6 +155,7 @@ def write_shards(tensors: Iterable[tuple[str, Tensor]], folder: Path, max_bytes:
                 save_file(shard, aside, metadata={"format": "pt"})
             except SafetensorError as error:
                 raise OSError(f"{folder}: weights cannot be written ({error})") from error
+            aside.chmod(0o666 & ~_umask())  # safetensors makes files that only their owner can read
             asides.append(aside)
             weight_map.update(dict.fromkeys(shard, number))
             total += sum(tensor.nbytes for tensor in shard.values())

@@ -39,9 +39,10 @@ def tensor(
         expected = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
         raise TypeError(f"{op}: {name} must be {expected}, got {str(value.dtype).removeprefix('torch.')}")
     if shape is not None:
-        good = value.dim() == len(shape) and all(
-            not isinstance(want, int) or want == have for want, have in zip(shape, value.shape, strict=True)
-        )
+        have = value.shape
+        good = len(have) == len(shape)
+        for want, size in zip(shape, have):  # noqa: B905  lengths are compared above; this runs at every call
+            good = good and (want == size or not isinstance(want, int))
         if not good:
             expected = ", ".join("*" if want is None else str(want) for want in shape)
             raise ValueError(f"{op}: {name} must have shape [{expected}], got {list(value.shape)}")

@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# The op tests on an AddressSanitizer + UBSan build of the core and its doors, beside the normal build.
+#   PYTHON  the interpreter with torch, pytest, cmake, ninja and pybind11 (default: python3)
+#   further arguments go to pytest
+set -euo pipefail
+cd "$(dirname "$0")/.."
+python=${PYTHON:-python3}
+bin=$(cd "$(dirname "$(command -v "$python")")" && pwd)
+export PATH="$bin:$PATH"
+build=$PWD/build/sanitize
+cmake -S . -B "$build" -G Ninja -DPython_EXECUTABLE="$bin/$(basename "$python")" -DLLADA_MOE_OPS_TESTS=OFF \
+  -DLLADA_MOE_OPS_SANITIZE=address,undefined -DLLADA_MOE_OPS_OUTPUT_DIR="$build/lib" >/dev/null
+cmake --build "$build"
+
+compiler=${CXX:-c++}
+export LLADA_MOE_OPS_LIBRARY_DIR="$build/lib"
+# libstdc++ as well: the sanitizer must find __cxa_throw when it starts, before torch brings it in.
+export LD_PRELOAD="$("$compiler" -print-file-name=libasan.so):$("$compiler" -print-file-name=libstdc++.so)"
+# torch and Python keep memory to the end on purpose; a signal handler of ours would hide Python's own.
+export ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1
+export UBSAN_OPTIONS=print_stacktrace=1
+export OMP_WAIT_POLICY=PASSIVE
+"$bin/$(basename "$python")" -c '
+from llada_moe_ops.ops._library import extension, native
+assert native() and extension().build_info()["sanitize"], "the normal build was loaded"'
+# opcheck and torch.compile trace Python, not kernels; they are slow here and are tested on the normal build.
+"$bin/$(basename "$python")" -m pytest tests/ops -q -p no:cacheprovider -k "not opcheck and not compile" "$@"

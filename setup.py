@@ -38,7 +38,7 @@ def torch_folder() -> str:
             "torch is not installed here (or hidden by build isolation): type "
             "`pip install torch numpy setuptools cmake ninja pybind11 && pip install --no-build-isolation .`"
         )
-    return list(spec.submodule_search_locations)[0]
+    return next(iter(spec.submodule_search_locations))
 
 
 def compiler() -> str:

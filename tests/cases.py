@@ -8,7 +8,8 @@ from torch import Tensor
 # Rows per tile are 12, columns per panel 32 (16 for gate and up), k-values per lane 1 or 2, lanes per block 256.
 ROWS = (0, 1, 11, 12, 13, 25)
 LINEAR = tuple(  # (rows, K, N)
-    [(rows, 40, 33) for rows in ROWS] + [(5, k, n) for k, n in ((1, 1), (7, 31), (64, 32), (33, 65), (513, 16), (1100, 48))]
+    [(rows, 40, 33) for rows in ROWS]
+    + [(5, k, n) for k, n in ((1, 1), (7, 31), (64, 32), (33, 65), (513, 16), (1100, 48))]
 )
 EXPERT_CHOICES = ("random", "first", "last", "none_on_first", "not_mine", "all_not_mine")
 EXPERT_LAYERS = (  # (tokens, k, E, H, I)

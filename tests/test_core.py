@@ -16,7 +16,17 @@ ROOT = Path(__file__).resolve().parent.parent
 def test_core() -> None:
     build = ROOT / "build" / "cpp-tests"
     for command in (
-        ["cmake", "-S", str(ROOT), "-B", str(build), "-G", "Ninja", "-DLLADA_MOE_OPS_DOORS=OFF", f"-DPython_EXECUTABLE={sys.executable}"],
+        [
+            "cmake",
+            "-S",
+            str(ROOT),
+            "-B",
+            str(build),
+            "-G",
+            "Ninja",
+            "-DLLADA_MOE_OPS_DOORS=OFF",
+            f"-DPython_EXECUTABLE={sys.executable}",
+        ],
         ["cmake", "--build", str(build)],
         ["ctest", "--test-dir", str(build), "--output-on-failure"],
     ):

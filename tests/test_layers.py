@@ -36,7 +36,9 @@ def imported_layers(path: Path) -> set[str]:
             targets = [alias.name.split(".") for alias in node.names]
         else:
             continue
-        found |= {parts[1] for target in targets if (parts := [p for p in target if p])[0] == here[0] and len(parts) > 1}
+        found |= {
+            parts[1] for target in targets if (parts := [p for p in target if p])[0] == here[0] and len(parts) > 1
+        }
     return found
 
 

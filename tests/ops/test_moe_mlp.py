@@ -215,7 +215,7 @@ def test_errors_of_packed_experts() -> None:
         ops.moe_mlp(*LAYER[:3], packed, LAYER[4])
     with pytest.raises(ValueError, match=r"x must be \[T, 12\], got \[5, 11\]"):
         ops.moe_mlp(LAYER[0][:, :11], *LAYER[1:3], packed)
-    with pytest.raises(TypeError, match="packed.gate_up must be bfloat16, got float32"):
+    with pytest.raises(TypeError, match=r"packed\.gate_up must be bfloat16, got float32"):
         ops.moe_mlp(LAYER[0].bfloat16(), *LAYER[1:3], packed)
     op = torch.ops.llada_moe.moe_mlp_packed
     for gate_up, down, size in (

@@ -64,7 +64,9 @@ def native() -> bool:
         try:
             extension().isa()
         except ValueError as error:
-            raise ValueError(f"LLADA_MOE_OPS_ISA: {error}; type `unset LLADA_MOE_OPS_ISA`, or name one of those") from None
+            raise ValueError(
+                f"LLADA_MOE_OPS_ISA: {error}; type `unset LLADA_MOE_OPS_ISA`, or name one of those"
+            ) from None
     global _loaded
     _loaded = True
     return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -93,7 +94,7 @@ def _padded(y: Tensor, rows: int) -> Tensor:
 def group_slices(offsets: Tensor) -> Iterator[tuple[int, slice]]:
     """(e, its rows) of every group that has rows."""
     bounds = offsets.tolist()
-    for group, (begin, end) in enumerate(zip(bounds, bounds[1:], strict=False)):
+    for group, (begin, end) in enumerate(itertools.pairwise(bounds)):
         if begin < end:
             yield group, slice(begin, end)
 
@@ -110,9 +111,7 @@ def swiglu_backward(gate_up: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
 
 # Ops of their own: the number of rows of each group is data, which a traced backward could not use.
 @torch.library.custom_op("llada_moe::grouped_gemm_backward", mutates_args=())
-def grouped_gemm_backward(
-    grad: Tensor, x_sorted: Tensor, weight: Tensor, offsets: Tensor
-) -> tuple[Tensor, Tensor]:
+def grouped_gemm_backward(grad: Tensor, x_sorted: Tensor, weight: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of x_sorted and weight."""
     grad_x, grad_weight = torch.zeros_like(x_sorted), torch.zeros_like(weight)
     for group, rows in group_slices(offsets):

@@ -57,8 +57,11 @@ def moe_mlp(
     _check.tensor("moe_mlp", "experts", experts, dtypes=_check.INDEX, shape=shape, device=device)
     _check.index_range("moe_mlp", "experts", experts, num_experts)
     if not runs_natively(x):
-        plain = packed.unpack() if packed is not None else (gate_up_proj, down_proj)
-        return moe_mlp_reference(x, weights, experts, *plain)
+        if packed is not None:
+            return moe_mlp_reference(x, weights, experts, *packed.unpack())
+        assert isinstance(gate_up_proj, Tensor)
+        assert down_proj is not None
+        return moe_mlp_reference(x, weights, experts, gate_up_proj, down_proj)
     weights, experts = weights.float().contiguous(), experts.to(torch.int32).contiguous()
     if packed is not None:
         y: Tensor = torch.ops.llada_moe.moe_mlp_packed(

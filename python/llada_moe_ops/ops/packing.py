@@ -138,7 +138,13 @@ class PackedExperts:
         shape = (self.intermediate_size, self.hidden_size)
         for name, value, wanted in (("gate", gate, shape), ("up", up, shape), ("down", down, shape[::-1])):
             _check.tensor(
-                "set_expert", name, value, dtypes=(self.dtype,), shape=wanted, device=self.down.device, rows_contiguous=True
+                "set_expert",
+                name,
+                value,
+                dtypes=(self.dtype,),
+                shape=wanted,
+                device=self.down.device,
+                rows_contiguous=True,
             )
         if runs_natively(down):
             torch.ops.llada_moe.pack_expert(gate, up, down, self.gate_up[expert], self.down[expert])
@@ -189,7 +195,9 @@ def pack_experts(gate_up_proj: Tensor, down_proj: Tensor, format: str | None = N
         ValueError: a wrong shape or layout, or a format that this version does not have.
     """
     op = "pack_experts"
-    _check.tensor(op, "gate_up_proj", gate_up_proj, dtypes=_check.FLOATING, shape=("E", "2I", "H"), rows_contiguous=True)
+    _check.tensor(
+        op, "gate_up_proj", gate_up_proj, dtypes=_check.FLOATING, shape=("E", "2I", "H"), rows_contiguous=True
+    )
     experts, rows, hidden = gate_up_proj.shape
     _check.require(op, "gate_up_proj", rows % 2 == 0, "of an even second size", list(gate_up_proj.shape))
     _check.tensor(

@@ -161,7 +161,7 @@ class Trainer:
         for portion in plan[self.workers.rank]:
             batch = portion_batch(self.tokenizer, portion, config.seed, self.step)
             loss, auxiliary = self._losses(batch)
-            ((loss + auxiliary) * (portion.tokens / planned)).backward()  # type: ignore[no-untyped-call]
+            ((loss + auxiliary) * (portion.tokens / planned)).backward()
             one = sums[portion.task]
             one[0] += loss.item() * portion.tokens
             one[1] += portion.tokens

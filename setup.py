@@ -104,4 +104,4 @@ class CMakeBuild(build_ext):
         return []
 
 
-setup(ext_modules=[Extension(f"{PACKAGE}._C", sources=[])], cmdclass={"build_ext": CMakeBuild})
+setup(license="Apache-2.0", ext_modules=[Extension(f"{PACKAGE}._C", sources=[])], cmdclass={"build_ext": CMakeBuild})

@@ -1,13 +1,15 @@
 // One pass per token: its cos and sin once (fp32 angles as published, evaluated in double), then each head of q and k
 // from memory to memory through one head-sized buffer.
-#include <cmath>
 #include <cstring>
+#include <limits>
 #include <string>
 #include <vector>
 
+#include "common/bfloat16.h"
 #include "common/check.h"
 #include "common/parallel.h"
-#include "norm_rope/norm_row.h"
+#include "norm_rope/norm_rope.h"
+#include "norm_rope/row_kernels.h"
 
 namespace llada {
 namespace {
@@ -36,83 +38,62 @@ void cos_sin(const float* angles, std::int64_t count, float* cosines, float* sin
   }
 }
 
-template <class Element>
-float rounded(float value) {
-  return to_float(from_float<Element>(value));
+float rounded(DType dtype, float value) {
+  return dtype == DType::kBFloat16 ? to_float(from_float<bfloat16>(value)) : value;
 }
 
-template <class Element>
 class TokenRotation {
  public:
   explicit TokenRotation(const QkNormRopeArgs& args)
       : args_(args),
+        kernels_(select_row_kernels(args.q.dtype, active_isa())),
         half_(args.frequencies.size(0)),
         depth_(args.q.size(3)),
+        clip_(args.clip ? rounded(args.q.dtype, static_cast<float>(*args.clip))
+                        : std::numeric_limits<float>::infinity()),
         angles_(half_),
         cosines_(half_),
         sines_(half_),
-        head_(depth_) {}
+        buffer_(depth_) {}
 
   void set_position(std::int64_t position) {
     const auto wide = static_cast<float>(position);
     const auto* frequencies = args_.frequencies.as<float>();
     for (std::int64_t i = 0; i < half_; ++i) angles_[i] = wide * frequencies[i];
     cos_sin(angles_.data(), half_, cosines_.data(), sines_.data());
-    for (std::int64_t i = 0; i < half_; ++i) cosines_[i] = rounded<Element>(cosines_[i]);
-    for (std::int64_t i = 0; i < half_; ++i) sines_[i] = rounded<Element>(sines_[i]);
+    for (float& cosine : cosines_) cosine = rounded(args_.q.dtype, cosine);
+    for (float& sine : sines_) sine = rounded(args_.q.dtype, sine);
   }
 
-  void head(const Element* source, const ArrayView& weight, Element* out) {
-    if (weight.defined()) {
-      normalise_row(source, weight.as<Element>(), depth_, static_cast<float>(args_.eps), head_.data());
-    } else {
-      std::memcpy(head_.data(), source, depth_ * sizeof(Element));
+  // All heads of token (b, s) of x [B, S, heads, D].
+  void heads(const ArrayView& x, const ArrayView& weight, const ArrayView& out, std::int64_t b, std::int64_t s) {
+    const std::int64_t bytes = dtype_bytes(x.dtype);
+    const char* source = x.as<char>() + (b * x.stride(0) + s * x.stride(1)) * bytes;
+    char* target = out.as<char>() + (b * x.size(1) + s) * x.size(2) * depth_ * bytes;
+    for (std::int64_t h = 0; h < x.size(2); ++h) {
+      kernels_.rotate_head({source + h * x.stride(2) * bytes, weight.data, buffer_.data(), target + h * depth_ * bytes,
+                            cosines_.data(), sines_.data(), depth_, half_, static_cast<float>(args_.eps), clip_});
     }
-    if (args_.clip) clamp(rounded<Element>(static_cast<float>(*args_.clip)));
-    for (std::int64_t i = 0; i < half_; ++i) {
-      const float first = to_float(head_[i]), second = to_float(head_[i + half_]);
-      out[i] = from_float<Element>(rounded<Element>(first * cosines_[i]) + rounded<Element>(-second * sines_[i]));
-      out[i + half_] =
-          from_float<Element>(rounded<Element>(second * cosines_[i]) + rounded<Element>(first * sines_[i]));
-    }
-    for (std::int64_t i = 2 * half_; i < depth_; ++i) out[i] = head_[i];
   }
 
  private:
-  // NaN passes, as in torch.clamp.
-  void clamp(float limit) {
-    for (Element& element : head_) {
-      const float value = to_float(element);
-      element = from_float<Element>(value < -limit ? -limit : value > limit ? limit : value);
-    }
-  }
-
   const QkNormRopeArgs& args_;
+  const RowKernels& kernels_;
   std::int64_t half_, depth_;
+  float clip_;
   std::vector<float> angles_, cosines_, sines_;
-  std::vector<Element> head_;
+  std::vector<float> buffer_;  // room for depth_ elements of either type
 };
 
-template <class Element>
-void rotate_heads(TokenRotation<Element>& rotation, const ArrayView& x, const ArrayView& weight, const ArrayView& out,
-                  std::int64_t b, std::int64_t s) {
-  const Element* source = x.as<Element>() + b * x.stride(0) + s * x.stride(1);
-  Element* target = out.as<Element>() + (b * x.size(1) + s) * x.size(2) * x.size(3);
-  for (std::int64_t h = 0; h < x.size(2); ++h) {
-    rotation.head(source + h * x.stride(2), weight, target + h * x.size(3));
-  }
-}
-
-template <class Element>
 void rotate_tokens(const QkNormRopeArgs& args, std::int64_t begin, std::int64_t end) {
-  TokenRotation<Element> rotation(args);
+  TokenRotation rotation(args);
   for (std::int64_t token = begin; token < end; ++token) {
     const std::int64_t b = token / args.q.size(1), s = token % args.q.size(1);
     const std::int64_t offset = b * args.positions.stride(0) + s * args.positions.stride(1);
     rotation.set_position(args.positions.dtype == DType::kInt64 ? args.positions.as<std::int64_t>()[offset]
                                                                 : args.positions.as<std::int32_t>()[offset]);
-    rotate_heads(rotation, args.q, args.q_weight, args.q_out, b, s);
-    rotate_heads(rotation, args.k, args.k_weight, args.k_out, b, s);
+    rotation.heads(args.q, args.q_weight, args.q_out, b, s);
+    rotation.heads(args.k, args.k_weight, args.k_out, b, s);
   }
 }
 
@@ -145,13 +126,7 @@ void qk_norm_rope(const QkNormRopeArgs& args) {
   check(args);
   const std::int64_t token_elements = (args.q.size(2) + args.k.size(2)) * args.q.size(3);
   parallel_for(0, args.q.size(0) * args.q.size(1), grain_of(2 * token_elements),
-               [&](std::int64_t begin, std::int64_t end) {
-                 if (args.q.dtype == DType::kFloat32) {
-                   rotate_tokens<float>(args, begin, end);
-                 } else {
-                   rotate_tokens<bfloat16>(args, begin, end);
-                 }
-               });
+               [&](std::int64_t begin, std::int64_t end) { rotate_tokens(args, begin, end); });
 }
 
 }  // namespace llada

@@ -1,31 +1,12 @@
-#include <cmath>
-#include <cstring>
 #include <string>
 
 #include "common/check.h"
 #include "common/parallel.h"
-#include "norm_rope/norm_row.h"
+#include "norm_rope/norm_rope.h"
+#include "norm_rope/row_kernels.h"
 
 namespace llada {
 namespace {
-
-template <class Element>
-void norm_rows(const RmsNormArgs& args, std::int64_t begin, std::int64_t end) {
-  const std::int64_t hidden = args.weight.size(0);
-  for (std::int64_t row = begin; row < end; ++row) {
-    const Element* source = args.x.as<Element>() + row * hidden;
-    if (args.residual.defined()) {
-      const Element* residual = args.residual.as<Element>() + row * hidden;
-      Element* total = args.total.as<Element>() + row * hidden;
-      for (std::int64_t i = 0; i < hidden; ++i) {
-        total[i] = from_float<Element>(to_float(source[i]) + to_float(residual[i]));
-      }
-      source = total;
-    }
-    normalise_row(source, args.weight.as<Element>(), hidden, static_cast<float>(args.eps),
-                  args.out.as<Element>() + row * hidden);
-  }
-}
 
 void check_like(const char* op, const char* name, const ArrayView& view, const ArrayView& like) {
   Check(op, name, view).cpu().dtype({like.dtype}).contiguous();
@@ -48,11 +29,15 @@ void rms_norm(const RmsNormArgs& args) {
     check_like(op, "residual", args.residual, args.x);
     check_like(op, "total", args.total, args.x);
   }
+  const RowKernels& kernels = select_row_kernels(args.x.dtype, active_isa());
+  const std::int64_t row_bytes = hidden * dtype_bytes(args.x.dtype);
+  const auto row_of = [row_bytes](const ArrayView& view, std::int64_t row) -> char* {
+    return view.defined() ? view.as<char>() + row * row_bytes : nullptr;
+  };
   parallel_for(0, args.x.elements() / hidden, grain_of(hidden), [&](std::int64_t begin, std::int64_t end) {
-    if (args.x.dtype == DType::kFloat32) {
-      norm_rows<float>(args, begin, end);
-    } else {
-      norm_rows<bfloat16>(args, begin, end);
+    for (std::int64_t row = begin; row < end; ++row) {
+      kernels.norm_row({row_of(args.x, row), row_of(args.residual, row), args.weight.data, row_of(args.total, row),
+                        row_of(args.out, row), hidden, static_cast<float>(args.eps)});
     }
   });
 }

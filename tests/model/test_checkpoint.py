@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
 from pathlib import Path
 
@@ -193,18 +194,17 @@ def test_unsupported_options(options: dict[str, object], message: str) -> None:
         LLaDAMoEModel.from_pretrained(GOLDEN / "base-fp32", **options)  # type: ignore[arg-type]
 
 
-def test_failed_save_leaves_the_old_checkpoint(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A full disk, simulated where the bytes are written: the old files stay whole, nothing half-written remains."""
+def test_a_full_disk_leaves_the_old_checkpoint(base: Path) -> None:
+    """Files may not grow past 64 KiB, as on a full disk: the old ones stay whole, nothing half-written remains."""
     before = {path.name: path.read_bytes() for path in base.iterdir()}
     model = LLaDAMoEModel.from_pretrained(base)
-
-    def full_disk(tensors: object, path: Path, metadata: object) -> None:
-        Path(path).write_bytes(b"half")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("llada_moe_ops.model.safetensors_files.save_file", full_disk)
-    with pytest.raises(OSError, match="No space left"):
-        model.save_pretrained(base)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, limits[1]))
+    try:
+        with pytest.raises(OSError, match="weights cannot be written"):
+            model.save_pretrained(base)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert {path.name: path.read_bytes() for path in base.iterdir()} == before
 
 

@@ -4,8 +4,8 @@ namespace llada {
 namespace {
 
 constexpr std::int64_t kItemsPerThread = 4;
-constexpr std::int64_t kLanesPerThread = 1
-                                         << 14;  // lanes x chunks below which waking a thread costs more than it gives
+// Lanes x chunks (12 rows times 32 columns a lane) below which waking a thread costs more than it gives.
+constexpr std::int64_t kLanesPerThread = 1 << 12;
 
 }  // namespace
 

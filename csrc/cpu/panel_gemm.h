@@ -40,6 +40,9 @@ struct PanelGemmArgs {
   std::int64_t lanes;
   float* out;
   std::int64_t out_stride;  // floats between rows of out
+  // What to prefetch meanwhile: with each lane, the cache lines at next and next + 64, then next += next_step bytes.
+  const void* next = nullptr;
+  std::int64_t next_step = 0;
 };
 
 using PanelGemm = void (*)(const PanelGemmArgs&);

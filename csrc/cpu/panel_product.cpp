@@ -22,17 +22,20 @@ void cut_rows(const std::int32_t* offsets, std::int64_t groups, std::vector<RowC
   }
 }
 
-void pack_chunks(DType dtype, const void* source, std::int64_t row_stride, const std::int32_t* index_of_row,
-                 std::int64_t k, const std::vector<RowChunk>& chunks, std::uint32_t* rows) {
-  const std::int64_t lanes = lane_count(dtype, k);
+void pack_chunk(const PanelWeights& weights, const RowSource& source, const RowChunk& chunk, std::uint32_t* rows) {
+  const bool gathered = source.index_of_row != nullptr;
+  const std::int64_t first = gathered ? 0 : chunk.first_row * source.row_stride * dtype_bytes(weights.dtype);
+  pack_rows(weights.dtype, static_cast<const char*>(source.data) + first, source.row_stride,
+            gathered ? source.index_of_row + chunk.first_row : nullptr, chunk.num_rows, weights.k, rows);
+}
+
+void pack_chunks(const PanelWeights& weights, const RowSource& source, const std::vector<RowChunk>& chunks,
+                 std::uint32_t* rows) {
+  const std::int64_t lanes = weights.lanes();
   const std::int64_t grain = grain_of(lanes * kMaxPanelRows);
   parallel_for(0, static_cast<std::int64_t>(chunks.size()), grain, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t c = begin; c < end; ++c) {
-      const RowChunk& chunk = chunks[c];
-      const std::int32_t* index = index_of_row == nullptr ? nullptr : index_of_row + chunk.first_row;
-      const std::int64_t offset = index_of_row == nullptr ? chunk.first_row * row_stride * dtype_bytes(dtype) : 0;
-      pack_rows(dtype, static_cast<const char*>(source) + offset, row_stride, index, chunk.num_rows, k,
-                rows + chunk.first_row * lanes);
+      pack_chunk(weights, source, chunks[c], rows + chunks[c].first_row * lanes);
     }
   });
 }

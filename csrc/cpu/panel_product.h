@@ -6,6 +6,9 @@
 // Threads split the panel range: each reads one long stream of every group's weights, and gets the same share of the
 // bytes and of the arithmetic however uneven the groups are. Only where there are too few panels are the chunks split
 // as well.
+//
+// Weights that fit a core's L2 are no stream: there, threads take rows, pack them and multiply at once (run_rows), in
+// one loop where the other way round needs two with a barrier between them.
 #pragma once
 
 #include <algorithm>
@@ -28,10 +31,18 @@ struct RowChunk {
 // Cuts each group's rows [offsets[g], offsets[g + 1]) into chunks of at most 12 rows, evened out: 13 rows become 7 + 6.
 void cut_rows(const std::int32_t* offsets, std::int64_t groups, std::vector<RowChunk>& chunks);
 
-// Packs every chunk's rows, chunk after chunk: chunk c at rows + c.first_row * lanes. Row r is row r of the source, or
-// row index_of_row[r] when that is not null.
-void pack_chunks(DType dtype, const void* source, std::int64_t row_stride, const std::int32_t* index_of_row,
-                 std::int64_t k, const std::vector<RowChunk>& chunks, std::uint32_t* rows);
+// Rows of k elements of the weights' dtype: row r is row r of data, or row index_of_row[r] when that is not null.
+struct RowSource {
+  const void* data;
+  std::int64_t row_stride;  // in elements
+  const std::int32_t* index_of_row;
+};
+
+void pack_chunk(const PanelWeights& weights, const RowSource& source, const RowChunk& chunk, std::uint32_t* rows);
+
+// Packs every chunk's rows, chunk after chunk: chunk c at rows + c.first_row * lanes.
+void pack_chunks(const PanelWeights& weights, const RowSource& source, const std::vector<RowChunk>& chunks,
+                 std::uint32_t* rows);
 
 struct PanelProduct {
   PanelWeights weights;
@@ -47,30 +58,43 @@ struct ProductPlan {
 
 ProductPlan plan_product(std::int64_t panels, std::int64_t chunks, std::int64_t lanes, int threads);
 
+// One group's chunks times panels [panel_begin, panel_end).
+//
+// Few chunks: panel by panel. While a panel is multiplied with its chunks, the next one is fetched, a share with each
+// chunk, so that memory and arithmetic overlap; a single chunk is all stream and fetches 2 KB ahead, where DRAM is
+// fastest. Many chunks: their rows no longer stay in L2 and are read once for a block of panels.
 template <class Epilogue>
-void run_panels(const PanelProduct& product, std::int64_t chunk_begin, std::int64_t chunk_end, std::int64_t panel_begin,
-                std::int64_t panel_end, const Epilogue& epilogue) {
+void run_group(const PanelProduct& product, std::int64_t chunk_begin, std::int64_t chunk_end, std::int64_t panel_begin,
+               std::int64_t panel_end, const Epilogue& epilogue) {
+  constexpr std::int64_t kFewChunks = 3, kBlockBytes = 1 << 18, kAheadBytes = 1 << 11;
   const PanelWeights& weights = product.weights;
   const PanelGemm gemm = select_panel_gemm(weights.dtype, active_isa());
-  const std::int64_t lanes = weights.lanes();
-  std::uint32_t* scratch =
-      weights.packed
-          ? nullptr
-          : thread_scratch<struct PanelScratch, std::uint32_t>(std::max<std::int64_t>(weights.panel_size(), 1));
+  const std::int64_t lanes = weights.lanes(), size = std::max<std::int64_t>(weights.panel_size(), 1);
+  const std::int64_t group = product.chunks[chunk_begin].group, chunks = chunk_end - chunk_begin;
+  const std::int64_t block = chunks <= kFewChunks ? 1 : std::max<std::int64_t>(1, kBlockBytes / (4 * size));
+  auto* scratch = weights.packed ? nullptr : thread_scratch<struct PanelScratch, std::uint32_t>(size * block);
+  const std::uint32_t* panels[kBlockBytes / (4 * kPanelColumns)];
   alignas(64) float tile[kMaxPanelRows * kPanelColumns];
-  while (chunk_begin < chunk_end) {
-    const std::int64_t group = product.chunks[chunk_begin].group;
-    std::int64_t group_end = chunk_begin + 1;
-    while (group_end < chunk_end && product.chunks[group_end].group == group) ++group_end;
-    for (std::int64_t p = panel_begin; p < panel_end; ++p) {
-      const std::uint32_t* panel = weights.panel(group, p, scratch);
-      for (std::int64_t c = chunk_begin; c < group_end; ++c) {
-        const RowChunk& chunk = product.chunks[c];
-        gemm({product.rows + chunk.first_row * lanes, panel, chunk.num_rows, lanes, tile, kPanelColumns});
+  for (std::int64_t first = panel_begin; first < panel_end; first += block) {
+    const std::int64_t last = std::min(first + block, panel_end);
+    for (std::int64_t p = first; p < last; ++p)
+      panels[p - first] = weights.panel(group, p, scratch + (p - first) * size);
+    for (std::int64_t c = chunk_begin; c < chunk_end; ++c) {
+      const RowChunk& chunk = product.chunks[c];
+      for (std::int64_t p = first; p < last; ++p) {
+        const char* next = weights.stretch(group, std::min(p + last - first, panel_end - 1));
+        std::int64_t step = size * 4 / std::max<std::int64_t>(lanes, 1);
+        if (chunks == 1 && weights.packed) {
+          next = reinterpret_cast<const char*>(panels[p - first]) + kAheadBytes;
+        } else if (next != nullptr) {
+          step = (step + chunks - 1) / chunks;
+          next += (c - chunk_begin) * step * lanes;
+        }
+        gemm({product.rows + chunk.first_row * lanes, panels[p - first], chunk.num_rows, lanes, tile, kPanelColumns,
+              next, step});
         epilogue(chunk, p, tile);
       }
     }
-    chunk_begin = group_end;
   }
 }
 
@@ -82,9 +106,51 @@ void run_product(const PanelProduct& product, const Epilogue& epilogue) {
     while (item < end) {
       const std::int64_t part = item / panels, panel = item % panels;
       const std::int64_t panel_end = std::min(panels, panel + end - item);
-      run_panels(product, chunks * part / plan.chunk_parts, chunks * (part + 1) / plan.chunk_parts, panel, panel_end,
-                 epilogue);
+      std::int64_t chunk = chunks * part / plan.chunk_parts;
+      for (const std::int64_t part_end = chunks * (part + 1) / plan.chunk_parts; chunk < part_end;) {
+        std::int64_t group_end = chunk + 1;
+        while (group_end < part_end && product.chunks[group_end].group == product.chunks[chunk].group) ++group_end;
+        run_group(product, chunk, group_end, panel, panel_end, epilogue);
+        chunk = group_end;
+      }
       item += panel_end - panel;
+    }
+  });
+}
+
+// Whether the panels of one group are few enough for run_rows.
+inline bool stays_in_cache(const PanelWeights& weights) {
+  constexpr std::int64_t kCachedBytes = 1 << 19;
+  return weights.panels() * weights.panel_size() * 4 <= kCachedBytes;
+}
+
+// One group whose panels stay in cache. Every thread asks make_epilogue() for its own epilogue, which then sees the
+// panels of a chunk in order, chunk after chunk.
+template <class MakeEpilogue>
+void run_rows(const PanelWeights& weights, const RowSource& source, const std::vector<RowChunk>& chunks,
+              const MakeEpilogue& make_epilogue) {
+  const std::int64_t panels = weights.panels(), lanes = weights.lanes();
+  const std::int64_t grain = plan_product(1, 1, panels * lanes, num_threads()).grain;
+  parallel_for(0, static_cast<std::int64_t>(chunks.size()), grain, [&](std::int64_t begin, std::int64_t end) {
+    const PanelGemm gemm = select_panel_gemm(weights.dtype, active_isa());
+    auto* rows = thread_scratch<struct ChunkScratch, std::uint32_t>(std::max<std::int64_t>(lanes * kMaxPanelRows, 1));
+    PanelWeights panel_source = weights;
+    if (!weights.packed) {
+      auto* packed =
+          thread_scratch<struct CachedPanels, std::uint32_t>(std::max<std::int64_t>(panels * weights.panel_size(), 1));
+      for (std::int64_t p = 0; p < panels; ++p) weights.panel(0, p, packed + p * weights.panel_size());
+      panel_source.data = reinterpret_cast<const char*>(packed);
+      panel_source.packed = true;
+    }
+    auto epilogue = make_epilogue();
+    alignas(64) float tile[kMaxPanelRows * kPanelColumns];
+    for (std::int64_t c = begin; c < end; ++c) {
+      const RowChunk& chunk = chunks[c];
+      pack_chunk(weights, source, chunk, rows);
+      for (std::int64_t p = 0; p < panels; ++p) {
+        gemm({rows, panel_source.panel(0, p, nullptr), chunk.num_rows, lanes, tile, kPanelColumns, rows, 0});
+        epilogue(chunk, p, tile);
+      }
     }
   });
 }

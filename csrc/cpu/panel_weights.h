@@ -32,6 +32,13 @@ struct PanelWeights {
 
   // The panel's lanes; `scratch` (panel_size) holds them when the weights are plain.
   const std::uint32_t* panel(std::int64_t group, std::int64_t index, std::uint32_t* scratch) const;
+
+  // Where the memory of a panel begins, if it is one stretch: the panel, or plain rows that lie one after another.
+  const char* stretch(std::int64_t group, std::int64_t index) const {
+    if (packed) return data + (group * panels() + index) * panel_size() * 4;
+    if (paired || row_stride != k) return nullptr;
+    return data + (group * group_stride + index * kPanelColumns * row_stride) * dtype_bytes(dtype);
+  }
 };
 
 // From a plain view [groups, N, K] or [N, K] whose last dimension is contiguous.

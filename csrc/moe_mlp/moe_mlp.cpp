@@ -7,6 +7,7 @@
 #include "common/check.h"
 #include "cpu/panel_product.h"
 #include "cpu/tile_ops.h"
+#include "permute/expert_sort.h"
 
 namespace llada {
 namespace {
@@ -34,33 +35,22 @@ void check(const MoeMlpArgs& args) {
   Check(kOp, "y", args.y).cpu().dtype({x.dtype}).shape({tokens, hidden}).contiguous();
   require(kOp, "experts", args.experts.elements() <= std::numeric_limits<std::int32_t>::max(),
           "of fewer than 2^31 assignments", std::to_string(args.experts.elements()));
-  for (std::int64_t i = 0; i < args.experts.elements(); ++i) {
-    const std::int32_t expert = args.experts.as<const std::int32_t>()[i];
-    require(kOp, "experts", expert >= 0 && expert <= experts, "in 0 .. " + std::to_string(experts),
-            std::to_string(expert));
-  }
+  check_range(kOp, "experts", args.experts.as<const std::int32_t>(), args.experts.elements(), experts);
 }
 
-// Assignments sorted by expert, then by token: the counting sort of expert_order.
+// Assignments sorted by expert, then by token.
 struct Order {
-  std::vector<std::int32_t> offsets;     // [E + 1]
+  std::vector<std::int32_t> offsets;     // [E + 2]
   std::vector<std::int32_t> assignment;  // token * k + slot of each sorted row
   std::vector<std::int32_t> token;       // of each sorted row
 
   void sort(const std::int32_t* experts, std::int64_t tokens, std::int64_t slots, std::int64_t num_experts) {
-    offsets.assign(num_experts + 2, 0);
-    for (std::int64_t i = 0; i < tokens * slots; ++i) ++offsets[experts[i] + 1];
-    for (std::int64_t e = 0; e <= num_experts; ++e) offsets[e + 1] += offsets[e];
+    offsets.resize(num_experts + 2);
     assignment.resize(tokens * slots);
     token.resize(tokens * slots);
-    for (std::int64_t i = 0; i < tokens * slots; ++i) {
-      const std::int32_t row = offsets[experts[i]]++;
-      assignment[row] = static_cast<std::int32_t>(i);
-      token[row] = static_cast<std::int32_t>(i / slots);
-    }
-    // Filling moved every offset to its group's end, which is where the next one starts.
-    for (std::int64_t e = num_experts; e > 0; --e) offsets[e] = offsets[e - 1];
-    offsets[0] = 0;
+    sort_by_expert(experts, tokens * slots, num_experts, offsets.data(), assignment.data());
+    for (std::int64_t row = 0; row < tokens * slots; ++row)
+      token[row] = assignment[row] / static_cast<std::int32_t>(slots);
   }
 };
 
@@ -83,7 +73,7 @@ void run_tokens(const MoeMlpArgs& args, const PanelWeights& gate_up, const Panel
   const std::int32_t* assignment = order.assignment.data();
 
   const char* x = args.x.as<const char>() + first * args.x.stride(0) * dtype_bytes(dtype);
-  pack_chunks(dtype, x, args.x.stride(0), order.token.data(), hidden, chunks, packed_x);
+  pack_chunks(gate_up, {x, args.x.stride(0), order.token.data()}, chunks, packed_x);
 
   const std::int64_t panel_lanes = lane_count(dtype, gate_up.panel_columns());
   run_product({gate_up, packed_x, chunks}, [&](const RowChunk& chunk, std::int64_t panel, float* tile) {

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from . import _check
-from ._library import native, runs_natively
+from ._library import differentiable, native, runs_natively
 from .packing import PackedLinear
 
 
@@ -34,11 +34,12 @@ def linear(x: Tensor, weight: Tensor | PackedLinear, bias: Tensor | None = None)
         ValueError: a wrong shape, device or layout.
     """
     _check.tensor("linear", "x", x, dtypes=_check.FLOATING)
-    _check.require("linear", "x", x.dim() >= 1, "of at least one dimension", f"shape {list(x.shape)}")
+    _check.require("linear", "x", x.dim() >= 1, "of at least one dimension", "a scalar")
     if isinstance(weight, PackedLinear):
         panels, columns = weight.panels, weight.out_features
         _check.tensor("linear", "weight", panels, dtypes=(x.dtype,), device=x.device)
-        _check.require("linear", "x", x.shape[-1] == weight.in_features, f"[.., {weight.in_features}]", list(x.shape))
+        if x.shape[-1] != weight.in_features:
+            raise ValueError(f"linear: x must be [.., {weight.in_features}], got {list(x.shape)}")
     else:
         _check.tensor("linear", "weight", weight, dtypes=(x.dtype,), shape=("N", x.shape[-1]), device=x.device)
         columns = weight.shape[0]
@@ -51,7 +52,7 @@ def linear(x: Tensor, weight: Tensor | PackedLinear, bias: Tensor | None = None)
         packed: Tensor = torch.ops.llada_moe.linear_packed(x, panels, columns, bias)
         return packed
     _check.tensor("linear", "weight", weight, rows_contiguous=True)
-    y: Tensor = torch.ops.llada_moe.linear(x, weight, bias)
+    y: Tensor = differentiable("linear", x, weight, bias)
     return y
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from . import _check
-from ._library import native, runs_natively
+from ._library import differentiable, native, runs_natively
 from .grouped_gemm import group_slices, grouped_gemm_reference, grouped_swiglu_reference, swiglu_backward
 from .packing import PackedExperts
 from .permute import expert_order_reference, permute_reference, unpermute_reference
@@ -68,7 +68,7 @@ def moe_mlp(
             x, weights, experts, packed.gate_up, packed.down, packed.intermediate_size
         )
         return y
-    plain_y: Tensor = torch.ops.llada_moe.moe_mlp(x, weights, experts, gate_up_proj, down_proj)
+    plain_y: Tensor = differentiable("moe_mlp", x, weights, experts, gate_up_proj, down_proj)
     return plain_y
 
 

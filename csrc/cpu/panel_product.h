@@ -31,8 +31,9 @@ struct RowChunk {
 // Cuts each group's rows [offsets[g], offsets[g + 1]) into chunks of at most 12 rows, evened out: 13 rows become 7 + 6.
 void cut_rows(const std::int32_t* offsets, std::int64_t groups, std::vector<RowChunk>& chunks);
 
-// Rows of k elements of the weights' dtype: row r is row r of data, or row index_of_row[r] when that is not null.
+// Rows of k elements: row r is row r of data, or row index_of_row[r] when that is not null.
 struct RowSource {
+  DType dtype;  // that of the weights unless they are quantised
   const void* data;
   std::int64_t row_stride;  // in elements
   const std::int32_t* index_of_row;
@@ -40,7 +41,7 @@ struct RowSource {
 
 void pack_chunk(const PanelWeights& weights, const RowSource& source, const RowChunk& chunk, std::uint32_t* rows);
 
-// Packs every chunk's rows, chunk after chunk: chunk c at rows + c.first_row * lanes.
+// Packs every chunk's rows, chunk after chunk: chunk c at rows + c.first_row * words_per_row().
 void pack_chunks(const PanelWeights& weights, const RowSource& source, const std::vector<RowChunk>& chunks,
                  std::uint32_t* rows);
 
@@ -68,30 +69,35 @@ void run_group(const PanelProduct& product, std::int64_t chunk_begin, std::int64
                std::int64_t panel_end, const Epilogue& epilogue) {
   constexpr std::int64_t kFewChunks = 3, kBlockBytes = 1 << 18, kAheadBytes = 1 << 11;
   const PanelWeights& weights = product.weights;
-  const PanelGemm gemm = select_panel_gemm(weights.dtype, active_isa());
-  const std::int64_t lanes = weights.lanes(), size = std::max<std::int64_t>(weights.panel_size(), 1);
+  const std::int64_t lanes = weights.lanes(), size = std::max<std::int64_t>(weights.scratch_size(), 1);
   const std::int64_t group = product.chunks[chunk_begin].group, chunks = chunk_end - chunk_begin;
+  const PanelGemm int4_gemm =
+      weights.format == PanelFormat::kInt4 && chunks == 1 ? select_int4_gemm(active_isa()) : nullptr;
+  const PanelGemm gemm = int4_gemm == nullptr ? select_panel_gemm(weights.format, active_isa()) : int4_gemm;
+  const bool streamed = weights.ready() || int4_gemm != nullptr;
   const std::int64_t block = chunks <= kFewChunks ? 1 : std::max<std::int64_t>(1, kBlockBytes / (4 * size));
-  auto* scratch = weights.packed ? nullptr : thread_scratch<struct PanelScratch, std::uint32_t>(size * block);
+  auto* scratch = streamed ? nullptr : thread_scratch<struct PanelScratch, std::uint32_t>(size * block);
   const std::uint32_t* panels[kBlockBytes / (4 * kPanelColumns)];
   alignas(64) float tile[kMaxPanelRows * kPanelColumns];
   for (std::int64_t first = panel_begin; first < panel_end; first += block) {
     const std::int64_t last = std::min(first + block, panel_end);
-    for (std::int64_t p = first; p < last; ++p)
-      panels[p - first] = weights.panel(group, p, scratch + (p - first) * size);
+    for (std::int64_t p = first; p < last; ++p) {
+      panels[p - first] = streamed ? reinterpret_cast<const std::uint32_t*>(weights.stretch(group, p))
+                                   : weights.panel(group, p, scratch + (p - first) * size);
+    }
     for (std::int64_t c = chunk_begin; c < chunk_end; ++c) {
       const RowChunk& chunk = product.chunks[c];
       for (std::int64_t p = first; p < last; ++p) {
         const char* next = weights.stretch(group, std::min(p + last - first, panel_end - 1));
-        std::int64_t step = size * 4 / std::max<std::int64_t>(lanes, 1);
-        if (chunks == 1 && weights.packed) {
+        std::int64_t step = weights.stretch_bytes() / std::max<std::int64_t>(lanes, 1);
+        if (chunks == 1 && streamed) {
           next = reinterpret_cast<const char*>(panels[p - first]) + kAheadBytes;
         } else if (next != nullptr) {
           step = (step + chunks - 1) / chunks;
           next += (c - chunk_begin) * step * lanes;
         }
-        gemm({product.rows + chunk.first_row * lanes, panels[p - first], chunk.num_rows, lanes, tile, kPanelColumns,
-              next, step});
+        gemm({product.rows + chunk.first_row * weights.words_per_row(), panels[p - first], chunk.num_rows, lanes, tile,
+              kPanelColumns, next, step});
         epilogue(chunk, p, tile);
       }
     }
@@ -121,7 +127,7 @@ void run_product(const PanelProduct& product, const Epilogue& epilogue) {
 // Whether the panels of one group are few enough for run_rows.
 inline bool stays_in_cache(const PanelWeights& weights) {
   constexpr std::int64_t kCachedBytes = 1 << 19;
-  return weights.panels() * weights.panel_size() * 4 <= kCachedBytes;
+  return weights.panels() * weights.scratch_size() * 4 <= kCachedBytes;
 }
 
 // One group whose panels stay in cache. Every thread asks make_epilogue() for its own epilogue, which then sees the
@@ -132,15 +138,15 @@ void run_rows(const PanelWeights& weights, const RowSource& source, const std::v
   const std::int64_t panels = weights.panels(), lanes = weights.lanes();
   const std::int64_t grain = plan_product(1, 1, panels * lanes, num_threads()).grain;
   parallel_for(0, static_cast<std::int64_t>(chunks.size()), grain, [&](std::int64_t begin, std::int64_t end) {
-    const PanelGemm gemm = select_panel_gemm(weights.dtype, active_isa());
-    auto* rows = thread_scratch<struct ChunkScratch, std::uint32_t>(std::max<std::int64_t>(lanes * kMaxPanelRows, 1));
-    PanelWeights panel_source = weights;
-    if (!weights.packed) {
-      auto* packed =
-          thread_scratch<struct CachedPanels, std::uint32_t>(std::max<std::int64_t>(panels * weights.panel_size(), 1));
-      for (std::int64_t p = 0; p < panels; ++p) weights.panel(0, p, packed + p * weights.panel_size());
-      panel_source.data = reinterpret_cast<const char*>(packed);
-      panel_source.packed = true;
+    const PanelGemm gemm = select_panel_gemm(weights.format, active_isa());
+    const std::int64_t size = std::max<std::int64_t>(weights.scratch_size(), 1);
+    auto* rows = thread_scratch<struct ChunkScratch, std::uint32_t>(
+        std::max<std::int64_t>(weights.words_per_row() * kMaxPanelRows, 1));
+    const auto* cached = reinterpret_cast<const std::uint32_t*>(weights.data);
+    if (!weights.ready()) {
+      auto* scratch = thread_scratch<struct CachedPanels, std::uint32_t>(panels * size);
+      for (std::int64_t p = 0; p < panels; ++p) weights.panel(0, p, scratch + p * size);
+      cached = scratch;
     }
     auto epilogue = make_epilogue();
     alignas(64) float tile[kMaxPanelRows * kPanelColumns];
@@ -148,7 +154,7 @@ void run_rows(const PanelWeights& weights, const RowSource& source, const std::v
       const RowChunk& chunk = chunks[c];
       pack_chunk(weights, source, chunk, rows);
       for (std::int64_t p = 0; p < panels; ++p) {
-        gemm({rows, panel_source.panel(0, p, nullptr), chunk.num_rows, lanes, tile, kPanelColumns, rows, 0});
+        gemm({rows, cached + p * size, chunk.num_rows, lanes, tile, kPanelColumns, rows, 0});
         epilogue(chunk, p, tile);
       }
     }

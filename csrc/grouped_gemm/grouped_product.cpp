@@ -9,7 +9,7 @@
 namespace llada {
 namespace {
 
-constexpr std::int64_t kPackedLanes = 1 << 24;  // 64 MB of packed rows at a time
+constexpr std::int64_t kPackedWords = 1 << 24;  // 64 MB of packed rows at a time
 
 }  // namespace
 
@@ -17,9 +17,9 @@ void run_grouped_product(const GroupedProduct& product) {
   thread_local std::vector<RowChunk> chunks;
   thread_local std::vector<std::int32_t> offsets;
   const PanelWeights& weights = product.weights;
-  const std::int64_t bytes = dtype_bytes(weights.dtype), columns = weights.columns, lanes = weights.lanes();
+  const std::int64_t bytes = dtype_bytes(product.dtype), columns = weights.columns, words = weights.words_per_row();
   const std::int64_t total = product.offsets[product.groups];
-  const TileOps& ops = select_tile_ops(weights.dtype, active_isa());
+  const TileOps& ops = select_tile_ops(product.dtype, active_isa());
   std::int64_t first = 0;
   const auto epilogue = [&](const RowChunk& chunk, std::int64_t panel, float* tile) {
     const std::int64_t column = panel * weights.panel_columns();
@@ -30,10 +30,10 @@ void run_grouped_product(const GroupedProduct& product) {
   };
   if (product.groups == 1 && stays_in_cache(weights)) {
     cut_rows(product.offsets, 1, chunks);
-    return run_rows(weights, {product.x, product.row_stride, nullptr}, chunks, [&] { return epilogue; });
+    return run_rows(weights, {product.dtype, product.x, product.row_stride, nullptr}, chunks, [&] { return epilogue; });
   }
 
-  const std::int64_t step = std::max<std::int64_t>(kMaxPanelRows, kPackedLanes / std::max<std::int64_t>(lanes, 1));
+  const std::int64_t step = std::max<std::int64_t>(kMaxPanelRows, kPackedWords / std::max<std::int64_t>(words, 1));
   for (; first < total; first += step) {
     const std::int64_t last = std::min(total, first + step);
     offsets.assign(product.offsets, product.offsets + product.groups + 1);
@@ -41,9 +41,9 @@ void run_grouped_product(const GroupedProduct& product) {
       offset = static_cast<std::int32_t>(std::clamp<std::int64_t>(offset, first, last) - first);
     }
     cut_rows(offsets.data(), product.groups, chunks);
-    auto* rows = thread_scratch<struct RowsScratch, std::uint32_t>((last - first) * lanes);
+    auto* rows = thread_scratch<struct RowsScratch, std::uint32_t>((last - first) * words);
     const char* x = static_cast<const char*>(product.x) + first * product.row_stride * bytes;
-    pack_chunks(weights, {x, product.row_stride, nullptr}, chunks, rows);
+    pack_chunks(weights, {product.dtype, x, product.row_stride, nullptr}, chunks, rows);
     run_product({weights, rows, chunks}, epilogue);
   }
 }

@@ -23,14 +23,11 @@ void check(const MoeMlpArgs& args) {
   Check(kOp, "weights", args.weights).cpu().dtype({DType::kFloat32}).shape({tokens, args.experts.size(1)}).contiguous();
   require(kOp, "gate_up_proj", args.gate_up.rank > 0, "an array", "a scalar");
   const std::int64_t experts = args.gate_up.size(0);
-  Check(kOp, "gate_up_proj", args.gate_up).cpu().dtype({x.dtype});
-  Check(kOp, "down_proj", args.down).cpu().dtype({x.dtype});
-  if (args.packed) {
-    check_packed(kOp, "gate_up_proj", args.gate_up, experts, intermediate, hidden, true);
-    check_packed(kOp, "down_proj", args.down, experts, hidden, intermediate, false);
-  } else {
-    Check(kOp, "gate_up_proj", args.gate_up).shape({experts, 2 * intermediate, hidden}).last_dim_contiguous();
-    Check(kOp, "down_proj", args.down).shape({experts, hidden, intermediate}).last_dim_contiguous();
+  if (!args.packed) {
+    Check(kOp, "gate_up_proj", args.gate_up).cpu().dtype({x.dtype}).shape({experts, 2 * intermediate, hidden});
+    Check(kOp, "gate_up_proj", args.gate_up).last_dim_contiguous();
+    Check(kOp, "down_proj", args.down).cpu().dtype({x.dtype}).shape({experts, hidden, intermediate});
+    Check(kOp, "down_proj", args.down).last_dim_contiguous();
   }
   Check(kOp, "y", args.y).cpu().dtype({x.dtype}).shape({tokens, hidden}).contiguous();
   require(kOp, "experts", args.experts.elements() <= std::numeric_limits<std::int32_t>::max(),
@@ -67,22 +64,34 @@ void run_tokens(const MoeMlpArgs& args, const PanelWeights& gate_up, const Panel
   order.sort(experts, tokens, slots, num_experts);
   cut_rows(order.offsets.data(), num_experts, chunks);
   const std::int64_t rows = order.offsets[num_experts];
-  auto* packed_x = thread_scratch<struct XScratch, std::uint32_t>(rows * gate_up.lanes());
-  auto* packed_hidden = thread_scratch<struct HiddenScratch, std::uint32_t>(rows * down.lanes());
+  auto* packed_x = thread_scratch<struct XScratch, std::uint32_t>(rows * gate_up.words_per_row());
+  auto* packed_hidden = thread_scratch<struct HiddenScratch, std::uint32_t>(rows * down.words_per_row());
   auto* outputs = thread_scratch<struct OutputScratch, float>(tokens * slots * hidden);
   const std::int32_t* assignment = order.assignment.data();
 
   const char* x = args.x.as<const char>() + first * args.x.stride(0) * dtype_bytes(dtype);
-  pack_chunks(gate_up, {x, args.x.stride(0), order.token.data()}, chunks, packed_x);
+  pack_chunks(gate_up, {dtype, x, args.x.stride(0), order.token.data()}, chunks, packed_x);
 
-  const std::int64_t panel_lanes = lane_count(dtype, gate_up.panel_columns());
-  run_product({gate_up, packed_x, chunks}, [&](const RowChunk& chunk, std::int64_t panel, float* tile) {
-    ops.swiglu(tile, chunk.num_rows);
-    // A last panel past I holds zeros, so the padding of the last lane is zero too.
-    const std::int64_t lane = panel * panel_lanes, lanes = std::min(panel_lanes, down.lanes() - lane);
-    ops.pack(tile, chunk.num_rows, static_cast<int>(lanes),
-             packed_hidden + chunk.first_row * down.lanes() + lane * chunk.num_rows);
-  });
+  if (is_quantized(down.format)) {
+    // A row's scale needs all of the row: the intermediate is written whole, as published, and then quantised.
+    const std::int64_t intermediate = gate_up.columns, bytes = dtype_bytes(dtype);
+    auto* plain = thread_scratch<struct PlainScratch, char>(rows * intermediate * bytes);
+    run_product({gate_up, packed_x, chunks}, [&](const RowChunk& chunk, std::int64_t panel, float* tile) {
+      ops.swiglu(tile, chunk.num_rows);
+      const std::int64_t first = chunk.first_row * intermediate + panel * gate_up.panel_columns();
+      ops.store({tile, chunk.num_rows, gate_up.columns_of(panel), nullptr, plain + first * bytes, intermediate});
+    });
+    pack_chunks(down, {dtype, plain, intermediate, nullptr}, chunks, packed_hidden);
+  } else {
+    const std::int64_t panel_lanes = lane_count(dtype, gate_up.panel_columns());
+    run_product({gate_up, packed_x, chunks}, [&](const RowChunk& chunk, std::int64_t panel, float* tile) {
+      ops.swiglu(tile, chunk.num_rows);
+      // A last panel past I holds zeros, so the padding of the last lane is zero too.
+      const std::int64_t lane = panel * panel_lanes, lanes = std::min(panel_lanes, down.lanes() - lane);
+      ops.pack(tile, chunk.num_rows, static_cast<int>(lanes),
+               packed_hidden + chunk.first_row * down.lanes() + lane * chunk.num_rows);
+    });
+  }
 
   run_product({down, packed_hidden, chunks}, [&](const RowChunk& chunk, std::int64_t panel, float* tile) {
     const int columns = down.columns_of(panel);
@@ -106,10 +115,14 @@ void run_tokens(const MoeMlpArgs& args, const PanelWeights& gate_up, const Panel
 void moe_mlp(const MoeMlpArgs& args) {
   check(args);
   const std::int64_t tokens = args.x.size(0), hidden = args.x.size(1), intermediate = args.intermediate;
+  const std::int64_t experts = args.gate_up.size(0);
+  const DType dtype = args.x.dtype;
   const PanelWeights gate_up =
-      args.packed ? packed_weights(args.gate_up, intermediate, hidden, true) : plain_weights(args.gate_up, true);
+      args.packed ? packed_weights(kOp, "gate_up_proj", args.gate_up, experts, intermediate, hidden, true, dtype)
+                  : plain_weights(args.gate_up, true);
   const PanelWeights down =
-      args.packed ? packed_weights(args.down, hidden, intermediate, false) : plain_weights(args.down, false);
+      args.packed ? packed_weights(kOp, "down_proj", args.down, experts, hidden, intermediate, false, dtype)
+                  : plain_weights(args.down, false);
   const std::int64_t words = std::max<std::int64_t>(1, args.experts.size(1) * std::max(hidden, intermediate));
   const std::int64_t step = std::max<std::int64_t>(1, kScratchWords / words);
   for (std::int64_t first = 0; first < tokens; first += step) {
@@ -119,19 +132,9 @@ void moe_mlp(const MoeMlpArgs& args) {
 
 void pack_expert(const PackExpertArgs& args) {
   constexpr const char* op = "pack_experts";
-  const ArrayView& gate = args.gate;
-  Check(op, "gate", gate).cpu().dtype({DType::kFloat32, DType::kBFloat16}).shape({kAnySize, kAnySize});
-  const std::int64_t intermediate = gate.size(0), hidden = gate.size(1);
-  Check(op, "gate", gate).last_dim_contiguous();
-  Check(op, "up", args.up).cpu().dtype({gate.dtype}).shape({intermediate, hidden}).last_dim_contiguous();
-  Check(op, "down", args.down).cpu().dtype({gate.dtype}).shape({hidden, intermediate}).last_dim_contiguous();
-  Check(op, "packed", args.gate_up_packed).dtype({gate.dtype});
-  Check(op, "packed", args.down_packed).dtype({gate.dtype});
-  check_packed(op, "packed", args.gate_up_packed, -1, intermediate, hidden, true);
-  check_packed(op, "packed", args.down_packed, -1, hidden, intermediate, false);
-
-  pack_pair(plain_weights(gate, false), plain_weights(args.up, false), args.gate_up_packed.as<std::uint32_t>());
-  pack_weights(plain_weights(args.down, false), args.down_packed.as<std::uint32_t>());
+  Check(op, "down", args.down).shape({args.gate.size(1), args.gate.size(0)});
+  pack_pair(op, args.gate, args.up, args.gate_up_packed);
+  pack_weights(op, args.down, args.down_packed);
 }
 
 }  // namespace llada

@@ -89,7 +89,7 @@ void router(const RouterArgs& args) {
   cut_rows(offsets, 1, chunks);
   const PanelWeights gate = plain_weights(args.gate_weight, false);
   const std::int64_t stride = gate.panels() * kPanelColumns;
-  run_rows(gate, {args.x.data, args.x.stride(0), nullptr}, chunks, [&] {
+  run_rows(gate, {args.x.dtype, args.x.data, args.x.stride(0), nullptr}, chunks, [&] {
     return [&args, &gate, num_experts, stride, row = RouterRow(args.topk, num_experts),
             logits = Scratch<float>(stride * kMaxPanelRows)](const RowChunk& chunk, std::int64_t panel,
                                                              const float* tile) mutable {

@@ -55,10 +55,7 @@ void check(const TokenConfidenceArgs& args) {
   const std::int64_t rows = args.hidden.size(0), hidden = args.hidden.size(1), vocabulary = args.vocabulary;
   require(kOp, "lm_head", vocabulary >= 1 && vocabulary < (std::int64_t{1} << 31) && hidden >= 1,
           "of at least one token and one column", shape_text(args.weight));
-  if (args.packed) {
-    Check(kOp, "lm_head", args.weight).cpu().dtype({args.hidden.dtype});
-    check_packed(kOp, "lm_head", args.weight, -1, vocabulary, hidden, false);
-  } else {
+  if (!args.packed) {
     Check(kOp, "lm_head", args.weight).cpu().dtype({args.hidden.dtype}).shape({vocabulary, hidden});
     Check(kOp, "lm_head", args.weight).last_dim_contiguous();
   }
@@ -79,12 +76,13 @@ class Stream {
   Stream(const TokenConfidenceArgs& args, std::vector<std::int64_t> forbidden)
       : args_(args),
         forbidden_(std::move(forbidden)),
-        weights_(args.packed ? packed_weights(args.weight, args.vocabulary, args.hidden.size(1), false)
+        weights_(args.packed ? packed_weights(kOp, "lm_head", args.weight, -1, args.vocabulary, args.hidden.size(1),
+                                              false, args.hidden.dtype)
                              : plain_weights(args.weight, false)),
-        rows_(args.hidden.size(0) * weights_.lanes()) {
+        rows_(args.hidden.size(0) * weights_.words_per_row()) {
     const std::int32_t offsets[2] = {0, static_cast<std::int32_t>(args.hidden.size(0))};
     cut_rows(offsets, 1, chunks_);
-    pack_chunks(weights_, {args.hidden.data, args.hidden.stride(0), nullptr}, chunks_, rows_.data());
+    pack_chunks(weights_, {args.hidden.dtype, args.hidden.data, args.hidden.stride(0), nullptr}, chunks_, rows_.data());
     for (std::int64_t row = 0; row < args.hidden.size(0) && args.temperature > 0.0; ++row) {
       noise_.emplace_back(args.seed, args.noise_keys.defined() ? id_at(args.noise_keys, row) : row);
     }

@@ -45,7 +45,7 @@ void panel_gemm_matches_a_naive_loop(DType dtype, Isa isa) {
       float out[kMaxPanelRows][kPanelColumns];
       pack_rows(dtype, x.data(), k, nullptr, num_rows, k, rows.data());
       pack_panel(dtype, weight.data(), k, columns, k, panel.data());
-      select_panel_gemm(dtype, isa)({rows.data(), panel.data(), num_rows, lanes, out[0], kPanelColumns});
+      select_panel_gemm(panel_format(dtype), isa)({rows.data(), panel.data(), num_rows, lanes, out[0], kPanelColumns});
       for (int r = 0; r < num_rows; ++r) {
         for (int c = 0; c < kPanelColumns; ++c) {
           double sum = 0;

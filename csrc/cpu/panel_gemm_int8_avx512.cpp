@@ -13,6 +13,12 @@
 namespace llada {
 namespace {
 
+// sum += four products of unsigned and signed bytes. In assembly because gcc 12 copies the accumulators of
+// _mm512_dpbusd_epi32 to other registers and back in every step, which halves the speed.
+LLADA_INLINE void add_products(__m512i& sum, __m512i weights, __m512i values) {
+  asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(weights), "v"(values));
+}
+
 template <int Rows>
 struct Sums {
   __m512i left[Rows], right[Rows];
@@ -26,8 +32,8 @@ struct Sums {
 #pragma GCC unroll 12
     for (int r = 0; r < Rows; ++r) {
       const __m512i value = _mm512_set1_epi32(static_cast<int>(rows[r]));
-      left[r] = _mm512_dpbusd_epi32(left[r], weights_left, value);
-      right[r] = _mm512_dpbusd_epi32(right[r], weights_right, value);
+      add_products(left[r], weights_left, value);
+      add_products(right[r], weights_right, value);
     }
   }
 

@@ -6,6 +6,9 @@ with activations quantised row by row to int8 (symmetric, scale = largest magnit
 
 from __future__ import annotations
 
+import math
+import mmap
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +26,9 @@ from ._panels import (
     rounded_rows,
     unpack_panels,
 )
+
+
+LARGE_PAGE_FROM = 1 << 22  # bytes: two large pages
 
 
 @dataclass(frozen=True)
@@ -104,8 +110,8 @@ class PackedExperts:
         gate_up = panel_shape(intermediate_size, hidden_size, format, PANEL_COLUMNS // 2)
         down = panel_shape(hidden_size, intermediate_size, format)
         return cls(
-            torch.empty(num_experts, *gate_up, dtype=FORMATS[format], device=device),
-            torch.empty(num_experts, *down, dtype=FORMATS[format], device=device),
+            _room((num_experts, *gate_up), format, device),
+            _room((num_experts, *down), format, device),
             hidden_size,
             intermediate_size,
             format,
@@ -179,7 +185,7 @@ def pack_linear(weight: Tensor, format: str | None = None) -> PackedLinear:
     columns, k = weight.shape
     if not runs_natively(weight):
         return PackedLinear(pack_panels_reference([weight], format), columns, k, format)
-    panels = torch.empty(panel_shape(columns, k, format), dtype=FORMATS[format], device=weight.device)
+    panels = _room(panel_shape(columns, k, format), format, weight.device)
     torch.ops.llada_moe.pack_linear(weight, panels)
     return PackedLinear(panels, columns, k, format)
 
@@ -218,6 +224,18 @@ def pack_experts(gate_up_proj: Tensor, down_proj: Tensor, format: str | None = N
         gate, up = _in_format(op, format, gate_up_proj[expert])[1].chunk(2)
         packed.set_expert(expert, gate, up, _in_format(op, format, down_proj[expert])[1])
     return packed
+
+
+def _room(shape: tuple[int, ...], format: str, device: torch.device | str) -> Tensor:
+    """Uninitialised panels; in large pages where the system has them, since a stream of weights crosses many pages."""
+    dtype = FORMATS[format]
+    size = math.prod(shape) * dtype.itemsize
+    if torch.device(device).type != "cpu" or size < LARGE_PAGE_FROM or not hasattr(mmap, "MADV_HUGEPAGE"):
+        return torch.empty(shape, dtype=dtype, device=device)
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with suppress(OSError):  # a kernel without large pages
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(memory, dtype=dtype).view(shape)
 
 
 def _check_format_name(op: str, name: str) -> None:

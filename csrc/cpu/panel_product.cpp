@@ -8,6 +8,8 @@ namespace llada {
 namespace {
 
 constexpr std::int64_t kItemsPerThread = 4;
+// Reading a panel takes as long as multiplying it by about so many rows.
+constexpr std::int64_t kStreamRows = 8;
 // Lanes x chunks (12 rows times 32 columns a lane) below which waking a thread costs more than it gives.
 constexpr std::int64_t kLanesPerThread = 1 << 12;
 
@@ -58,22 +60,38 @@ void pack_chunk(const PanelWeights& weights, const RowSource& source, const RowC
 }
 
 void pack_chunks(const PanelWeights& weights, const RowSource& source, const std::vector<RowChunk>& chunks,
-                 std::uint32_t* rows) {
-  const std::int64_t words = weights.words_per_row();
-  parallel_for(0, static_cast<std::int64_t>(chunks.size()), grain_of(weights.k * kMaxPanelRows),
-               [&](std::int64_t begin, std::int64_t end) {
-                 for (std::int64_t c = begin; c < end; ++c) {
-                   pack_chunk(weights, source, chunks[c], rows + chunks[c].first_row * words);
-                 }
-               });
+                 std::int64_t begin, std::int64_t end, std::uint32_t* rows) {
+  for (std::int64_t c = begin; c < end; ++c) {
+    pack_chunk(weights, source, chunks[c], rows + chunks[c].first_row * weights.words_per_row());
+  }
 }
 
-ProductPlan plan_product(std::int64_t panels, std::int64_t chunks, std::int64_t lanes, int threads) {
-  if (panels == 0 || chunks == 0) return {0, 1};
-  const std::int64_t wanted = (kItemsPerThread * threads + panels - 1) / panels;
-  const std::int64_t parts = threads == 1 ? 1 : std::clamp<std::int64_t>(wanted, 1, chunks);
-  const std::int64_t item = std::max<std::int64_t>(1, lanes * ((chunks + parts - 1) / parts));
-  return {parts, kLanesPerThread / item + 1};
+ProductPlan::ProductPlan(const std::vector<RowChunk>& chunks, std::int64_t panels, int threads) : panels_(panels) {
+  const auto count = static_cast<std::int64_t>(chunks.size());
+  if (panels == 0 || count == 0) return;
+  const std::int64_t wanted = threads == 1 ? 1 : kItemsPerThread * threads;
+  const std::int64_t groups = chunks.back().group - chunks.front().group + 1;
+  const std::int64_t parts = (wanted + panels * groups - 1) / (panels * groups);
+  std::int64_t work = 0;
+  for (std::int64_t begin = 0; begin < count;) {
+    std::int64_t end = begin + 1;
+    while (end < count && chunks[end].group == chunks[begin].group) ++end;
+    const std::int64_t step = (end - begin + parts - 1) / parts;
+    for (; begin < end; begin += step) {
+      const std::int64_t part_end = std::min(begin + step, end);
+      std::int64_t rows = 0;
+      for (std::int64_t c = begin; c < part_end; ++c) rows += chunks[c].num_rows;
+      const std::int64_t panel_work = std::max(rows, kStreamRows);
+      work += panel_work * panels;
+      segments_.push_back({begin, part_end, panel_work, work});
+    }
+    begin = end;
+  }
+  items_ = std::min(wanted, panels * static_cast<std::int64_t>(segments_.size()));
+}
+
+std::int64_t useful_threads(std::int64_t panels, std::int64_t chunks, std::int64_t lanes) {
+  return panels * chunks * lanes / kLanesPerThread;
 }
 
 }  // namespace llada

@@ -3,9 +3,7 @@
 //   for each group of row chunks, for each panel of its weights:        (a panel stays in L2 for all the chunks)
 //     for each chunk of <= 12 rows:  panel_gemm -> tile [rows][32] -> epilogue(chunk, panel, tile)
 //
-// Threads split the panel range: each reads one long stream of every group's weights, and gets the same share of the
-// bytes and of the arithmetic however uneven the groups are. Only where there are too few panels are the chunks split
-// as well.
+// Threads share the list of all groups' panels, in stretches of equal work however uneven the groups are.
 //
 // Weights that fit a core's L2 are no stream: there, threads take rows, pack them and multiply at once (run_rows), in
 // one loop where the other way round needs two with a barrier between them.
@@ -41,23 +39,15 @@ struct RowSource {
 
 void pack_chunk(const PanelWeights& weights, const RowSource& source, const RowChunk& chunk, std::uint32_t* rows);
 
-// Packs every chunk's rows, chunk after chunk: chunk c at rows + c.first_row * words_per_row().
+// Packs the rows of chunks [begin, end), chunk c at rows + c.first_row * words_per_row().
 void pack_chunks(const PanelWeights& weights, const RowSource& source, const std::vector<RowChunk>& chunks,
-                 std::uint32_t* rows);
+                 std::int64_t begin, std::int64_t end, std::uint32_t* rows);
 
 struct PanelProduct {
   PanelWeights weights;
   const std::uint32_t* rows;
   const std::vector<RowChunk>& chunks;
 };
-
-// How many parts the chunks are split into, and how few (part, panel) items are worth a thread.
-struct ProductPlan {
-  std::int64_t chunk_parts;
-  std::int64_t grain;
-};
-
-ProductPlan plan_product(std::int64_t panels, std::int64_t chunks, std::int64_t lanes, int threads);
 
 // One group's chunks times panels [panel_begin, panel_end).
 //
@@ -104,24 +94,58 @@ void run_group(const PanelProduct& product, std::int64_t chunk_begin, std::int64
   }
 }
 
-template <class Epilogue>
-void run_product(const PanelProduct& product, const Epilogue& epilogue) {
-  const std::int64_t panels = product.weights.panels(), chunks = static_cast<std::int64_t>(product.chunks.size());
-  const ProductPlan plan = plan_product(panels, chunks, product.weights.lanes(), num_threads());
-  parallel_for(0, plan.chunk_parts * panels, plan.grain, [&](std::int64_t item, std::int64_t end) {
-    while (item < end) {
-      const std::int64_t part = item / panels, panel = item % panels;
-      const std::int64_t panel_end = std::min(panels, panel + end - item);
-      std::int64_t chunk = chunks * part / plan.chunk_parts;
-      for (const std::int64_t part_end = chunks * (part + 1) / plan.chunk_parts; chunk < part_end;) {
-        std::int64_t group_end = chunk + 1;
-        while (group_end < part_end && product.chunks[group_end].group == product.chunks[chunk].group) ++group_end;
-        run_group(product, chunk, group_end, panel, panel_end, epilogue);
-        chunk = group_end;
+// A product cut into items of about equal work, each one stretch of the list of all (group, panel) pairs in the order
+// of memory: whoever runs an item reads one long stream, and a group's rows are fetched by few threads. Where there are
+// fewer panels than items, the groups' chunks are cut as well.
+class ProductPlan {
+ public:
+  ProductPlan(const std::vector<RowChunk>& chunks, std::int64_t panels, int threads);
+
+  std::int64_t items() const { return items_; }
+
+  // Calls run(chunk_begin, chunk_end, panel_begin, panel_end), each within one group, for an item's stretch.
+  template <class Run>
+  void visit(std::int64_t item, const Run& run) const {
+    const std::int64_t total = segments_.back().work_end, begin = total * item / items_;
+    const std::int64_t end = total * (item + 1) / items_;
+    std::int64_t work_begin = 0;
+    for (const Segment& segment : segments_) {
+      if (segment.work_end > begin && work_begin < end) {
+        const std::int64_t first = panels_before(segment, begin - work_begin);
+        const std::int64_t last = panels_before(segment, end - work_begin);
+        if (first < last) run(segment.chunk_begin, segment.chunk_end, first, last);
       }
-      item += panel_end - panel;
+      work_begin = segment.work_end;
     }
-  });
+  }
+
+ private:
+  struct Segment {
+    std::int64_t chunk_begin, chunk_end;  // of one group
+    std::int64_t panel_work, work_end;
+  };
+
+  // A panel belongs to the item in whose range its work begins.
+  std::int64_t panels_before(const Segment& segment, std::int64_t work) const {
+    return std::clamp<std::int64_t>((work + segment.panel_work - 1) / segment.panel_work, 0, panels_);
+  }
+
+  std::int64_t panels_, items_ = 0;
+  std::vector<Segment> segments_;
+};
+
+// How many threads are worth waking for so many panels, chunks and lanes.
+std::int64_t useful_threads(std::int64_t panels, std::int64_t chunks, std::int64_t lanes);
+
+// Items [begin, end) of the plan; the body of a phase.
+template <class Epilogue>
+void run_items(const PanelProduct& product, const ProductPlan& plan, std::int64_t begin, std::int64_t end,
+               const Epilogue& epilogue) {
+  for (std::int64_t item = begin; item < end; ++item) {
+    plan.visit(item, [&](std::int64_t chunk_begin, std::int64_t chunk_end, std::int64_t first, std::int64_t last) {
+      run_group(product, chunk_begin, chunk_end, first, last, epilogue);
+    });
+  }
 }
 
 // Whether the panels of one group are few enough for run_rows.
@@ -136,8 +160,9 @@ template <class MakeEpilogue>
 void run_rows(const PanelWeights& weights, const RowSource& source, const std::vector<RowChunk>& chunks,
               const MakeEpilogue& make_epilogue) {
   const std::int64_t panels = weights.panels(), lanes = weights.lanes();
-  const std::int64_t grain = plan_product(1, 1, panels * lanes, num_threads()).grain;
-  parallel_for(0, static_cast<std::int64_t>(chunks.size()), grain, [&](std::int64_t begin, std::int64_t end) {
+  const auto count = static_cast<std::int64_t>(chunks.size());
+  const std::int64_t grain = count / std::max<std::int64_t>(1, useful_threads(panels, count, lanes)) + 1;
+  parallel_for(0, count, grain, [&](std::int64_t begin, std::int64_t end) {
     const PanelGemm gemm = select_panel_gemm(weights.format, active_isa());
     const std::int64_t size = std::max<std::int64_t>(weights.scratch_size(), 1);
     auto* rows = thread_scratch<struct ChunkScratch, std::uint32_t>(

@@ -14,8 +14,9 @@ constexpr std::int64_t kPackedWords = 1 << 24;  // 64 MB of packed rows at a tim
 }  // namespace
 
 void run_grouped_product(const GroupedProduct& product) {
-  thread_local std::vector<RowChunk> chunks;
+  thread_local std::vector<RowChunk> kept_chunks;
   thread_local std::vector<std::int32_t> offsets;
+  std::vector<RowChunk>& chunks = kept_chunks;  // for the bodies: other threads have a thread_local of their own
   const PanelWeights& weights = product.weights;
   const std::int64_t bytes = dtype_bytes(product.dtype), columns = weights.columns, words = weights.words_per_row();
   const std::int64_t total = product.offsets[product.groups];
@@ -43,8 +44,16 @@ void run_grouped_product(const GroupedProduct& product) {
     cut_rows(offsets.data(), product.groups, chunks);
     auto* rows = thread_scratch<struct RowsScratch, std::uint32_t>((last - first) * words);
     const char* x = static_cast<const char*>(product.x) + first * product.row_stride * bytes;
-    pack_chunks(weights, {product.dtype, x, product.row_stride, nullptr}, chunks, rows);
-    run_product({weights, rows, chunks}, epilogue);
+    const auto count = static_cast<std::int64_t>(chunks.size());
+    const ProductPlan plan(chunks, weights.panels(), num_threads());
+    parallel_phases(useful_threads(weights.panels(), count, weights.lanes()),
+                    {{count, 1,
+                      [&](std::int64_t begin, std::int64_t end) {
+                        pack_chunks(weights, {product.dtype, x, product.row_stride, nullptr}, chunks, begin, end, rows);
+                      }},
+                     {plan.items(), 1, [&](std::int64_t begin, std::int64_t end) {
+                        run_items({weights, rows, chunks}, plan, begin, end, epilogue);
+                      }}});
   }
 }
 

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "common/check.h"
+#include "common/parallel.h"
 #include "cpu/panel_product.h"
 #include "cpu/tile_ops.h"
 #include "permute/expert_sort.h"
@@ -51,64 +52,110 @@ struct Order {
   }
 };
 
-// The tokens [first, first + tokens), few enough for the scratch.
-void run_tokens(const MoeMlpArgs& args, const PanelWeights& gate_up, const PanelWeights& down, std::int64_t first,
-                std::int64_t tokens) {
-  thread_local Order order;
-  thread_local std::vector<RowChunk> chunks;
-  const DType dtype = args.x.dtype;
-  const std::int64_t slots = args.experts.size(1), hidden = args.x.size(1), num_experts = args.gate_up.size(0);
-  const auto* experts = args.experts.as<const std::int32_t>() + first * slots;
-  const TileOps& ops = select_tile_ops(dtype, active_isa());
-
-  order.sort(experts, tokens, slots, num_experts);
-  cut_rows(order.offsets.data(), num_experts, chunks);
-  const std::int64_t rows = order.offsets[num_experts];
-  auto* packed_x = thread_scratch<struct XScratch, std::uint32_t>(rows * gate_up.words_per_row());
-  auto* packed_hidden = thread_scratch<struct HiddenScratch, std::uint32_t>(rows * down.words_per_row());
-  auto* outputs = thread_scratch<struct OutputScratch, float>(tokens * slots * hidden);
-  const std::int32_t* assignment = order.assignment.data();
-
-  const char* x = args.x.as<const char>() + first * args.x.stride(0) * dtype_bytes(dtype);
-  pack_chunks(gate_up, {dtype, x, args.x.stride(0), order.token.data()}, chunks, packed_x);
-
-  if (is_quantized(down.format)) {
-    // A row's scale needs all of the row: the intermediate is written whole, as published, and then quantised.
-    const std::int64_t intermediate = gate_up.columns, bytes = dtype_bytes(dtype);
-    auto* plain = thread_scratch<struct PlainScratch, char>(rows * intermediate * bytes);
-    run_product({gate_up, packed_x, chunks}, [&](const RowChunk& chunk, std::int64_t panel, float* tile) {
-      ops.swiglu(tile, chunk.num_rows);
-      const std::int64_t first = chunk.first_row * intermediate + panel * gate_up.panel_columns();
-      ops.store({tile, chunk.num_rows, gate_up.columns_of(panel), nullptr, plain + first * bytes, intermediate});
-    });
-    pack_chunks(down, {dtype, plain, intermediate, nullptr}, chunks, packed_hidden);
-  } else {
-    const std::int64_t panel_lanes = lane_count(dtype, gate_up.panel_columns());
-    run_product({gate_up, packed_x, chunks}, [&](const RowChunk& chunk, std::int64_t panel, float* tile) {
-      ops.swiglu(tile, chunk.num_rows);
-      // A last panel past I holds zeros, so the padding of the last lane is zero too.
-      const std::int64_t lane = panel * panel_lanes, lanes = std::min(panel_lanes, down.lanes() - lane);
-      ops.pack(tile, chunk.num_rows, static_cast<int>(lanes),
-               packed_hidden + chunk.first_row * down.lanes() + lane * chunk.num_rows);
-    });
+// One pass over few enough tokens for the scratch: its phases, each a body over independent items.
+class Pass {
+ public:
+  Pass(const MoeMlpArgs& args, const PanelWeights& gate_up, const PanelWeights& down, std::int64_t first,
+       std::int64_t tokens)
+      : args_(args),
+        gate_up_(gate_up),
+        down_(down),
+        first_(first),
+        tokens_(tokens),
+        hidden_(args.x.size(1)),
+        slots_(args.experts.size(1)),
+        dtype_(args.x.dtype),
+        ops_(select_tile_ops(dtype_, active_isa())) {
+    const std::int64_t num_experts = args.gate_up.size(0);
+    order_.sort(experts(), tokens, slots_, num_experts);
+    cut_rows(order_.offsets.data(), num_experts, chunks_);
+    const std::int64_t rows = order_.offsets[num_experts];
+    packed_x_ = thread_scratch<struct XScratch, std::uint32_t>(rows * gate_up.words_per_row());
+    packed_hidden_ = thread_scratch<struct HiddenScratch, std::uint32_t>(rows * down.words_per_row());
+    outputs_ = thread_scratch<struct OutputScratch, float>(tokens * slots_ * hidden_);
+    if (is_quantized(down.format)) {
+      plain_hidden_ = thread_scratch<struct PlainScratch, char>(rows * gate_up.columns * dtype_bytes(dtype_));
+    }
   }
 
-  run_product({down, packed_hidden, chunks}, [&](const RowChunk& chunk, std::int64_t panel, float* tile) {
-    const int columns = down.columns_of(panel);
+  void run() {
+    const auto chunks = static_cast<std::int64_t>(chunks_.size());
+    const ProductPlan first(chunks_, gate_up_.panels(), num_threads());
+    const ProductPlan second(chunks_, down_.panels(), num_threads());
+    const std::int64_t threads = useful_threads(gate_up_.panels(), chunks, gate_up_.lanes());
+    const std::int64_t to_quantize = is_quantized(down_.format) ? chunks : 0;
+    parallel_phases(threads, {{chunks, 1, [&](std::int64_t begin, std::int64_t end) { gather(begin, end); }},
+                              {first.items(), 1,
+                               [&](std::int64_t begin, std::int64_t end) {
+                                 run_items({gate_up_, packed_x_, chunks_}, first, begin, end,
+                                           [&](auto&&... tile) { finish_gate_up(tile...); });
+                               }},
+                              {to_quantize, 1, [&](std::int64_t begin, std::int64_t end) { quantize(begin, end); }},
+                              {second.items(), 1,
+                               [&](std::int64_t begin, std::int64_t end) {
+                                 run_items({down_, packed_hidden_, chunks_}, second, begin, end,
+                                           [&](auto&&... tile) { finish_down(tile...); });
+                               }},
+                              {tokens_, 4, [&](std::int64_t begin, std::int64_t end) { combine(begin, end); }}});
+  }
+
+ private:
+  const std::int32_t* experts() const { return args_.experts.as<const std::int32_t>() + first_ * slots_; }
+
+  void gather(std::int64_t begin, std::int64_t end) const {
+    const std::int64_t stride = args_.x.stride(0);
+    const char* x = args_.x.as<const char>() + first_ * stride * dtype_bytes(dtype_);
+    pack_chunks(gate_up_, {dtype_, x, stride, order_.token.data()}, chunks_, begin, end, packed_x_);
+  }
+
+  // SwiGLU, and the rows of the second product. Quantised rows need a scale of the whole row: then the intermediate is
+  // written plainly, as published, for the next phase.
+  void finish_gate_up(const RowChunk& chunk, std::int64_t panel, float* tile) const {
+    ops_.swiglu(tile, chunk.num_rows);
+    if (is_quantized(down_.format)) {
+      const std::int64_t stride = gate_up_.columns, first = chunk.first_row * stride + panel * gate_up_.panel_columns();
+      ops_.store({tile, chunk.num_rows, gate_up_.columns_of(panel), nullptr,
+                  plain_hidden_ + first * dtype_bytes(dtype_), stride});
+      return;
+    }
+    // A last panel past I holds zeros, so the padding of the last lane is zero too.
+    const std::int64_t panel_lanes = lane_count(dtype_, gate_up_.panel_columns()), lane = panel * panel_lanes;
+    ops_.pack(tile, chunk.num_rows, static_cast<int>(std::min(panel_lanes, down_.lanes() - lane)),
+              packed_hidden_ + chunk.first_row * down_.lanes() + lane * chunk.num_rows);
+  }
+
+  void quantize(std::int64_t begin, std::int64_t end) const {
+    pack_chunks(down_, {dtype_, plain_hidden_, gate_up_.columns, nullptr}, chunks_, begin, end, packed_hidden_);
+  }
+
+  void finish_down(const RowChunk& chunk, std::int64_t panel, const float* tile) const {
+    const int columns = down_.columns_of(panel);
     for (int r = 0; r < chunk.num_rows; ++r) {
-      float* out = outputs + assignment[chunk.first_row + r] * hidden + panel * kPanelColumns;
+      float* out = outputs_ + order_.assignment[chunk.first_row + r] * hidden_ + panel * kPanelColumns;
       std::copy_n(tile + r * kPanelColumns, columns, out);
     }
-  });
+  }
 
-  parallel_for(0, tokens, grain_of(slots * hidden), [&](std::int64_t begin, std::int64_t end) {
+  void combine(std::int64_t begin, std::int64_t end) const {
+    const auto num_experts = static_cast<std::int32_t>(args_.gate_up.size(0));
     for (std::int64_t t = begin; t < end; ++t) {
-      ops.combine({outputs + t * slots * hidden, args.weights.as<const float>() + (first + t) * slots,
-                   experts + t * slots, static_cast<int>(slots), static_cast<std::int32_t>(num_experts), hidden,
-                   args.y.as<char>() + (first + t) * hidden * dtype_bytes(dtype)});
+      ops_.combine({outputs_ + t * slots_ * hidden_, args_.weights.as<const float>() + (first_ + t) * slots_,
+                    experts() + t * slots_, static_cast<int>(slots_), num_experts, hidden_,
+                    args_.y.as<char>() + (first_ + t) * hidden_ * dtype_bytes(dtype_)});
     }
-  });
-}
+  }
+
+  const MoeMlpArgs& args_;
+  const PanelWeights &gate_up_, &down_;
+  const std::int64_t first_, tokens_, hidden_, slots_;
+  const DType dtype_;
+  const TileOps& ops_;
+  Order order_;
+  std::vector<RowChunk> chunks_;
+  std::uint32_t *packed_x_, *packed_hidden_;
+  float* outputs_;
+  char* plain_hidden_ = nullptr;
+};
 
 }  // namespace
 
@@ -126,7 +173,7 @@ void moe_mlp(const MoeMlpArgs& args) {
   const std::int64_t words = std::max<std::int64_t>(1, args.experts.size(1) * std::max(hidden, intermediate));
   const std::int64_t step = std::max<std::int64_t>(1, kScratchWords / words);
   for (std::int64_t first = 0; first < tokens; first += step) {
-    run_tokens(args, gate_up, down, first, std::min(step, tokens - first));
+    Pass(args, gate_up, down, first, std::min(step, tokens - first)).run();
   }
 }
 

@@ -82,7 +82,11 @@ class Stream {
         rows_(args.hidden.size(0) * weights_.words_per_row()) {
     const std::int32_t offsets[2] = {0, static_cast<std::int32_t>(args.hidden.size(0))};
     cut_rows(offsets, 1, chunks_);
-    pack_chunks(weights_, {args.hidden.dtype, args.hidden.data, args.hidden.stride(0), nullptr}, chunks_, rows_.data());
+    parallel_for(0, static_cast<std::int64_t>(chunks_.size()), grain_of(args.hidden.size(1) * kMaxPanelRows),
+                 [&](std::int64_t begin, std::int64_t end) {
+                   pack_chunks(weights_, {args.hidden.dtype, args.hidden.data, args.hidden.stride(0), nullptr}, chunks_,
+                               begin, end, rows_.data());
+                 });
     for (std::int64_t row = 0; row < args.hidden.size(0) && args.temperature > 0.0; ++row) {
       noise_.emplace_back(args.seed, args.noise_keys.defined() ? id_at(args.noise_keys, row) : row);
     }

@@ -8,6 +8,7 @@
 #include <cstring>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "common/check.h"
 #include "common/parallel.h"
@@ -36,32 +37,40 @@ const ProbeProducts& products_of(Arithmetic arithmetic) {
   return kernels.int8;
 }
 
-// Seconds in which every thread ran work(thread).
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+struct Took {
+  double all;      // seconds from the start to the last thread's end
+  double slowest;  // of one thread's own work, without waiting to be woken
+};
+
 template <class Work>
-double timed(int threads, const Work& work) {
-  const auto start = std::chrono::steady_clock::now();
+Took timed(int threads, const Work& work) {
+  std::vector<double> own(threads);
+  const auto start = Clock::now();
   parallel_for(0, threads, 1, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t thread = begin; thread < end; ++thread) work(thread);
+    for (std::int64_t thread = begin; thread < end; ++thread) {
+      const auto woken = Clock::now();
+      work(thread);
+      own[thread] = seconds_since(woken);
+    }
   });
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return {seconds_since(start), *std::max_element(own.begin(), own.end())};
 }
 
-// Seconds per repeat of work(thread, repeats), in one round of about `seconds`.
+// Seconds per repeat of work(thread, repeats), in one round of about `seconds`. A round that turns out far shorter only
+// corrects the number of repeats, so the first call finds it; waking threads may take long and must not count there.
 template <class Work>
 double timed_round(int threads, double seconds, RoundLength& length, const Work& work) {
   require("roofline", "seconds", seconds > 0 && seconds <= 60, "above 0 and at most 60", std::to_string(seconds));
-  const auto run = [&](std::int64_t repeats) {
-    return timed(threads, [&](std::int64_t thread) { work(thread, repeats); });
-  };
-  constexpr double kResolved = 1e-4;  // waking the threads is a small part of it
-  for (std::int64_t repeats = 1; !length.known(); repeats *= 4) {
-    const double took = run(repeats);
-    if (took >= kResolved) length.took(repeats, took);
+  while (true) {
+    const std::int64_t repeats = length.repeats(seconds);
+    const Took took = timed(threads, [&](std::int64_t thread) { work(thread, repeats); });
+    length.took(repeats, took.slowest);
+    if (took.slowest >= seconds / 2) return took.all / static_cast<double>(repeats);
   }
-  const std::int64_t repeats = length.repeats(seconds);
-  const double took = run(repeats);
-  length.took(repeats, took);
-  return took / static_cast<double>(repeats);
 }
 
 }  // namespace
@@ -80,8 +89,8 @@ std::int64_t RoundLength::repeats(double seconds) const {
 }
 
 void RoundLength::took(std::int64_t repeats, double seconds) {
-  const double one = seconds / static_cast<double>(repeats);
-  if (!known() || one < seconds_per_repeat_) seconds_per_repeat_ = one;
+  constexpr double kClock = 1e-8;  // what the clock can tell apart, about
+  seconds_per_repeat_ = std::min(seconds_per_repeat_, std::max(seconds, kClock) / static_cast<double>(repeats));
 }
 
 ReadProbe::ReadProbe(int threads, std::int64_t bytes_per_thread) : threads_(threads) {

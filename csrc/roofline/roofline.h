@@ -13,12 +13,11 @@ namespace llada {
 // How often a piece of work is repeated, so that a round lasts about as long as asked.
 class RoundLength {
  public:
-  std::int64_t repeats(double seconds) const;
+  std::int64_t repeats(double seconds) const;  // 1 at first
   void took(std::int64_t repeats, double seconds);
-  bool known() const { return seconds_per_repeat_ > 0; }
 
  private:
-  double seconds_per_repeat_ = 0;  // of the fastest round
+  double seconds_per_repeat_ = 60;  // of the fastest round
 };
 
 // Reading: every thread runs through memory of its own from one end to the other.

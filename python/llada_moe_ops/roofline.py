@@ -9,7 +9,7 @@ minutes, so a limit is worth only what was measured beside the work it judges. N
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -141,10 +141,11 @@ class Probe:
         self._probes |= {("peak", dtype): native.ProductProbe(threads, dtype) for dtype in dtypes}
         self._rounds: dict[tuple[str, str], list[float]] = {name: [] for name in self._probes}
 
-    def round(self, seconds: float = 0.01) -> None:
-        """Measure everything once, each for about so long (reading ``dram`` at least one pass)."""
-        for name, probe in self._probes.items():
-            self._rounds[name].append(probe.round(seconds))
+    def round(self, seconds: float = 0.01, names: Collection[str] | None = None) -> None:
+        """Measure once everything, or the levels and dtypes named, each for so long (``dram`` at least one pass)."""
+        for (kind, name), probe in self._probes.items():
+            if names is None or name in names:
+                self._rounds[kind, name].append(probe.round(seconds))
 
     def reset(self) -> None:
         """Forget the rounds so far, keep the memory."""
@@ -152,18 +153,12 @@ class Probe:
             rounds.clear()
 
     def limits(self) -> Limits:
-        """Best and median of the rounds since the start or the last ``reset``.
-
-        Raises:
-            ValueError: there was none.
-        """
-        if not all(self._rounds.values()):
-            raise ValueError("roofline: no round was measured")
-        parts = {
-            part: {name: Rate.of(rounds) for (kind, name), rounds in self._rounds.items() if kind == part}
-            for part in ("read", "peak")
-        }
-        return Limits(self._threads, self._isa, parts["read"], parts["peak"])
+        """Best and median of the rounds since the start or the last ``reset``, of what was measured in them."""
+        rates: dict[str, dict[str, Rate]] = {"read": {}, "peak": {}}
+        for (kind, name), rounds in self._rounds.items():
+            if rounds:
+                rates[kind][name] = Rate.of(rounds)
+        return Limits(self._threads, self._isa, **rates)
 
 
 def measure(threads: int, *, seconds: float = 3.0, stream_bytes: int | None = None) -> Limits:

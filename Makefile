@@ -1,6 +1,6 @@
 # make demo    a virtual environment, the build, and masks turning into checked answers
 # make test    the same set-up, then every test
-# make bench   every benchmark with its peers, as JSON under benchmarks/results/
+# make bench   every benchmark with its peers, as JSON and a roofline plot under benchmarks/results/
 # make lint    ruff, mypy, clang-format
 # make sanitize  the op tests on an AddressSanitizer + UBSan build
 # make clean   remove what the targets made
@@ -12,6 +12,7 @@ BIN := $(VENV)/bin
 SOURCES := CMakeLists.txt setup.py pyproject.toml $(shell find csrc -type f)
 TOOLS := setuptools wheel 'cmake>=3.25' ninja pybind11 numpy
 TEST_TOOLS := pytest pytest-benchmark hypothesis psutil build matplotlib
+RESULTS := benchmarks/results/$(shell date +%F)
 LINT_TOOLS := ruff mypy clang-format types-tqdm
 
 # Threads that wait sleep: spinning, as OpenMP does by default, is 10 x slower when another process shares a core.
@@ -27,7 +28,8 @@ test: $(VENV)/installed $(VENV)/test-tools
 
 bench: $(VENV)/installed $(VENV)/test-tools
 	mkdir -p benchmarks/results
-	$(BIN)/python -m pytest benchmarks -q --benchmark-json=benchmarks/results/$$(date +%F).json
+	$(BIN)/python -m pytest benchmarks -q -s --benchmark-json=$(RESULTS).json
+	$(BIN)/python benchmarks/roofline_plot.py $(RESULTS).json $(RESULTS).png
 
 lint: $(VENV)/installed $(VENV)/lint-tools
 	$(BIN)/ruff check .

@@ -108,18 +108,17 @@ PanelWeights packed_weights(const char* op, const char* argument, const ArrayVie
                             std::int64_t columns, std::int64_t k, bool paired, DType dtype) {
   require(op, argument, columns >= 0 && k >= 0, "of non-negative sizes", std::to_string(std::min(columns, k)));
   const Check check(op, argument, view);
-  check.cpu().dtype({dtype, DType::kUInt8}).contiguous();
+  check.cpu().dtype({dtype, DType::kInt8, DType::kUInt8}).contiguous();
   PanelWeights weights{.format = panel_format(dtype),
                        .data = view.as<const char>(),
                        .packed = true,
                        .paired = paired,
                        .columns = columns,
                        .k = k};
-  if (view.dtype == DType::kUInt8) {
-    require(op, argument, k <= kLongestInt8Sum, "of at most 65536 inputs when quantised", std::to_string(k));
-    weights.format = PanelFormat::kInt4;
-    if (view.rank == 0 || view.size(view.rank - 1) != weights.panel_size() * 4) weights.format = PanelFormat::kInt8;
-  }
+  if (view.dtype == DType::kInt8) weights.format = PanelFormat::kInt8;
+  if (view.dtype == DType::kUInt8) weights.format = PanelFormat::kInt4;
+  require(op, argument, !is_quantized(weights.format) || k <= kLongestInt8Sum, "of at most 65536 inputs when quantised",
+          std::to_string(k));
   const auto sizes = packed_sizes(weights);
   const bool quantized = is_quantized(weights.format);
   if (groups < 0 && quantized) check.shape({sizes[0], sizes[1]});

@@ -2,7 +2,7 @@
 //
 // Plain weights [groups][N][K] are packed panel by panel into the calling thread's scratch as they are used. Packed
 // weights are the panels themselves (panel_format.h): [groups][panels][panel_words]; as arrays, fp32 and bf16 ones have
-// the sizes [.., panels, lanes, 32, values per lane], int8 and int4 ones [.., panels, bytes] of bytes.
+// the sizes [.., panels, lanes, 32, values per lane], int8 and int4 ones [.., panels, bytes] of int8 and uint8.
 //
 // A paired product (gate and up projections, rows 0..I-1 and I..2I-1) puts 16 gate and the 16 matching up columns side
 // by side in each panel, so that SwiGLU needs one tile and nothing else.
@@ -47,7 +47,7 @@ struct PanelWeights {
 // From a plain view [groups, N, K] or [N, K] whose last dimension is contiguous.
 PanelWeights plain_weights(const ArrayView& view, bool paired);
 
-// From a contiguous packed view; its dtype and sizes tell the format. Throws unless they agree with groups (< 0: no
+// From a contiguous packed view; its dtype tells the format. Throws unless they agree with groups (< 0: no
 // leading dimension), columns, k, and with activations of `dtype`.
 PanelWeights packed_weights(const char* op, const char* argument, const ArrayView& view, std::int64_t groups,
                             std::int64_t columns, std::int64_t k, bool paired, DType dtype);

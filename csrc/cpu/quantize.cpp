@@ -11,7 +11,7 @@
 namespace llada {
 namespace {
 
-constexpr float kLargestByte = 127.0f, kLargestNibble = 8.0f;
+constexpr float kLargestByte = 127.0f, kLowestDigit = -8.0f, kHighestDigit = 7.0f;
 
 void load_row(DType dtype, const void* row, std::int64_t k, float* values) {
   if (row == nullptr) {
@@ -23,14 +23,16 @@ void load_row(DType dtype, const void* row, std::int64_t k, float* values) {
   }
 }
 
-// NaN and infinities come out as infinity.
+// Infinity if any value is not finite.
 float largest_magnitude(const float* values, std::int64_t count) {
   float largest = 0.0f;
+  bool finite = true;
   for (std::int64_t i = 0; i < count; ++i) {
     const float magnitude = std::fabs(values[i]);
-    if (!(magnitude <= largest)) largest = magnitude;
+    finite = finite && std::isfinite(magnitude);
+    largest = std::max(largest, magnitude);
   }
-  return largest == largest ? largest : std::numeric_limits<float>::infinity();
+  return finite ? largest : std::numeric_limits<float>::infinity();
 }
 
 // 0 for rows so small that they count as zeros.
@@ -56,18 +58,25 @@ void int8_column(const float* values, std::int64_t k, int column, std::uint32_t*
 float group_error(const float* values, float step, float inverse) {
   float error = 0.0f;
   for (std::int64_t i = 0; i < kInt4Group; ++i) {
-    const float difference = values[i] - step * round_to(values[i] * inverse, -kLargestNibble, kLargestNibble - 1.0f);
+    const float difference = values[i] - step * round_to(values[i] * inverse, kLowestDigit, kHighestDigit);
     error += difference * difference;
   }
   return error;
 }
 
+// The step at which the digits -8 .. 7 just reach the lowest and the highest value; infinity if a value is not finite.
+float reaching_step(const float* values, std::int64_t count) {
+  if (!std::isfinite(largest_magnitude(values, count))) return std::numeric_limits<float>::infinity();
+  const auto [lowest, highest] = std::minmax_element(values, values + count);
+  return count == 0 ? 0.0f : std::max(*lowest / kLowestDigit, *highest / kHighestDigit);
+}
+
 // A larger multiplier clips less and rounds more coarsely: the best lies near the one that just reaches the largest.
 int best_multiplier(const float* values, float scale) {
   if (inverse_of(scale) == 0.0f) return 1;
-  const float reach = largest_magnitude(values, kInt4Group) / (kLargestNibble * scale);
-  const int first = std::clamp(static_cast<int>(reach * 0.7f), 1, kLargestMultiplier);
-  const int last = std::clamp(static_cast<int>(reach * 1.15f) + 1, 1, kLargestMultiplier);
+  const float reach = reaching_step(values, kInt4Group) / scale;
+  const int first = std::clamp(static_cast<int>(reach * 0.5f), 1, kLargestMultiplier);
+  const int last = std::clamp(static_cast<int>(reach * 1.3f) + 1, 1, kLargestMultiplier);
   int best = last;
   float least = std::numeric_limits<float>::infinity();
   for (int multiplier = first; multiplier <= last; ++multiplier) {
@@ -83,8 +92,7 @@ int best_multiplier(const float* values, float scale) {
 // `values` is padded with zeros to whole blocks.
 void int4_column(const float* values, std::int64_t blocks, int column, std::uint32_t* panel) {
   constexpr std::int64_t kBlock = 2 * kInt4Group;
-  const float largest = largest_magnitude(values, blocks * kBlock);
-  const float scale = largest / (kLargestNibble * kLargestMultiplier);
+  const float scale = reaching_step(values, blocks * kBlock) / kLargestMultiplier;
   for (std::int64_t group = 0; group < 2 * blocks; ++group, values += kInt4Group) {
     std::uint32_t* block = panel + group / 2 * kInt4BlockWords;
     const int multiplier = std::isfinite(scale) ? best_multiplier(values, scale) : 1;
@@ -93,7 +101,7 @@ void int4_column(const float* values, std::int64_t blocks, int column, std::uint
     for (std::int64_t lane = 0; lane < kInt4Group / 8; ++lane) {
       std::uint32_t nibbles = 0;
       for (int i = 0; i < 8; ++i) {
-        const float digit = round_to(values[lane * 8 + i] * inverse, -kLargestNibble, kLargestNibble - 1.0f);
+        const float digit = round_to(values[lane * 8 + i] * inverse, kLowestDigit, kHighestDigit);
         nibbles |= static_cast<std::uint32_t>(static_cast<int>(digit) + 8) << (i % 4 * 8 + i / 4 * 4);
       }
       block[16 + (group % 2 * 4 + lane) * kPanelColumns + column] = nibbles;

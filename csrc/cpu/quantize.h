@@ -9,8 +9,8 @@ namespace llada {
 
 // rows[c] is column c's row of k elements of `dtype` (fp32 or bf16), or null for a column of zeros.
 //
-// int8: the scale is the column's largest magnitude / 127. int4: the scale is the largest magnitude / 128, and a
-// group's multiplier is the one of least squared error.
+// int8: the scale is the column's largest magnitude / 127. int4: with the scale, the largest multiplier just reaches
+// the column's lowest and highest value, and a group's multiplier is the one of least squared error.
 void quantize_panel(PanelFormat format, DType dtype, const void* const (&rows)[kPanelColumns], std::int64_t k,
                     std::uint32_t* panel);
 

@@ -3,10 +3,13 @@
 A panel holds 32 output columns (weight rows) cut along K into 32-bit lanes; columns and K are padded with zeros.
 
 * fp32, bf16: a lane is one fp32 or two bf16. [panels, lanes, 32, values per lane]. Unpacking gives back every bit.
-* int8: a lane is four bytes, weight = (byte - 128) · scale. [panels, bytes]: the lanes, then 32 fp32 column scales.
+* int8: a lane is four bytes, weight = (byte - 128) · scale, the byte taken as unsigned. [panels, bytes] in an int8
+  tensor: the lanes, then 32 fp32 column scales.
 * int4: weight = (nibble - 8) · multiplier · scale, with a multiplier of 1 .. 16 for 32 k-values of a column and an fp32
-  scale for the column: 4.25 bits a weight. [panels, bytes]: blocks of 64 k-values, each with [2, 32] multiplier bytes
-  and eight lanes of eight nibbles (byte j: k = j in the low half, k = j + 4 in the high half); then the scales.
+  scale for the column: 4.25 bits a weight. [panels, bytes] in a uint8 tensor: blocks of 64 k-values, each with [2, 32]
+  multiplier bytes and eight lanes of eight nibbles (byte j of a lane: k = j in its low half, k = j + 4 in its high
+  half); then the scales. The scale is such that the largest multiplier just reaches the column's extremes; a group's
+  multiplier is the one of least squared error.
 
 The experts' gate and up projections share panels, 16 columns each.
 """
@@ -20,7 +23,7 @@ from torch.nn import functional
 PANEL_COLUMNS = 32
 INT4_GROUP = 32
 LARGEST_MULTIPLIER = 16
-FORMATS = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.uint8, "int4": torch.uint8}
+FORMATS = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8, "int4": torch.uint8}
 QUANTIZED = ("int8", "int4")
 
 
@@ -87,11 +90,6 @@ def _inverse(scale: Tensor) -> Tensor:
     return torch.where(scale > 2.0**-120, 1.0 / scale, 0.0)
 
 
-def _with_scales(lanes: Tensor, scale: Tensor) -> Tensor:
-    """Bytes [panels, lanes, 32, 4] and scales [panels, 32] as [panels, bytes]."""
-    return torch.cat([lanes.flatten(1), scale.contiguous().view(torch.uint8)], dim=1)
-
-
 def _scales(panels: Tensor) -> Tensor:
     return panels[..., -4 * PANEL_COLUMNS :].contiguous().view(torch.float32).unsqueeze(-1)
 
@@ -99,18 +97,19 @@ def _scales(panels: Tensor) -> Tensor:
 def _int8_panels(columns: Tensor) -> Tensor:
     scale = columns.abs().amax(2) / 127.0 if columns.shape[2] else columns.new_zeros(columns.shape[:2])
     digits = (columns * _inverse(scale).unsqueeze(-1)).round().clamp(-127, 127) + 128
-    return _with_scales(digits.to(torch.uint8).unflatten(2, (-1, 4)).transpose(1, 2), scale)
+    lanes = digits.to(torch.uint8).unflatten(2, (-1, 4)).transpose(1, 2)
+    return torch.cat([lanes.flatten(1), scale.contiguous().view(torch.uint8)], dim=1).view(torch.int8)
 
 
 def _int8_columns(panels: Tensor) -> Tensor:
-    lanes = panels[..., : -4 * PANEL_COLUMNS].unflatten(-1, (-1, PANEL_COLUMNS, 4))
+    lanes = panels.view(torch.uint8)[..., : -4 * PANEL_COLUMNS].unflatten(-1, (-1, PANEL_COLUMNS, 4))
     return (_plain_columns(lanes).float() - 128.0) * _scales(panels)
 
 
 def _int4_panels(columns: Tensor) -> Tensor:
     groups = columns.unflatten(2, (-1, INT4_GROUP))  # [panels, 32, groups, 32]
-    largest = groups.abs().amax((2, 3)) if groups.shape[2] else columns.new_zeros(columns.shape[:2])
-    scale = largest / (8.0 * LARGEST_MULTIPLIER)
+    values = functional.pad(columns, (0, 1))  # a zero, so that there is a value even where K is 0
+    scale = torch.maximum(values.amin(2) / -8.0, values.amax(2) / 7.0) / LARGEST_MULTIPLIER
     steps = scale[..., None] * torch.arange(1, LARGEST_MULTIPLIER + 1, device=columns.device)  # [panels, 32, 16]
     inverse = _inverse(scale)[..., None] / torch.arange(1, LARGEST_MULTIPLIER + 1, device=columns.device)
     best, least = torch.ones_like(groups[..., 0]), torch.full_like(groups[..., 0], torch.inf)

@@ -27,7 +27,6 @@ from ._panels import (
     unpack_panels,
 )
 
-
 LARGE_PAGE_FROM = 1 << 22  # bytes: two large pages
 
 

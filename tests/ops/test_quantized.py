@@ -2,8 +2,8 @@
 
 Products of quantised operands are exact integers, so kernel and specification differ by the fp32 scales' rounding and,
 where a value lies on the edge between two bytes, by one step of that value: a budget of 1e-3 of the result's size (bf16
-results, and intermediates that are quantised again: a unit in the last place more). A wrong layout would show as an
-error of the result's own size.
+results: a unit in the last place more), of 5e-3 where intermediates are quantised again, a step of them being 0.02 of
+their size. A wrong layout would show as an error of the result's own size.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ FORMATS = ("int8", "int4")
 WEIGHT_ERROR = {"int8": 0.012, "int4": 0.11}
 
 
-def assert_close(ours: Tensor, specified: Tensor) -> None:
+def assert_close(ours: Tensor, specified: Tensor, budget: float = 1e-3) -> None:
     assert ours.dtype == specified.dtype
     assert ours.shape == specified.shape
     if specified.numel() and rms(specified) > 0:
-        allowed = 1e-3 + torch.finfo(ours.dtype).eps
+        allowed = budget + torch.finfo(ours.dtype).eps
         assert rms(ours.double() - specified.double()) <= allowed * rms(specified)
     else:
         assert torch.equal(ours, specified)
@@ -132,7 +132,7 @@ def test_extreme_weights(format: str) -> None:
 def test_moe_mlp(shape: tuple[int, ...], choice: str, format: str, dtype: torch.dtype, isa: str) -> None:
     layer = cases.expert_layer(shape, choice, dtype)
     packed = ops.pack_experts(*layer[3:], format=format)
-    assert_close(ops.moe_mlp(*layer[:3], packed), ops.moe_mlp_reference(*layer[:3], packed))
+    assert_close(ops.moe_mlp(*layer[:3], packed), ops.moe_mlp_reference(*layer[:3], packed), budget=5e-3)
 
 
 @pytest.mark.parametrize("format", FORMATS)

@@ -45,6 +45,8 @@ struct PanelGemmArgs {
   // What to prefetch meanwhile: with each lane, the cache lines at next and next + 64, then next += next_step bytes.
   const void* next = nullptr;
   std::int64_t next_step = 0;
+  // Where the int4 kernel leaves the expanded panel for later chunks (expanded_words); null: nowhere.
+  std::uint32_t* expanded = nullptr;
 };
 
 using PanelGemm = void (*)(const PanelGemmArgs&);

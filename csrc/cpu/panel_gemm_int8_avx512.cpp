@@ -98,9 +98,15 @@ LLADA_INLINE void expand_block(const std::uint32_t* block, const Use& use) {
   }
 }
 
-template <int Rows>
-void int4_tile(const PanelGemmArgs& args) {
+LLADA_INLINE void copy_scales(const std::uint32_t* scales, std::uint32_t* target) {
+  _mm512_storeu_si512(target, _mm512_loadu_si512(scales));
+  _mm512_storeu_si512(target + 16, _mm512_loadu_si512(scales + 16));
+}
+
+template <int Rows, bool Keep>
+LLADA_INLINE void int4_tile(const PanelGemmArgs& args) {
   const std::uint32_t *panel = args.panel, *rows = args.rows, *scales = rows + args.lanes * Rows;
+  std::uint32_t* expanded = args.expanded;
   const char* next = static_cast<const char*>(args.next);
   Sums<Rows> sums;
   sums.start(scales + Rows);
@@ -108,12 +114,27 @@ void int4_tile(const PanelGemmArgs& args) {
     _mm_prefetch(next + kInt4BlockLanes * args.next_step, _MM_HINT_T0);
     expand_block(panel, [&](int, __m512i left, __m512i right) LLADA_INLINE_LAMBDA {
       _mm_prefetch(next, _MM_HINT_T0);
+      if constexpr (Keep) {
+        _mm512_storeu_si512(expanded, left);
+        _mm512_storeu_si512(expanded + 16, right);
+        expanded += kPanelColumns;
+      }
       sums.add(left, right, rows);
       rows += Rows;
       next += args.next_step;
     });
   }
+  if constexpr (Keep) copy_scales(panel, expanded);
   sums.finish(scales, panel, args.out, args.out_stride);
+}
+
+template <int Rows>
+void int4_tile(const PanelGemmArgs& args) {
+  if (args.expanded == nullptr) {
+    int4_tile<Rows, false>(args);
+  } else {
+    int4_tile<Rows, true>(args);
+  }
 }
 
 }  // namespace
@@ -140,9 +161,7 @@ void expand_int4_avx512(const std::uint32_t* panel, std::int64_t lanes, std::uin
       _mm512_storeu_si512(out + l * kPanelColumns + 16, right);
     });
   }
-  expanded += lanes * kPanelColumns;
-  _mm512_storeu_si512(expanded, _mm512_loadu_si512(panel));
-  _mm512_storeu_si512(expanded + 16, _mm512_loadu_si512(panel + 16));
+  copy_scales(panel, expanded + lanes * kPanelColumns);
 }
 
 }  // namespace llada

@@ -61,33 +61,39 @@ void run_group(const PanelProduct& product, std::int64_t chunk_begin, std::int64
   const PanelWeights& weights = product.weights;
   const std::int64_t lanes = weights.lanes(), size = std::max<std::int64_t>(weights.scratch_size(), 1);
   const std::int64_t group = product.chunks[chunk_begin].group, chunks = chunk_end - chunk_begin;
-  const PanelGemm int4_gemm =
-      weights.format == PanelFormat::kInt4 && chunks == 1 ? select_int4_gemm(active_isa()) : nullptr;
-  const PanelGemm gemm = int4_gemm == nullptr ? select_panel_gemm(weights.format, active_isa()) : int4_gemm;
+  const PanelGemm gemm = select_panel_gemm(weights.format, active_isa());
+  const PanelGemm int4_gemm = weights.format == PanelFormat::kInt4 ? select_int4_gemm(active_isa()) : nullptr;
   const bool streamed = weights.ready() || int4_gemm != nullptr;
   const std::int64_t block = chunks <= kFewChunks ? 1 : std::max<std::int64_t>(1, kBlockBytes / (4 * size));
-  auto* scratch = streamed ? nullptr : thread_scratch<struct PanelScratch, std::uint32_t>(size * block);
-  const std::uint32_t* panels[kBlockBytes / (4 * kPanelColumns)];
+  // Of panels that are not ready: the int4 kernel expands them on its way for the chunks after the first.
+  auto* scratch = weights.ready() ? nullptr : thread_scratch<struct PanelScratch, std::uint32_t>(size * block);
   alignas(64) float tile[kMaxPanelRows * kPanelColumns];
   for (std::int64_t first = panel_begin; first < panel_end; first += block) {
     const std::int64_t last = std::min(first + block, panel_end);
-    for (std::int64_t p = first; p < last; ++p) {
-      panels[p - first] = streamed ? reinterpret_cast<const std::uint32_t*>(weights.stretch(group, p))
-                                   : weights.panel(group, p, scratch + (p - first) * size);
-    }
+    for (std::int64_t p = first; p < last && !streamed; ++p) weights.panel(group, p, scratch + (p - first) * size);
     for (std::int64_t c = chunk_begin; c < chunk_end; ++c) {
       const RowChunk& chunk = product.chunks[c];
+      const bool expanding = int4_gemm != nullptr && c == chunk_begin;
       for (std::int64_t p = first; p < last; ++p) {
-        const char* next = weights.stretch(group, std::min(p + last - first, panel_end - 1));
-        std::int64_t step = weights.stretch_bytes() / std::max<std::int64_t>(lanes, 1);
-        if (chunks == 1 && streamed) {
-          next = reinterpret_cast<const char*>(panels[p - first]) + kAheadBytes;
-        } else if (next != nullptr) {
-          step = (step + chunks - 1) / chunks;
-          next += (c - chunk_begin) * step * lanes;
+        const char* stored = weights.stretch(group, p);
+        std::uint32_t* expanded = scratch + (p - first) * size;
+        PanelGemmArgs args{
+            .rows = product.rows + chunk.first_row * weights.words_per_row(),
+            .panel = weights.ready() || expanding ? reinterpret_cast<const std::uint32_t*>(stored) : expanded,
+            .num_rows = chunk.num_rows,
+            .lanes = lanes,
+            .out = tile,
+            .out_stride = kPanelColumns,
+            .next = stored + kAheadBytes,
+            .next_step = weights.stretch_bytes() / std::max<std::int64_t>(lanes, 1),
+            .expanded = expanding && chunks > 1 ? expanded : nullptr};
+        if (chunks > 1 || !streamed) {
+          args.next_step = (args.next_step + chunks - 1) / chunks;
+          args.next =
+              weights.stretch(group, weights.packed ? p + last - first : std::min(p + last - first, panel_end - 1)) +
+              (c - chunk_begin) * args.next_step * lanes;
         }
-        gemm({product.rows + chunk.first_row * weights.words_per_row(), panels[p - first], chunk.num_rows, lanes, tile,
-              kPanelColumns, next, step});
+        (expanding ? int4_gemm : gemm)(args);
         epilogue(chunk, p, tile);
       }
     }

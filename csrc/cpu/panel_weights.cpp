@@ -87,8 +87,7 @@ const std::uint32_t* PanelWeights::panel(std::int64_t group, std::int64_t index,
 
 const char* PanelWeights::stretch(std::int64_t group, std::int64_t index) const {
   if (packed) return data + (group * panels() + index) * panel_size() * 4;
-  if (paired || row_stride != k) return nullptr;
-  return data + (group * group_stride + index * kPanelColumns * row_stride) * element_bytes(format);
+  return data + (group * group_stride + index * panel_columns() * row_stride) * element_bytes(format);
 }
 
 PanelWeights plain_weights(const ArrayView& view, bool paired) {

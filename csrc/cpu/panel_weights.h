@@ -39,7 +39,7 @@ struct PanelWeights {
   // The panel as panel_gemm takes it; `scratch` (scratch_size) holds it unless it is ready.
   const std::uint32_t* panel(std::int64_t group, std::int64_t index, std::uint32_t* scratch) const;
 
-  // Where the memory of a panel begins, if it is one stretch: the panel, or plain rows that lie one after another.
+  // Where the memory of a panel begins: the panel, or the first of its plain rows. What follows is worth fetching.
   const char* stretch(std::int64_t group, std::int64_t index) const;
   std::int64_t stretch_bytes() const { return (packed ? panel_size() : lanes() * kPanelColumns) * 4; }
 };

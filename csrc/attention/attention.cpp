@@ -88,8 +88,10 @@ AttentionKernel select_kernel(DType dtype, Isa isa) {
 // The last step of a plan cut over keys: one item of each (sequence, head, rows) stands for all blocks.
 void combine(const AttentionArgs& args, const AttentionPlan& plan, const AttentionKernel& kernel, float* states) {
   AttentionWorker worker(args, plan, kernel, states);
-  for (const AttentionItem& item : plan.items) {
-    if (item.first_block == 0) worker.combine(item);
+  for (AttentionItem item : plan.items) {
+    if (item.first_block > 0) continue;
+    const std::int64_t end_head = plan.all_heads ? args.k.size(2) : item.key_head + 1;
+    for (; item.key_head < end_head; ++item.key_head) worker.combine(item);
   }
 }
 

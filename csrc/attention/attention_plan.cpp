@@ -17,6 +17,8 @@ constexpr std::int64_t kFewRows = kAttentionRows;
 
 std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
+bool token_major(const ArrayView& view) { return view.stride(2) < view.stride(1); }
+
 std::vector<AttentionSequence> find_sequences(const AttentionArgs& args) {
   const std::int64_t queries = args.q.size(1), keys = args.k.size(1);
   std::vector<AttentionSequence> sequences;
@@ -66,6 +68,9 @@ AttentionPlan plan_attention(const AttentionArgs& args, int threads) {
   const auto sequences = static_cast<std::int64_t>(plan.sequences.size());
   const bool scarce = plan.threads > 1 && divide_up(rows, std::max<std::int64_t>(plan.item_rows, 1)) < plan.threads;
   plan.cut_keys = blocks > sequences * key_heads && (longest <= kFewRows || scarce);
+  // Where the heads of a token lie side by side and there are blocks enough to share out.
+  plan.all_heads = plan.cut_keys && longest <= kFewRows && token_major(args.k) && token_major(args.v) &&
+                   blocks >= key_heads * plan.threads * kItemsPerThread;
 
   for (std::int64_t s = 0; s < sequences; ++s) {
     AttentionSequence& sequence = plan.sequences[s];
@@ -77,7 +82,7 @@ AttentionPlan plan_attention(const AttentionArgs& args, int threads) {
     for (std::int64_t cut = 0; cut < cuts; ++cut) {
       const std::int64_t first_block = cut,
                          end_block = plan.cut_keys ? std::min(cut + 1, sequence_blocks) : sequence_blocks;
-      for (std::int64_t head = 0; head < key_heads; ++head) {
+      for (std::int64_t head = 0; head < (plan.all_heads ? 1 : key_heads); ++head) {
         for (std::int64_t row = 0; row < sequence_rows; row += plan.item_rows) {
           plan.items.push_back({s, head, row, std::min(row + plan.item_rows, sequence_rows), first_block, end_block});
         }

@@ -40,6 +40,7 @@ struct AttentionPlan {
   std::vector<AttentionSequence> sequences;
   std::vector<AttentionItem> items;
   bool cut_keys = false;
+  bool all_heads = false;      // an item of a plan cut over keys stands for all heads (its key_head is 0)
   std::int64_t states = 0;     // partial ones, when cut over keys
   std::int64_t item_rows = 0;  // the most rows of an item
   int threads = 1;

@@ -25,10 +25,18 @@ inline constexpr int kAttentionColumns = 32;  // of a packed panel
 // A row's state: its unscaled output, padded to whole panels of components, then the maximum and the sum of weights.
 inline constexpr int kStateExtra = 16;  // floats after the output, so that states stay 64-byte aligned
 
+// What becomes of a tile's weights x values.
+enum class AttentionSums {
+  kStart,  // the states hold nothing yet
+  kFold,   // they hold earlier blocks
+  kAdd,    // they hold earlier keys of this block
+};
+
 struct AttentionTileArgs {
   const std::uint32_t* queries;
-  const std::uint32_t* keys;
-  const std::uint32_t* values;
+  const std::uint32_t* keys;     // of the keys from first_key on
+  const std::uint32_t* values;   // likewise
+  int value_lanes;               // of one depth panel of values
   const std::uint8_t* mask;      // null, or [rows][256]: zero = not seen
   int row_keys[kAttentionRows];  // row r sees keys [0, row_keys[r]) of the block
   int num_rows;
@@ -38,25 +46,31 @@ struct AttentionTileArgs {
   float scale_log2;        // scale x log2(e)
   float* states;           // row r at states + r * state_stride
   std::int64_t state_stride;
-  bool fresh;  // the states hold nothing yet
+  AttentionSums sums;
   // Scratch, 64-byte aligned.
   float* scores;           // [12][256]
   std::uint32_t* weights;  // [12][256 keys in lanes]
 };
 
 struct AttentionValues {
-  const void* source;  // key r of the block at source + r * row_stride elements
+  const void* source;  // key r at source + r * row_stride elements
   std::int64_t row_stride;
-  int count;  // keys
+  int count;   // keys
+  int padded;  // keys to write: those past count, and components past depth, become zeros
   int depth;
   std::uint32_t* values;
+  int value_lanes;
 };
 
 // What each instruction set provides.
 struct AttentionKernel {
   void (*tile)(const AttentionTileArgs&);
+  // The three steps of a tile whose states are at kStart, for callers that hold the keys of a block piece by piece: the
+  // first and the last take one range of keys after the other, the second the whole of what they took.
+  void (*score)(const AttentionTileArgs&);
+  void (*weigh)(const AttentionTileArgs&);
+  void (*add_values)(const AttentionTileArgs&);
   int rows;  // that a tile takes
-  // Keys past `count` up to a whole panel, and components past `depth`, become zeros.
   void (*pack_values)(const AttentionValues&);
   void (*fold)(float* state, const float* block, int columns);  // a later block's state into an earlier one
   void (*write)(const float* state, int columns, int depth, void* out);

@@ -19,11 +19,10 @@ constexpr int kLaneValues = 4 / static_cast<int>(sizeof(Element));
 template <class Element>
 constexpr int kBlockLanes = kAttentionBlock / kLaneValues<Element>;
 
-// sum[m] = rows[m] x panel over `lanes` lanes, for two vectors of the panel's columns.
+// sum[m] += rows[m] x panel over `lanes` lanes, for two vectors of the panel's columns.
 template <class Element, int Rows>
 LLADA_INLINE void product(const std::uint32_t* rows, std::int64_t row_stride, const std::uint32_t* panel, int lanes,
                           Vector::Float (&sum)[Rows][2]) {
-  for (int m = 0; m < Rows; ++m) sum[m][0] = sum[m][1] = Vector::set(0.0f);
   for (int lane = 0; lane < lanes; ++lane, panel += kAttentionColumns) {
     const auto left = Vector::load_lanes(panel), right = Vector::load_lanes(panel + Vector::kWidth);
 #pragma GCC unroll 12
@@ -42,10 +41,12 @@ __attribute__((noinline)) void score_keys(const AttentionTileArgs& args) {
   const int panel_size = args.depth_lanes * kAttentionColumns;
   const auto scale = Vector::set(args.scale_log2);
   for (int key = args.first_key; key < args.end_key; key += kPairWidth) {
-    const std::uint32_t* panel = args.keys + key / kAttentionColumns * panel_size + key % kAttentionColumns;
+    const int column = key - args.first_key;
+    const std::uint32_t* panel = args.keys + column / kAttentionColumns * panel_size + column % kAttentionColumns;
     for (int lane = 0; lane < args.depth_lanes; lane += kChainLanes) {
       const int lanes = args.depth_lanes - lane < kChainLanes ? args.depth_lanes - lane : kChainLanes;
       Vector::Float sum[Rows][2];
+      for (int m = 0; m < Rows; ++m) sum[m][0] = sum[m][1] = Vector::set(0.0f);
       product<Element, Rows>(args.queries + lane, args.depth_lanes, panel + lane * kAttentionColumns, lanes, sum);
       for (int m = 0; m < Rows; ++m) {
         for (int half = 0; half < 2; ++half) {
@@ -67,6 +68,12 @@ LLADA_INLINE void mask_scores(const AttentionTileArgs& args, int m, float* score
     }
   }
   for (int key = args.row_keys[m]; key < args.end_key; ++key) scores[key] = kMinusInfinity;
+}
+
+// An fp32 weight takes the place of its score.
+template <class Element>
+LLADA_INLINE std::uint32_t* weights_of(const AttentionTileArgs& args) {
+  return sizeof(Element) == 4 ? reinterpret_cast<std::uint32_t*>(args.scores) : args.weights;
 }
 
 // No key seen: any finite reference makes every weight exactly zero.
@@ -130,40 +137,46 @@ LLADA_INLINE void softmax(const AttentionTileArgs& args, Element* weights, float
 }
 
 template <class Element, int Rows>
-__attribute__((noinline)) void add_values(const AttentionTileArgs& args, const std::uint32_t* weights,
-                                          const Fold& factors) {
-  const int first_lane = args.first_key / kLaneValues<Element>, end_lane = args.end_key / kLaneValues<Element>;
-  const std::uint32_t* panel = args.values + first_lane * kAttentionColumns;
-  for (int p = 0; p < args.depth_panels; ++p, panel += kBlockLanes<Element> * kAttentionColumns) {
+__attribute__((noinline)) void add_values(const AttentionTileArgs& args, const Fold& factors) {
+  const std::uint32_t* weights = weights_of<Element>(args) + args.first_key / kLaneValues<Element>;
+  const int lanes = (args.end_key - args.first_key) / kLaneValues<Element>;
+  const std::uint32_t* panel = args.values;
+  for (int p = 0; p < args.depth_panels; ++p, panel += args.value_lanes * kAttentionColumns) {
     for (int column = 0; column < kAttentionColumns; column += kPairWidth) {
-      Vector::Float sum[Rows][2];
-      product<Element, Rows>(weights + first_lane, kBlockLanes<Element>, panel + column, end_lane - first_lane, sum);
       float* out = args.states + p * kAttentionColumns + column;
-      for (int m = 0; m < Rows && m < args.num_rows; ++m, out += args.state_stride) {
+      Vector::Float sum[Rows][2];
+      for (int m = 0; m < Rows; ++m) {
+        const bool more = args.sums == AttentionSums::kAdd && m < args.num_rows;
+        const float* earlier = out + m * args.state_stride;
+        sum[m][0] = more ? Vector::load(earlier) : Vector::set(0.0f);
+        sum[m][1] = more ? Vector::load(earlier + Vector::kWidth) : Vector::set(0.0f);
+      }
+      product<Element, Rows>(weights, kBlockLanes<Element>, panel + column, lanes, sum);
+#pragma GCC unroll 12
+      for (int m = 0; m < Rows; ++m) {
+        if (m >= args.num_rows) break;
         for (int half = 0; half < 2; ++half) {
-          float* target = out + half * Vector::kWidth;
-          if (args.fresh) {
-            Vector::store(target, sum[m][half]);
-          } else {
-            Vector::store(target, fold_output(Vector::load(target), sum[m][half], Vector::set(factors.earlier[m]),
-                                              Vector::set(factors.later[m])));
+          float* target = out + m * args.state_stride + half * Vector::kWidth;
+          auto total = sum[m][half];
+          if (args.sums == AttentionSums::kFold) {
+            total = fold_output(Vector::load(target), total, Vector::set(factors.earlier[m]),
+                                Vector::set(factors.later[m]));
           }
+          Vector::store(target, total);
         }
       }
     }
   }
 }
 
+// Weights, and the rows' maxima and sums into their states.
 template <class Element, int Rows>
-void attend(const AttentionTileArgs& args) {
+LLADA_INLINE void weigh(const AttentionTileArgs& args, Fold& factors) {
   alignas(64) float block_maximum[16] = {}, block_sum[16] = {}, maximum[16] = {}, sum[16] = {};
-  // An fp32 weight takes the place of its score.
-  auto* lanes = sizeof(Element) == 4 ? reinterpret_cast<std::uint32_t*>(args.scores) : args.weights;
-  score_keys<Element, Rows>(args);
-  softmax<Element, Rows>(args, reinterpret_cast<Element*>(lanes), block_maximum, block_sum);
+  softmax<Element, Rows>(args, reinterpret_cast<Element*>(weights_of<Element>(args)), block_maximum, block_sum);
   float* extra = args.states + args.depth_panels * kAttentionColumns;
-  Fold factors;
-  if (!args.fresh) {
+  const bool fold = args.sums == AttentionSums::kFold;
+  if (fold) {
     for (int m = 0; m < args.num_rows; ++m) {
       maximum[m] = extra[m * args.state_stride];
       sum[m] = extra[m * args.state_stride + 1];
@@ -171,20 +184,46 @@ void attend(const AttentionTileArgs& args) {
     fold_rows(maximum, sum, block_maximum, block_sum, factors);
   }
   for (int m = 0; m < args.num_rows; ++m) {
-    extra[m * args.state_stride] = args.fresh ? block_maximum[m] : maximum[m];
-    extra[m * args.state_stride + 1] = args.fresh ? block_sum[m] : sum[m];
+    extra[m * args.state_stride] = fold ? maximum[m] : block_maximum[m];
+    extra[m * args.state_stride + 1] = fold ? sum[m] : block_sum[m];
   }
-  add_values<Element, Rows>(args, lanes, factors);
 }
 
 // Rows come in fours: the missing ones repeat the queries that lie there, and nobody reads their result.
-template <class Element>
-void attend_rows(const AttentionTileArgs& args) {
+template <class Function>
+LLADA_INLINE void with_rows(int num_rows, const Function& function) {
   if constexpr (Vector::kTileRows == 12) {
-    if (args.num_rows > 8) return attend<Element, 12>(args);
-    if (args.num_rows > 4) return attend<Element, 8>(args);
+    if (num_rows > 8) return function(std::integral_constant<int, 12>{});
+    if (num_rows > 4) return function(std::integral_constant<int, 8>{});
   }
-  attend<Element, 4>(args);
+  function(std::integral_constant<int, 4>{});
+}
+
+template <class Element>
+void run_tile(const AttentionTileArgs& args) {
+  with_rows(args.num_rows, [&](auto rows) LLADA_INLINE_LAMBDA {
+    Fold factors;
+    score_keys<Element, rows()>(args);
+    weigh<Element, rows()>(args, factors);
+    add_values<Element, rows()>(args, factors);
+  });
+}
+
+template <class Element>
+void run_score(const AttentionTileArgs& args) {
+  with_rows(args.num_rows, [&](auto rows) LLADA_INLINE_LAMBDA { score_keys<Element, rows()>(args); });
+}
+
+template <class Element>
+void run_weigh(const AttentionTileArgs& args) {
+  Fold unused;
+  with_rows(args.num_rows, [&](auto rows) LLADA_INLINE_LAMBDA { weigh<Element, rows()>(args, unused); });
+}
+
+template <class Element>
+void run_add_values(const AttentionTileArgs& args) {
+  const Fold unused{};
+  with_rows(args.num_rows, [&](auto rows) LLADA_INLINE_LAMBDA { add_values<Element, rows()>(args, unused); });
 }
 
 // One lane of values: the components of one fp32 key, or those of two bf16 keys interleaved.
@@ -192,8 +231,8 @@ template <class Element>
 void pack_values(const AttentionValues& args) {
   using Word = std::conditional_t<sizeof(Element) == 4, std::uint32_t, std::uint16_t>;
   static constexpr Word kZeros[256] = {};
-  constexpr int kPanelSize = kBlockLanes<Element> * kAttentionColumns;
-  const int lanes = (args.count + kAttentionColumns - 1) / kAttentionColumns * kAttentionColumns / kLaneValues<Element>;
+  const int panel_size = args.value_lanes * kAttentionColumns;
+  const int lanes = args.padded / kLaneValues<Element>;
   const int padded = (args.depth + kAttentionColumns - 1) / kAttentionColumns * kAttentionColumns;
   for (int lane = 0; lane < lanes; ++lane) {
     const Word* rows[kLaneValues<Element>];
@@ -204,7 +243,7 @@ void pack_values(const AttentionValues& args) {
     std::uint32_t* target = args.values + lane * kAttentionColumns;
     int column = 0;
     for (; column + Vector::kWidth <= args.depth; column += Vector::kWidth) {
-      std::uint32_t* out = target + column / kAttentionColumns * kPanelSize + column % kAttentionColumns;
+      std::uint32_t* out = target + column / kAttentionColumns * panel_size + column % kAttentionColumns;
       if constexpr (sizeof(Element) == 4) {
         Vector::store_lanes(out, Vector::load_lanes(rows[0] + column));
       } else {
@@ -216,7 +255,7 @@ void pack_values(const AttentionValues& args) {
       for (int i = 0; i < kLaneValues<Element> && column < args.depth; ++i) {
         value |= static_cast<std::uint32_t>(rows[i][column]) << 16 * i;
       }
-      target[column / kAttentionColumns * kPanelSize + column % kAttentionColumns] = value;
+      target[column / kAttentionColumns * panel_size + column % kAttentionColumns] = value;
     }
   }
 }
@@ -249,7 +288,14 @@ void write(const float* state, int columns, int depth, void* out) {
 
 template <class Element>
 AttentionKernel kernel_of() {
-  return {attend_rows<Element>, Vector::kTileRows, pack_values<Element>, fold, write<Element>};
+  return {run_tile<Element>,
+          run_score<Element>,
+          run_weigh<Element>,
+          run_add_values<Element>,
+          Vector::kTileRows,
+          pack_values<Element>,
+          fold,
+          write<Element>};
 }
 
 AttentionKernel kernel_for(bool bf16) { return bf16 ? kernel_of<bfloat16>() : kernel_of<float>(); }

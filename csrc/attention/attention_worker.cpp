@@ -58,8 +58,7 @@ AttentionWorker::AttentionWorker(const AttentionArgs& args, const AttentionPlan&
   states_ = thread_scratch<struct States, float>(rows * state_size_);
   rows_ = thread_scratch<struct Rows, Row>(rows);
   mask_ = thread_scratch<struct Mask, std::uint8_t>(kAttentionRows * kAttentionBlock);
-  tile_.keys = keys_;
-  tile_.values = values_;
+  tile_.value_lanes = static_cast<int>(kAttentionBlock / values);
   tile_.depth_lanes = static_cast<int>(depth_lanes);
   tile_.depth_panels = columns_ / kColumns;
   const double depth = static_cast<double>(args.q.size(3));
@@ -69,6 +68,7 @@ AttentionWorker::AttentionWorker(const AttentionArgs& args, const AttentionPlan&
 }
 
 void AttentionWorker::run(const AttentionItem& item, const AttentionItem* following) {
+  if (plan_.all_heads) return run_all_heads(item);
   begin(item);
   tiles_ = (item.rows() + kernel_.rows - 1) / kernel_.rows;
   for (std::int64_t block = item.first_block; block < item.end_block; ++block) {
@@ -87,11 +87,10 @@ void AttentionWorker::run(const AttentionItem& item, const AttentionItem* follow
   for (std::int64_t row = 0; row < item.rows(); ++row) write(row, states_);
 }
 
-void AttentionWorker::run_tile(std::int64_t block, std::int64_t tile) {
-  const bool first = block == item_->first_block, last = block + 1 == item_->end_block && !plan_.cut_keys;
-  const std::int64_t row = tile * kernel_.rows;
+// The rows of a tile, their queries and states.
+void AttentionWorker::place_tile(std::int64_t block, std::int64_t row, std::uint32_t* queries) {
   tile_.num_rows = static_cast<int>(std::min<std::int64_t>(kernel_.rows, item_->rows() - row));
-  tile_.queries = queries_ + row * tile_.depth_lanes;
+  tile_.queries = queries;
   if (plan_.cut_keys) {
     tile_.states = partial_state(row, block);
     tile_.state_stride = sequence_->blocks() * state_size_;
@@ -99,18 +98,25 @@ void AttentionWorker::run_tile(std::int64_t block, std::int64_t tile) {
     tile_.states = states_ + row * state_size_;
     tile_.state_stride = state_size_;
   }
-  float* totals = tile_.states + columns_ + 1;
-  if (first) {
-    load_queries(row);
-    for (int m = 0; m < tile_.num_rows; ++m) totals[m * tile_.state_stride] = 0.0f;
-  }
+  if (block > item_->first_block) return;
+  load_queries(row, queries);
+  for (int m = 0; m < tile_.num_rows; ++m) tile_.states[m * tile_.state_stride + columns_ + 1] = 0.0f;
+}
+
+void AttentionWorker::run_tile(std::int64_t block, std::int64_t tile) {
+  const bool last = block + 1 == item_->end_block && !plan_.cut_keys;
+  const std::int64_t row = tile * kernel_.rows;
+  place_tile(block, row, queries_ + row * tile_.depth_lanes);
   for (int m = 0; m < tile_.num_rows && last; ++m) prefetch<1>(row_of(args_.out, row + m), depth_bytes_);
   prefetch_next(tile);
 
   if (find_range(row, block * kAttentionBlock)) {
-    tile_.fresh = true;
-    for (int m = 0; m < tile_.num_rows; ++m) tile_.fresh &= totals[m * tile_.state_stride] == 0.0f;
+    bool fresh = true;
+    for (int m = 0; m < tile_.num_rows; ++m) fresh &= tile_.states[m * tile_.state_stride + columns_ + 1] == 0.0f;
+    tile_.sums = fresh ? AttentionSums::kStart : AttentionSums::kFold;
     pack_block();
+    tile_.keys = keys_ + tile_.first_key * tile_.depth_lanes;
+    tile_.values = values_ + tile_.first_key / lane_values(args_.k.dtype) * kColumns;
     kernel_.tile(tile_);
   }
   for (int m = 0; m < tile_.num_rows && last; ++m) write(row + m, tile_.states + m * tile_.state_stride);
@@ -161,10 +167,9 @@ char* AttentionWorker::row_of(const ArrayView& view, std::int64_t row) const {
   return element(view, sequence_->batch, rows_[row].query, rows_[row].head);
 }
 
-void AttentionWorker::load_queries(std::int64_t row) {
+void AttentionWorker::load_queries(std::int64_t row, std::uint32_t* target) const {
   const std::int64_t end = std::min<std::int64_t>(row + kernel_.rows, item_->rows());
-  for (; row < end; ++row) {
-    std::uint32_t* target = queries_ + row * tile_.depth_lanes;
+  for (; row < end; ++row, target += tile_.depth_lanes) {
     target[tile_.depth_lanes - 1] = 0;  // an odd depth leaves half a lane
     std::memcpy(target, row_of(args_.q, row), depth_bytes_);
     if (row + kernel_.rows < item_->rows()) prefetch<0>(row_of(args_.q, row + kernel_.rows), depth_bytes_);
@@ -191,8 +196,9 @@ void AttentionWorker::pack_block() {
     const int count = std::min(kColumns, block_.count - key);
     pack_panel(dtype, block_.keys + key * key_stride * bytes, key_stride, count, args_.k.size(3),
                keys_ + key * tile_.depth_lanes);
-    kernel_.pack_values({block_.values + key * value_stride * bytes, value_stride, count,
-                         static_cast<int>(args_.k.size(3)), values_ + key / lane_values(dtype) * kColumns});
+    kernel_.pack_values({block_.values + key * value_stride * bytes, value_stride, count, kColumns,
+                         static_cast<int>(args_.k.size(3)), values_ + key / lane_values(dtype) * kColumns,
+                         tile_.value_lanes});
   }
 }
 

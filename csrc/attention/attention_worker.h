@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "attention/attention.h"
 #include "attention/attention_plan.h"
@@ -32,6 +33,10 @@ class AttentionWorker {
     const char *keys, *values;
     int count;
   };
+  struct HeadTile {
+    AttentionTileArgs args;
+    std::int64_t head;
+  };
   struct Row {
     std::int64_t head, query;
     std::int64_t keys;  // of the sequence that it sees, but for the caller's mask
@@ -41,8 +46,14 @@ class AttentionWorker {
   Block find_block(const AttentionItem& item, std::int64_t block) const;
   char* row_of(const ArrayView& view, std::int64_t row) const;
   float* partial_state(std::int64_t row, std::int64_t block) const;
+  void place_tile(std::int64_t block, std::int64_t row, std::uint32_t* queries);
   void run_tile(std::int64_t block, std::int64_t tile);
-  void load_queries(std::int64_t row);
+  // Of items of all heads (attention_heads.cpp).
+  void run_all_heads(const AttentionItem& item);
+  void find_head_tiles(const AttentionItem& item);
+  void score_heads(int key);
+  void add_head_values(int key);
+  void load_queries(std::int64_t row, std::uint32_t* target) const;
   void prefetch_next(std::int64_t tile) const;
   void pack_block();
   std::int64_t visible_keys(std::int64_t query) const;
@@ -62,6 +73,7 @@ class AttentionWorker {
   Row* rows_;
   std::uint8_t* mask_;
   AttentionTileArgs tile_{};
+  std::vector<HeadTile> head_tiles_;  // of an item of all heads
   // Of the item and block at hand.
   const AttentionItem* item_ = nullptr;
   const AttentionSequence* sequence_ = nullptr;

@@ -98,9 +98,9 @@ void AttentionWorker::add_head_values(int key) {
     const char* source = block_.values + (key + half) * args_.v.stride(1) * dtype_bytes(dtype);
     const int count = std::clamp(block_.count - key - half, 0, kValueTokens);
     for (std::int64_t head = 0; head < heads; ++head) {
-      kernel_.pack_values({source + head * args_.v.stride(2) * dtype_bytes(dtype), args_.v.stride(1), count, kValueTokens,
-                           static_cast<int>(args_.v.size(3)), panels + head * size + half / values * kColumns,
-                           kColumns / values});
+      kernel_.pack_values({source + head * args_.v.stride(2) * dtype_bytes(dtype), args_.v.stride(1), count,
+                           kValueTokens, static_cast<int>(args_.v.size(3)),
+                           panels + head * size + half / values * kColumns, kColumns / values});
     }
   }
   for (const HeadTile& tile : head_tiles_) {

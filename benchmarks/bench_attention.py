@@ -1,4 +1,7 @@
-"""attention against scaled_dot_product_attention, 16 heads of 128, bidirectional; and padded by a key range."""
+"""attention against scaled_dot_product_attention, 16 heads of 128: full, masked, and few queries against a cache.
+
+The masked cases print their time over that of the same work without a mask as "x unmasked".
+"""
 
 from __future__ import annotations
 
@@ -20,10 +23,14 @@ def sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     return functional.scaled_dot_product_attention(*heads_first, attn_mask=mask).transpose(1, 2)
 
 
+def inputs(batch: int, queries: int, keys: int, dtype: torch.dtype) -> list[Tensor]:
+    return [torch.randn(batch, length, HEADS, DEPTH).to(dtype) for length in (queries, keys, keys)]
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("length", [32, 128, 512, 1024])
+@pytest.mark.parametrize("length", [32, 64, 128, 256, 512, 1024, 2048, 4096])
 def test_full(benchmark: Any, length: int, dtype: torch.dtype) -> None:
-    q, k, v = (torch.randn(1, length, HEADS, DEPTH).to(dtype) for _ in range(3))
+    q, k, v = inputs(1, length, length, dtype)
     flops = 4.0 * length * length * HEADS * DEPTH
     peers = {"sdpa": lambda: sdpa(q, k, v)}
     compare(
@@ -38,9 +45,46 @@ def test_full(benchmark: Any, length: int, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("queries", "keys"), [(1, 512), (1, 4096), (8, 512), (8, 4096), (32, 1024), (32, 4096)])
+def test_cached(benchmark: Any, queries: int, keys: int, dtype: torch.dtype) -> None:
+    q, k, v = inputs(1, queries, keys, dtype)
+    flops = 4.0 * queries * keys * HEADS * DEPTH
+    peers = {"sdpa": lambda: sdpa(q, k, v)}
+    name = title("attention cached", dtype, S=queries, L=keys)
+    compare(benchmark, name, lambda: ops.attention(q, k, v), peers, flops=flops)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", ["mask", "key_range", "cu_seqlens", "block_size"])
+def test_masked(benchmark: Any, kind: str, dtype: torch.dtype) -> None:
+    length, block = 1024, 32
+    q, k, v = inputs(1, length, length, dtype)
+    blocks = torch.arange(length) // block
+    options: dict[str, Any] = {
+        "mask": torch.ones(length, length, dtype=torch.bool),
+        "key_range": torch.tensor([[0, length]]),
+        "cu_seqlens": torch.arange(0, length + 1, 256),
+        "block_size": block,
+    }
+    masks: dict[str, Tensor] = {
+        "mask": options["mask"],
+        "key_range": options["mask"],
+        "cu_seqlens": torch.arange(length)[:, None] // 256 == torch.arange(length) // 256,
+        "block_size": blocks[:, None] >= blocks,
+    }
+    kept = float(masks[kind].float().mean())
+    flops = 4.0 * length * length * kept * HEADS * DEPTH
+    rows = [x.reshape(4, length // 4, HEADS, DEPTH) for x in (q, k, v)]  # the work of cu_seqlens without a mask
+    same_work = (lambda: ops.attention(*rows)) if kind == "cu_seqlens" else (lambda: ops.attention(q, k, v))
+    name = title(f"attention {kind}", dtype, S=length)
+    peers = {"sdpa": lambda: sdpa(q, k, v, masks[kind]), "unmasked": same_work}
+    compare(benchmark, name, lambda: ops.attention(q, k, v, **{kind: options[kind]}), peers, flops=flops)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_padded_batch(benchmark: Any, dtype: torch.dtype) -> None:
     length, starts = 256, torch.tensor([0, 64, 128, 192])
-    q, k, v = (torch.randn(4, length, HEADS, DEPTH).to(dtype) for _ in range(3))
+    q, k, v = inputs(4, length, length, dtype)
     key_range = torch.stack([starts, torch.full_like(starts, length)], 1)
     mask = (torch.arange(length) >= starts[:, None])[:, None, None]
     keys = float((length - starts).sum())

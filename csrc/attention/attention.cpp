@@ -1,31 +1,21 @@
-// Work is cut into items: one block of query rows of one head of one sequence, those that share keys and values side
-// by side. A thread packs the keys and values it needs once and keeps them while its items share them.
+// The checked entry: the arguments, a plan of work items, and the threads that take them.
 #include "attention/attention.h"
 
-#include <algorithm>
-#include <cmath>
+#include <atomic>
 #include <string>
-#include <vector>
 
-#include "attention/attention_pack.h"
+#include "attention/attention_plan.h"
 #include "attention/attention_tile.h"
+#include "attention/attention_worker.h"
 #include "common/check.h"
 #include "common/isa.h"
 #include "common/parallel.h"
-#include "cpu/exp2_coefficients.h"
-#include "cpu/panel_gemm.h"
-#include "cpu/scratch.h"
+#include "cpu/thread_scratch.h"
 
 namespace llada {
 namespace {
 
 constexpr const char* kOp = "attention";
-constexpr std::int64_t kItemRows = 48;  // query rows of one item
-
-std::int64_t index_at(const ArrayView& view, std::int64_t row, std::int64_t column) {
-  const std::int64_t offset = row * view.stride(0) + (view.rank > 1 ? column * view.stride(1) : 0);
-  return view.dtype == DType::kInt64 ? view.as<std::int64_t>()[offset] : view.as<std::int32_t>()[offset];
-}
 
 void check_tensors(const AttentionArgs& args) {
   Check(kOp, "q", args.q).cpu().dtype({DType::kFloat32, DType::kBFloat16});
@@ -62,7 +52,7 @@ void check_cu_seqlens(const AttentionArgs& args) {
   require(kOp, "cu_seqlens", lengths.size(0) >= 1, "of at least one entry", "none");
   std::int64_t previous = 0;
   for (std::int64_t i = 0; i < lengths.size(0); ++i) {
-    const std::int64_t value = index_at(lengths, i, 0);
+    const std::int64_t value = index_at(lengths, i);
     require(kOp, "cu_seqlens", i == 0 ? value == 0 : value >= previous, "non-decreasing from 0", std::to_string(value));
     previous = value;
   }
@@ -85,154 +75,6 @@ void check(const AttentionArgs& args) {
   require(kOp, "block_size", args.block_size >= 0, "positive", std::to_string(args.block_size));
 }
 
-// Queries that share a valid key range: one row of the batch, or one packed sequence.
-struct Sequence {
-  std::int64_t batch;
-  std::int64_t first_query, end_query;
-  std::int64_t first_key, end_key;
-};
-
-std::vector<Sequence> find_sequences(const AttentionArgs& args) {
-  const std::int64_t queries = args.q.size(1), keys = args.k.size(1);
-  std::vector<Sequence> sequences;
-  if (args.cu_seqlens.defined()) {
-    for (std::int64_t i = 0; i + 1 < args.cu_seqlens.size(0); ++i) {
-      const std::int64_t first = index_at(args.cu_seqlens, i, 0), end = index_at(args.cu_seqlens, i + 1, 0);
-      if (first < end) sequences.push_back({0, first, end, first, end});
-    }
-  } else {
-    for (std::int64_t b = 0; b < args.q.size(0); ++b) sequences.push_back({b, 0, queries, 0, keys});
-  }
-  if (args.key_range.defined()) {
-    for (Sequence& sequence : sequences) {
-      sequence.first_key = std::max(sequence.first_key, index_at(args.key_range, sequence.batch, 0));
-      sequence.end_key = std::min(sequence.end_key, index_at(args.key_range, sequence.batch, 1));
-      sequence.end_key = std::max(sequence.end_key, sequence.first_key);
-    }
-  }
-  return sequences;
-}
-
-struct Item {
-  std::int64_t sequence, head, first_query, end_query;
-};
-
-std::vector<Item> find_items(const AttentionArgs& args, const std::vector<Sequence>& sequences) {
-  std::vector<Item> items;
-  for (std::size_t s = 0; s < sequences.size(); ++s) {
-    for (std::int64_t head = 0; head < args.q.size(2); ++head) {
-      for (std::int64_t row = sequences[s].first_query; row < sequences[s].end_query; row += kItemRows) {
-        const std::int64_t end = std::min(row + kItemRows, sequences[s].end_query);
-        items.push_back({static_cast<std::int64_t>(s), head, row, end});
-      }
-    }
-  }
-  return items;
-}
-
-void* element(const ArrayView& view, std::int64_t b, std::int64_t row, std::int64_t head) {
-  const std::int64_t offset = b * view.stride(0) + row * view.stride(1) + head * view.stride(2);
-  return view.as<char>() + offset * dtype_bytes(view.dtype);
-}
-
-// One thread's packed keys and values, and the tile's scratch.
-class Worker {
- public:
-  Worker(const AttentionArgs& args, const std::vector<Sequence>& sequences, AttentionKernel kernel,
-         std::int64_t longest)
-      : args_(args),
-        sequences_(sequences),
-        kernel_(kernel),
-        depth_lanes_(lane_count(args.q.dtype, args.q.size(3))),
-        depth_panels_((args.q.size(3) + kAttentionColumns - 1) / kAttentionColumns),
-        keys_(padded(longest) * depth_lanes_),
-        values_(padded(longest) / lane_values(args.q.dtype) * depth_panels_ * kAttentionColumns),
-        query_lanes_(kAttentionMaxRows * depth_lanes_),
-        scores_(kAttentionMaxRows * kAttentionKeyBlock),
-        weights_(kAttentionMaxRows * kAttentionKeyBlock),
-        sums_(kAttentionMaxRows * depth_panels_ * kAttentionColumns) {}
-
-  void run(const Item& item) {
-    const Sequence& sequence = sequences_[item.sequence];
-    const std::int64_t key_head = item.head / (args_.q.size(2) / args_.k.size(2));
-    if (item.sequence != packed_sequence_ || key_head != packed_head_) {
-      pack(sequence, key_head);
-      packed_sequence_ = item.sequence;
-      packed_head_ = key_head;
-    }
-    for (std::int64_t row = item.first_query; row < item.end_query; row += kernel_.rows) {
-      tile(sequence, item.head, row, static_cast<int>(std::min<std::int64_t>(kernel_.rows, item.end_query - row)));
-    }
-  }
-
- private:
-  static std::int64_t padded(std::int64_t keys) {
-    return (keys + kAttentionColumns - 1) / kAttentionColumns * kAttentionColumns;
-  }
-
-  void pack(const Sequence& sequence, std::int64_t key_head) {
-    const std::int64_t count = sequence.end_key - sequence.first_key, depth = args_.q.size(3);
-    key_lanes_ = padded(count) / lane_values(args_.q.dtype);
-    if (count == 0) return;
-    pack_keys(args_.k.dtype, element(args_.k, sequence.batch, sequence.first_key, key_head), args_.k.stride(1), count,
-              depth, keys_.data());
-    pack_values(args_.v.dtype, element(args_.v, sequence.batch, sequence.first_key, key_head), args_.v.stride(1), count,
-                depth, key_lanes_, values_.data());
-  }
-
-  // How many keys of the sequence a query sees under the block-causal rule: all up to the end of its own block.
-  std::int64_t visible_keys(const Sequence& sequence, std::int64_t query) const {
-    std::int64_t end = sequence.end_key;
-    if (args_.block_size > 0) {
-      const std::int64_t position = args_.k.size(1) - args_.q.size(1) + query;
-      end = position < 0 ? 0 : std::min(end, (position / args_.block_size + 1) * args_.block_size);
-    }
-    return std::max<std::int64_t>(end - sequence.first_key, 0);
-  }
-
-  void tile(const Sequence& sequence, std::int64_t head, std::int64_t row, int rows) const {
-    AttentionTileArgs tile{};
-    tile.query = element(args_.q, sequence.batch, row, head);
-    tile.query_stride = args_.q.stride(1);
-    tile.out = element(args_.out, sequence.batch, row, head);
-    tile.out_stride = args_.out.stride(1);
-    tile.num_rows = rows;
-    tile.depth = static_cast<int>(args_.q.size(3));
-    tile.depth_lanes = static_cast<int>(depth_lanes_);
-    tile.depth_panels = static_cast<int>(depth_panels_);
-    tile.keys = keys_.data();
-    tile.values = values_.data();
-    tile.key_lanes = key_lanes_;
-    for (int m = 0; m < rows; ++m) tile.row_keys[m] = visible_keys(sequence, row + m);
-    if (args_.mask.defined()) {
-      const ArrayView& mask = args_.mask;
-      tile.mask = mask.as<std::uint8_t>() + (mask.size(0) == 1 ? 0 : sequence.batch * mask.stride(0)) +
-                  (mask.size(1) == 1 ? 0 : head * mask.stride(1)) + row * mask.stride(2) +
-                  sequence.first_key * mask.stride(3);
-      tile.mask_row_stride = mask.stride(2);
-      tile.mask_key_stride = mask.stride(3);
-    }
-    const double scale = args_.scale.value_or(1.0 / std::sqrt(static_cast<double>(tile.depth)));
-    tile.scale_log2 = static_cast<float>(scale * kLog2E);
-    tile.query_lanes = query_lanes_.data();
-    tile.scores = scores_.data();
-    tile.weights = weights_.data();
-    tile.sums = sums_.data();
-    kernel_.run(tile);
-  }
-
-  const AttentionArgs& args_;
-  const std::vector<Sequence>& sequences_;
-  AttentionKernel kernel_;
-  std::int64_t depth_lanes_, depth_panels_;
-  std::int64_t key_lanes_ = 0;
-  std::int64_t packed_sequence_ = -1, packed_head_ = -1;
-  Scratch<std::uint32_t> keys_, values_, query_lanes_;
-  Scratch<float> scores_;
-  Scratch<std::uint32_t> weights_;
-  Scratch<float> sums_;
-};
-
 AttentionKernel select_kernel(DType dtype, Isa isa) {
   const bool bf16 = dtype == DType::kBFloat16;
 #if defined(__x86_64__)
@@ -243,22 +85,37 @@ AttentionKernel select_kernel(DType dtype, Isa isa) {
   return attention_kernel_portable(bf16);
 }
 
+// The last step of a plan cut over keys: one item of each (sequence, head, rows) stands for all blocks.
+void combine(const AttentionArgs& args, const AttentionPlan& plan, const AttentionKernel& kernel, float* states) {
+  AttentionWorker worker(args, plan, kernel, states);
+  for (AttentionItem item : plan.items) {
+    if (item.first_block > 0) continue;
+    const std::int64_t end_head = plan.all_heads ? args.k.size(2) : item.key_head + 1;
+    for (; item.key_head < end_head; ++item.key_head) worker.combine(item);
+  }
+}
+
 }  // namespace
 
 void attention(const AttentionArgs& args) {
   check(args);
-  const std::vector<Sequence> sequences = find_sequences(args);
-  const std::vector<Item> items = find_items(args, sequences);
+  if (args.out.elements() == 0) return;
+  const AttentionPlan plan = plan_attention(args, num_threads());
   const AttentionKernel kernel = select_kernel(args.q.dtype, active_isa());
-  std::int64_t longest = 0;
-  for (const Sequence& sequence : sequences) longest = std::max(longest, sequence.end_key - sequence.first_key);
-  const std::int64_t item_rows = std::min(kItemRows, args.q.size(1));
-  const std::int64_t item_operations = item_rows * longest * (2 * args.q.size(3) / kProductsPerOperation + 1);
-  parallel_for(0, static_cast<std::int64_t>(items.size()), grain_of(item_operations),
-               [&](std::int64_t begin, std::int64_t end) {
-                 Worker worker(args, sequences, kernel, longest);
-                 for (std::int64_t i = begin; i < end; ++i) worker.run(items[i]);
-               });
+  float* states = nullptr;
+  if (plan.cut_keys) states = thread_scratch<struct PartialStates, float>(plan.states * attention_state_size(args));
+
+  // Items are taken in turn, not dealt out: those of a mask's early rows are shorter, and a core may be shared.
+  std::atomic<std::int64_t> next{0};
+  const auto count = static_cast<std::int64_t>(plan.items.size());
+  parallel_for(0, plan.threads, 1, [&](std::int64_t, std::int64_t) {
+    AttentionWorker worker(args, plan, kernel, states);
+    for (std::int64_t item = next++, following; item < count; item = following) {
+      following = next++;
+      worker.run(plan.items[item], following < count ? &plan.items[following] : nullptr);
+    }
+  });
+  if (plan.cut_keys) combine(args, plan, kernel, states);
 }
 
 }  // namespace llada

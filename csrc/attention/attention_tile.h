@@ -1,52 +1,79 @@
-// One tile of attention: up to 12 query rows of one head against the packed keys and values of one sequence.
+// One tile of attention: up to 12 query rows against one block of 256 keys, added to the rows' running states.
 //
-//   query   [rows][depth lanes]                 keys   [key panel][depth lanes][32 keys]
-//   scores  [rows][256 keys]   = query x keys, one block of 256 keys at a time, fp32, scaled by log2(e)
-//   weights [rows][256 keys]   = 2^(score - running maximum), in the element type
-//   sums    [rows][depth]      = sums x 2^(old maximum - new) + weights x values
-//                                               values [depth panel][key lanes][32 components]
+//   queries [rows][depth lanes]              keys   [8 panels][depth lanes][32 keys]
+//   scores  [rows][256 keys]  = queries x keys, fp32, scaled by log2(e)
+//   weights [rows][256 keys]  = 2^(score - the block's maximum), in the element type
+//   sums    [rows][depth]     = weights x values        values [depth panels][lanes of 256 keys][32 components]
+//   state   = fold(state, (sums, sum of weights, maximum))
 //
-// A lane is 32 bits: one fp32 or two neighbouring bf16 (see cpu/panel_gemm.h). Blocks start at the sequence's first
-// valid key and a row's masked keys weigh exactly zero, so a row's bits depend on its own keys only: not on padding,
-// on the other rows of the tile, or on how many blocks those rows need.
+// A lane is 32 bits: one fp32 or two neighbouring bf16 (see cpu/panel_gemm.h). Per lane of a panel: 2 vector loads, 12
+// broadcasts and 24 multiply-adds on 24 accumulators. Scores and weights stay in L1, the packed block in L2.
+//
+// Blocks start at the sequence's first valid key, a block's sums do not depend on what came before, and a row's masked
+// keys weigh exactly zero. So a row's bits depend on its own keys only: not on padding, on the other rows of the tile,
+// or on which thread took which block.
 #pragma once
 
 #include <cstdint>
 
 namespace llada {
 
-inline constexpr int kAttentionMaxRows = 12;
-inline constexpr int kAttentionKeyBlock = 256;
-inline constexpr int kAttentionColumns = 32;  // columns of a packed panel
+inline constexpr int kAttentionRows = 12;
+inline constexpr int kAttentionBlock = 256;   // keys
+inline constexpr int kAttentionColumns = 32;  // of a packed panel
 
-struct AttentionTileArgs {
-  const void* query;  // row r of the tile at query + r * query_stride elements
-  std::int64_t query_stride;
-  void* out;
-  std::int64_t out_stride;
-  int num_rows;
-  int depth;
-  int depth_lanes;   // of one query row and one key panel
-  int depth_panels;  // of values
-  const std::uint32_t* keys;
-  const std::uint32_t* values;
-  std::int64_t key_lanes;                    // of one depth panel of values
-  std::int64_t row_keys[kAttentionMaxRows];  // row r sees keys [0, row_keys[r]) of the sequence
-  const std::uint8_t* mask;                  // null, or one byte per (row, key)
-  std::int64_t mask_row_stride;
-  std::int64_t mask_key_stride;
-  float scale_log2;  // scale x log2(e)
-  // Scratch, 64-byte aligned.
-  std::uint32_t* query_lanes;  // [rows][depth_lanes]
-  float* scores;               // [rows][256]
-  std::uint32_t* weights;      // [rows][256 keys in lanes]
-  float* sums;                 // [rows][32 * depth_panels]
+// A row's state: its unscaled output, padded to whole panels of components, then the maximum and the sum of weights.
+inline constexpr int kStateExtra = 16;  // floats after the output, so that states stay 64-byte aligned
+
+// What becomes of a tile's weights x values.
+enum class AttentionSums {
+  kStart,  // the states hold nothing yet
+  kFold,   // they hold earlier blocks
+  kAdd,    // they hold earlier keys of this block
 };
 
-// A tile function and how many rows it takes at once.
+struct AttentionTileArgs {
+  const std::uint32_t* queries;
+  const std::uint32_t* keys;     // of the keys from first_key on
+  const std::uint32_t* values;   // likewise
+  int value_lanes;               // of one depth panel of values
+  const std::uint8_t* mask;      // null, or [rows][256]: zero = not seen
+  int row_keys[kAttentionRows];  // row r sees keys [0, row_keys[r]) of the block
+  int num_rows;
+  int first_key, end_key;  // what the rows see lies between these multiples of 32
+  int depth_lanes;         // of one query row and one key panel
+  int depth_panels;        // of values
+  float scale_log2;        // scale x log2(e)
+  float* states;           // row r at states + r * state_stride
+  std::int64_t state_stride;
+  AttentionSums sums;
+  // Scratch, 64-byte aligned.
+  float* scores;           // [12][256]
+  std::uint32_t* weights;  // [12][256 keys in lanes]
+};
+
+struct AttentionValues {
+  const void* source;  // key r at source + r * row_stride elements
+  std::int64_t row_stride;
+  int count;   // keys
+  int padded;  // keys to write: those past count, and components past depth, become zeros
+  int depth;
+  std::uint32_t* values;
+  int value_lanes;
+};
+
+// What each instruction set provides.
 struct AttentionKernel {
-  void (*run)(const AttentionTileArgs&);
-  int rows;
+  void (*tile)(const AttentionTileArgs&);
+  // The three steps of a tile whose states are at kStart, for callers that hold the keys of a block piece by piece: the
+  // first and the last take one range of keys after the other, the second the whole of what they took.
+  void (*score)(const AttentionTileArgs&);
+  void (*weigh)(const AttentionTileArgs&);
+  void (*add_values)(const AttentionTileArgs&);
+  int rows;  // that a tile takes
+  void (*pack_values)(const AttentionValues&);
+  void (*fold)(float* state, const float* block, int columns);  // a later block's state into an earlier one
+  void (*write)(const float* state, int columns, int depth, void* out);
 };
 
 AttentionKernel attention_kernel_portable(bool bf16);

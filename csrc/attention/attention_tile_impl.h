@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include "attention/attention_tile.h"
 #include "common/bfloat16.h"
@@ -15,13 +16,14 @@ constexpr int kPairWidth = 2 * Vector::kWidth;  // columns of a panel taken at o
 
 template <class Element>
 constexpr int kLaneValues = 4 / static_cast<int>(sizeof(Element));
+template <class Element>
+constexpr int kBlockLanes = kAttentionBlock / kLaneValues<Element>;
 
-// sum[m] = rows[m] x panel over `lanes` lanes, for two vectors of the panel's columns.
+// sum[m] += rows[m] x panel over `lanes` lanes, for two vectors of the panel's columns.
 template <class Element, int Rows>
-LLADA_INLINE void product(const std::uint32_t* rows, std::int64_t row_stride, const std::uint32_t* panel,
-                          std::int64_t lanes, Vector::Float (&sum)[Rows][2]) {
-  for (int m = 0; m < Rows; ++m) sum[m][0] = sum[m][1] = Vector::set(0.0f);
-  for (std::int64_t lane = 0; lane < lanes; ++lane, panel += kAttentionColumns) {
+LLADA_INLINE void product(const std::uint32_t* rows, std::int64_t row_stride, const std::uint32_t* panel, int lanes,
+                          Vector::Float (&sum)[Rows][2]) {
+  for (int lane = 0; lane < lanes; ++lane, panel += kAttentionColumns) {
     const auto left = Vector::load_lanes(panel), right = Vector::load_lanes(panel + Vector::kWidth);
 #pragma GCC unroll 12
     for (int m = 0; m < Rows; ++m) {
@@ -32,32 +34,23 @@ LLADA_INLINE void product(const std::uint32_t* rows, std::int64_t row_stride, co
   }
 }
 
+// Depths beyond 128 lanes are summed in parts: one chain of 256 fp32 additions would lose a bit against library GEMMs.
 template <class Element, int Rows>
-void load_query(const AttentionTileArgs& args) {
-  std::memset(args.query_lanes, 0, static_cast<std::size_t>(Rows) * args.depth_lanes * 4);
-  for (int m = 0; m < args.num_rows; ++m) {
-    const auto* row = static_cast<const Element*>(args.query) + m * args.query_stride;
-    std::memcpy(args.query_lanes + m * args.depth_lanes, row, args.depth * sizeof(Element));
-  }
-}
-
-// Scaled scores of the keys [first, first + count), rounded up to whole panels. Depths beyond 128 lanes are summed in
-// parts: one chain of 256 fp32 additions would lose a bit against library GEMMs.
-template <class Element, int Rows>
-void score_keys(const AttentionTileArgs& args, std::int64_t first, int count) {
+__attribute__((noinline)) void score_keys(const AttentionTileArgs& args) {
   constexpr int kChainLanes = 128;
-  const std::int64_t panel_size = static_cast<std::int64_t>(args.depth_lanes) * kAttentionColumns;
+  const int panel_size = args.depth_lanes * kAttentionColumns;
   const auto scale = Vector::set(args.scale_log2);
-  for (int key = 0; key < count; key += kPairWidth) {
-    const std::int64_t column = first + key;
+  for (int key = args.first_key; key < args.end_key; key += kPairWidth) {
+    const int column = key - args.first_key;
     const std::uint32_t* panel = args.keys + column / kAttentionColumns * panel_size + column % kAttentionColumns;
     for (int lane = 0; lane < args.depth_lanes; lane += kChainLanes) {
       const int lanes = args.depth_lanes - lane < kChainLanes ? args.depth_lanes - lane : kChainLanes;
       Vector::Float sum[Rows][2];
-      product<Element, Rows>(args.query_lanes + lane, args.depth_lanes, panel + lane * kAttentionColumns, lanes, sum);
+      for (int m = 0; m < Rows; ++m) sum[m][0] = sum[m][1] = Vector::set(0.0f);
+      product<Element, Rows>(args.queries + lane, args.depth_lanes, panel + lane * kAttentionColumns, lanes, sum);
       for (int m = 0; m < Rows; ++m) {
         for (int half = 0; half < 2; ++half) {
-          float* out = args.scores + m * kAttentionKeyBlock + key + half * Vector::kWidth;
+          float* out = args.scores + m * kAttentionBlock + key + half * Vector::kWidth;
           const auto earlier = lane == 0 ? Vector::set(0.0f) : Vector::load(out);
           Vector::store(out, Vector::multiply_add(sum[m][half], scale, earlier));
         }
@@ -66,123 +59,246 @@ void score_keys(const AttentionTileArgs& args, std::int64_t first, int count) {
   }
 }
 
-// Minus infinity for the keys row m may not see, up to `padded` scores.
-LLADA_INLINE void mask_scores(const AttentionTileArgs& args, int m, std::int64_t first, int padded, float* scores) {
-  const std::int64_t left = args.row_keys[m] - first;
-  const int seen = left <= 0 ? 0 : left < padded ? static_cast<int>(left) : padded;
+// Minus infinity for the keys that row m does not see.
+LLADA_INLINE void mask_scores(const AttentionTileArgs& args, int m, float* scores) {
   if (args.mask != nullptr) {
-    const std::uint8_t* mask = args.mask + m * args.mask_row_stride + first * args.mask_key_stride;
-    for (int key = 0; key < seen; ++key) {
-      scores[key] = mask[key * args.mask_key_stride] != 0 ? scores[key] : kMinusInfinity;
+    const std::uint8_t* mask = args.mask + m * kAttentionBlock;
+    for (int key = args.first_key; key < args.end_key; key += Vector::kWidth) {
+      Vector::store(scores + key, Vector::keep(mask + key, Vector::load(scores + key)));
     }
   }
-  for (int key = seen; key < padded; ++key) scores[key] = kMinusInfinity;
+  for (int key = args.row_keys[m]; key < args.end_key; ++key) scores[key] = kMinusInfinity;
 }
 
-struct RunningSoftmax {
-  float maximum = kMinusInfinity;
-  float sum = 0.0f;
+// An fp32 weight takes the place of its score.
+template <class Element>
+LLADA_INLINE std::uint32_t* weights_of(const AttentionTileArgs& args) {
+  return sizeof(Element) == 4 ? reinterpret_cast<std::uint32_t*>(args.scores) : args.weights;
+}
+
+// No key seen: any finite reference makes every weight exactly zero.
+LLADA_INLINE float reference_of(float maximum) { return maximum == kMinusInfinity ? 0.0f : maximum; }
+
+// The factors by which an earlier state and a later block count in their fold.
+struct Fold {
+  alignas(64) float earlier[16];
+  alignas(64) float later[16];
 };
 
-// Turns one row's scores into weights, updates the running maximum and sum; returns the factor for earlier sums.
-template <class Element>
-LLADA_INLINE float softmax_block(const float* scores, int padded, Element* weights, RunningSoftmax& state) {
-  auto highest = Vector::set(state.maximum);
-  for (int key = 0; key < padded; key += Vector::kWidth) highest = Vector::max(highest, Vector::load(scores + key));
-  const float maximum = Vector::reduce_max(highest);
-  // No key seen yet: any finite reference makes every weight exactly zero.
-  const auto reference = Vector::set(maximum == kMinusInfinity ? 0.0f : maximum);
-  float factor[Vector::kWidth];
-  Vector::store(factor, Vector::exp2(Vector::subtract(Vector::set(state.maximum), reference)));
-  auto even = Vector::set(0.0f), odd = even;
-  for (int key = 0; key < padded; key += kPairWidth) {
-    const auto left = Vector::exp2(Vector::subtract(Vector::load(scores + key), reference));
-    const auto right = Vector::exp2(Vector::subtract(Vector::load(scores + key + Vector::kWidth), reference));
-    even = Vector::add(even, left);
-    odd = Vector::add(odd, right);
-    Vector::store_elements(weights + key, left);
-    Vector::store_elements(weights + key + Vector::kWidth, right);
+// Folds the maxima and sums of 16 rows; the outputs follow by the factors.
+LLADA_INLINE void fold_rows(float (&maximum)[16], float (&sum)[16], const float (&later_maximum)[16],
+                            const float (&later_sum)[16], Fold& factors) {
+  for (int m = 0; m < 16; m += Vector::kWidth) {
+    const auto old = Vector::load(maximum + m), now = Vector::load(later_maximum + m);
+    const auto highest = Vector::max(old, now);
+    alignas(64) float reference[Vector::kWidth];
+    Vector::store(maximum + m, highest);
+    for (int i = 0; i < Vector::kWidth; ++i) reference[i] = reference_of(maximum[m + i]);
+    const auto earlier = Vector::exp2(Vector::subtract(old, Vector::load(reference)));
+    const auto later = Vector::exp2(Vector::subtract(now, Vector::load(reference)));
+    Vector::store(factors.earlier + m, earlier);
+    Vector::store(factors.later + m, later);
+    const auto added = Vector::multiply(Vector::load(later_sum + m), later);
+    Vector::store(sum + m, Vector::multiply_add(Vector::load(sum + m), earlier, added));
   }
-  state.sum = state.sum * factor[0] + Vector::reduce_add(Vector::add(even, odd));
-  state.maximum = maximum;
-  return factor[0];
+}
+
+LLADA_INLINE Vector::Float fold_output(Vector::Float earlier, Vector::Float later, Vector::Float earlier_factor,
+                                       Vector::Float later_factor) {
+  return Vector::multiply_add(earlier, earlier_factor, Vector::multiply(later, later_factor));
+}
+
+// Scores to weights, row by row; each row's maximum and sum.
+template <class Element, int Rows>
+LLADA_INLINE void softmax(const AttentionTileArgs& args, Element* weights, float (&maximum)[16], float (&sum)[16]) {
+  for (int m = 0; m < Rows; ++m) {
+    float* scores = args.scores + m * kAttentionBlock;
+    if (m < args.num_rows) mask_scores(args, m, scores);
+    auto even = Vector::set(kMinusInfinity), odd = even;
+    for (int key = args.first_key; key < args.end_key; key += kPairWidth) {
+      even = Vector::max(even, Vector::load(scores + key));
+      odd = Vector::max(odd, Vector::load(scores + key + Vector::kWidth));
+    }
+    maximum[m] = Vector::reduce_max(Vector::max(even, odd));
+  }
+  for (int m = 0; m < Rows; ++m) {
+    const float* scores = args.scores + m * kAttentionBlock;
+    const auto reference = Vector::set(reference_of(maximum[m]));
+    auto even = Vector::set(0.0f), odd = even;
+    for (int key = args.first_key; key < args.end_key; key += kPairWidth) {
+      const auto left = Vector::exp2(Vector::subtract(Vector::load(scores + key), reference));
+      const auto right = Vector::exp2(Vector::subtract(Vector::load(scores + key + Vector::kWidth), reference));
+      even = Vector::add(even, left);
+      odd = Vector::add(odd, right);
+      Vector::store_elements(weights + m * kAttentionBlock + key, left, right);
+    }
+    sum[m] = Vector::reduce_add(Vector::add(even, odd));
+  }
 }
 
 template <class Element, int Rows>
-void add_values(const AttentionTileArgs& args, std::int64_t first, int padded, const float (&factor)[Rows]) {
-  constexpr int kWeightStride = kAttentionKeyBlock / kLaneValues<Element>;
-  const int sums_stride = args.depth_panels * kAttentionColumns;
-  for (int d = 0; d < args.depth; d += kPairWidth) {
-    const std::uint32_t* panel =
-        args.values + d % kAttentionColumns +
-        (d / kAttentionColumns * args.key_lanes + first / kLaneValues<Element>)*kAttentionColumns;
-    Vector::Float sum[Rows][2];
-    product<Element, Rows>(args.weights, kWeightStride, panel, padded / kLaneValues<Element>, sum);
-    for (int m = 0; m < Rows; ++m) {
-      float* out = args.sums + m * sums_stride + d;
-      const auto old = Vector::set(factor[m]);
-      Vector::store(out, Vector::multiply_add(Vector::load(out), old, sum[m][0]));
-      Vector::store(out + Vector::kWidth, Vector::multiply_add(Vector::load(out + Vector::kWidth), old, sum[m][1]));
+__attribute__((noinline)) void add_values(const AttentionTileArgs& args, const Fold& factors) {
+  const std::uint32_t* weights = weights_of<Element>(args) + args.first_key / kLaneValues<Element>;
+  const int lanes = (args.end_key - args.first_key) / kLaneValues<Element>;
+  const std::uint32_t* panel = args.values;
+  for (int p = 0; p < args.depth_panels; ++p, panel += args.value_lanes * kAttentionColumns) {
+    for (int column = 0; column < kAttentionColumns; column += kPairWidth) {
+      float* out = args.states + p * kAttentionColumns + column;
+      Vector::Float sum[Rows][2];
+      for (int m = 0; m < Rows; ++m) {
+        const bool more = args.sums == AttentionSums::kAdd && m < args.num_rows;
+        const float* earlier = out + m * args.state_stride;
+        sum[m][0] = more ? Vector::load(earlier) : Vector::set(0.0f);
+        sum[m][1] = more ? Vector::load(earlier + Vector::kWidth) : Vector::set(0.0f);
+      }
+      product<Element, Rows>(weights, kBlockLanes<Element>, panel + column, lanes, sum);
+#pragma GCC unroll 12
+      for (int m = 0; m < Rows; ++m) {
+        if (m >= args.num_rows) break;
+        for (int half = 0; half < 2; ++half) {
+          float* target = out + m * args.state_stride + half * Vector::kWidth;
+          auto total = sum[m][half];
+          if (args.sums == AttentionSums::kFold) {
+            total = fold_output(Vector::load(target), total, Vector::set(factors.earlier[m]),
+                                Vector::set(factors.later[m]));
+          }
+          Vector::store(target, total);
+        }
+      }
     }
   }
 }
 
-template <class Element>
-void write_row(const AttentionTileArgs& args, int m, const RunningSoftmax& state) {
-  auto* out = static_cast<Element*>(args.out) + m * args.out_stride;
-  const float* sums = args.sums + m * args.depth_panels * kAttentionColumns;
-  const float inverse = state.sum == 0.0f ? 0.0f : 1.0f / state.sum;
-  for (int d = 0; d < args.depth; ++d) out[d] = from_float<Element>(sums[d] * inverse);
-}
-
-// Whether the user's mask lets any row of the tile see any of `count` keys.
-inline bool any_key(const AttentionTileArgs& args, std::int64_t first, int count) {
+// Weights, and the rows' maxima and sums into their states.
+template <class Element, int Rows>
+LLADA_INLINE void weigh(const AttentionTileArgs& args, Fold& factors) {
+  alignas(64) float block_maximum[16] = {}, block_sum[16] = {}, maximum[16] = {}, sum[16] = {};
+  softmax<Element, Rows>(args, reinterpret_cast<Element*>(weights_of<Element>(args)), block_maximum, block_sum);
+  float* extra = args.states + args.depth_panels * kAttentionColumns;
+  const bool fold = args.sums == AttentionSums::kFold;
+  if (fold) {
+    for (int m = 0; m < args.num_rows; ++m) {
+      maximum[m] = extra[m * args.state_stride];
+      sum[m] = extra[m * args.state_stride + 1];
+    }
+    fold_rows(maximum, sum, block_maximum, block_sum, factors);
+  }
   for (int m = 0; m < args.num_rows; ++m) {
-    const std::uint8_t* mask = args.mask + m * args.mask_row_stride + first * args.mask_key_stride;
-    for (int key = 0; key < count; ++key) {
-      if (mask[key * args.mask_key_stride] != 0) return true;
-    }
+    extra[m * args.state_stride] = fold ? maximum[m] : block_maximum[m];
+    extra[m * args.state_stride + 1] = fold ? sum[m] : block_sum[m];
   }
-  return false;
 }
 
-template <class Element, int Rows>
-void attend(const AttentionTileArgs& args) {
-  constexpr int kWeightStride = kAttentionKeyBlock / kLaneValues<Element>;
-  load_query<Element, Rows>(args);
-  std::memset(args.sums, 0, static_cast<std::size_t>(Rows) * args.depth_panels * kAttentionColumns * 4);
-  RunningSoftmax state[Rows];
-  std::int64_t longest = 0;
-  for (int m = 0; m < args.num_rows; ++m) longest = args.row_keys[m] > longest ? args.row_keys[m] : longest;
-
-  for (std::int64_t first = 0; first < longest; first += kAttentionKeyBlock) {
-    const std::int64_t left = longest - first;
-    const int count = left < kAttentionKeyBlock ? static_cast<int>(left) : kAttentionKeyBlock;
-    const int padded = (count + kPairWidth - 1) / kPairWidth * kPairWidth;
-    if (args.mask != nullptr && !any_key(args, first, count)) continue;
-    score_keys<Element, Rows>(args, first, padded);
-    float factor[Rows];
-    for (int m = 0; m < Rows; ++m) {
-      float* scores = args.scores + m * kAttentionKeyBlock;
-      if (m < args.num_rows) mask_scores(args, m, first, padded, scores);
-      factor[m] = softmax_block(scores, padded, reinterpret_cast<Element*>(args.weights + m * kWeightStride), state[m]);
-    }
-    add_values<Element, Rows>(args, first, padded, factor);
-  }
-  for (int m = 0; m < args.num_rows; ++m) write_row<Element>(args, m, state[m]);
-}
-
-// Rows come in fours: the missing ones are zero queries whose result nobody reads.
-template <class Element>
-void attend_rows(const AttentionTileArgs& args) {
+// Rows come in fours: the missing ones repeat the queries that lie there, and nobody reads their result.
+template <class Function>
+LLADA_INLINE void with_rows(int num_rows, const Function& function) {
   if constexpr (Vector::kTileRows == 12) {
-    if (args.num_rows > 8) return attend<Element, 12>(args);
-    if (args.num_rows > 4) return attend<Element, 8>(args);
+    if (num_rows > 8) return function(std::integral_constant<int, 12>{});
+    if (num_rows > 4) return function(std::integral_constant<int, 8>{});
   }
-  attend<Element, 4>(args);
+  function(std::integral_constant<int, 4>{});
 }
 
-AttentionKernel kernel_for(bool bf16) { return {bf16 ? attend_rows<bfloat16> : attend_rows<float>, Vector::kTileRows}; }
+template <class Element>
+void run_tile(const AttentionTileArgs& args) {
+  with_rows(args.num_rows, [&](auto rows) LLADA_INLINE_LAMBDA {
+    Fold factors;
+    score_keys<Element, rows()>(args);
+    weigh<Element, rows()>(args, factors);
+    add_values<Element, rows()>(args, factors);
+  });
+}
+
+template <class Element>
+void run_score(const AttentionTileArgs& args) {
+  with_rows(args.num_rows, [&](auto rows) LLADA_INLINE_LAMBDA { score_keys<Element, rows()>(args); });
+}
+
+template <class Element>
+void run_weigh(const AttentionTileArgs& args) {
+  Fold unused;
+  with_rows(args.num_rows, [&](auto rows) LLADA_INLINE_LAMBDA { weigh<Element, rows()>(args, unused); });
+}
+
+template <class Element>
+void run_add_values(const AttentionTileArgs& args) {
+  const Fold unused{};
+  with_rows(args.num_rows, [&](auto rows) LLADA_INLINE_LAMBDA { add_values<Element, rows()>(args, unused); });
+}
+
+// One lane of values: the components of one fp32 key, or those of two bf16 keys interleaved.
+template <class Element>
+void pack_values(const AttentionValues& args) {
+  using Word = std::conditional_t<sizeof(Element) == 4, std::uint32_t, std::uint16_t>;
+  static constexpr Word kZeros[256] = {};
+  const int panel_size = args.value_lanes * kAttentionColumns;
+  const int lanes = args.padded / kLaneValues<Element>;
+  const int padded = (args.depth + kAttentionColumns - 1) / kAttentionColumns * kAttentionColumns;
+  for (int lane = 0; lane < lanes; ++lane) {
+    const Word* rows[kLaneValues<Element>];
+    for (int i = 0; i < kLaneValues<Element>; ++i) {
+      const int key = lane * kLaneValues<Element> + i;
+      rows[i] = key < args.count ? static_cast<const Word*>(args.source) + key * args.row_stride : kZeros;
+    }
+    std::uint32_t* target = args.values + lane * kAttentionColumns;
+    int column = 0;
+    for (; column + Vector::kWidth <= args.depth; column += Vector::kWidth) {
+      std::uint32_t* out = target + column / kAttentionColumns * panel_size + column % kAttentionColumns;
+      if constexpr (sizeof(Element) == 4) {
+        Vector::store_lanes(out, Vector::load_lanes(rows[0] + column));
+      } else {
+        Vector::store_lanes(out, Vector::interleave(rows[0] + column, rows[1] + column));
+      }
+    }
+    for (; column < padded; ++column) {
+      std::uint32_t value = 0;
+      for (int i = 0; i < kLaneValues<Element> && column < args.depth; ++i) {
+        value |= static_cast<std::uint32_t>(rows[i][column]) << 16 * i;
+      }
+      target[column / kAttentionColumns * panel_size + column % kAttentionColumns] = value;
+    }
+  }
+}
+
+inline void fold(float* state, const float* block, int columns) {
+  alignas(64) float maximum[16] = {}, sum[16] = {}, later_maximum[16] = {}, later_sum[16] = {};
+  maximum[0] = state[columns], sum[0] = state[columns + 1];
+  later_maximum[0] = block[columns], later_sum[0] = block[columns + 1];
+  Fold factors;
+  fold_rows(maximum, sum, later_maximum, later_sum, factors);
+  state[columns] = maximum[0], state[columns + 1] = sum[0];
+  for (int c = 0; c < columns; c += Vector::kWidth) {
+    Vector::store(state + c, fold_output(Vector::load(state + c), Vector::load(block + c),
+                                         Vector::set(factors.earlier[0]), Vector::set(factors.later[0])));
+  }
+}
+
+template <class Element>
+void write(const float* state, int columns, int depth, void* out) {
+  auto* target = static_cast<Element*>(out);
+  const float total = state[columns + 1];
+  if (total == 0.0f) return static_cast<void>(std::memset(out, 0, depth * sizeof(Element)));
+  const float inverse = 1.0f / total;
+  int c = 0;
+  for (; c + Vector::kWidth <= depth; c += Vector::kWidth) {
+    Vector::store_elements(target + c, Vector::multiply(Vector::load(state + c), Vector::set(inverse)));
+  }
+  for (; c < depth; ++c) target[c] = from_float<Element>(state[c] * inverse);
+}
+
+template <class Element>
+AttentionKernel kernel_of() {
+  return {run_tile<Element>,
+          run_score<Element>,
+          run_weigh<Element>,
+          run_add_values<Element>,
+          Vector::kTileRows,
+          pack_values<Element>,
+          fold,
+          write<Element>};
+}
+
+AttentionKernel kernel_for(bool bf16) { return bf16 ? kernel_of<bfloat16>() : kernel_of<float>(); }
 
 }  // namespace
 }  // namespace llada

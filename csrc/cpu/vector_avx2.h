@@ -24,6 +24,11 @@ struct Vector {
   static LLADA_INLINE Float multiply(Float a, Float b) { return _mm256_mul_ps(a, b); }
   static LLADA_INLINE Float divide(Float a, Float b) { return _mm256_div_ps(a, b); }
   static LLADA_INLINE Float multiply_add(Float a, Float b, Float c) { return _mm256_fmadd_ps(a, b, c); }
+  static LLADA_INLINE Float keep(const std::uint8_t* mask, Float a) {  // minus infinity where the mask is zero
+    const __m256i bytes = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(mask)));
+    const __m256i masked = _mm256_cmpeq_epi32(bytes, _mm256_setzero_si256());
+    return _mm256_blendv_ps(a, set(-__builtin_inff()), _mm256_castsi256_ps(masked));
+  }
   static LLADA_INLINE Float max(Float a, Float b) { return _mm256_max_ps(a, b); }  // b where either is NaN
   static LLADA_INLINE float reduce_max(Float a) {
     __m128 half = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
@@ -54,6 +59,15 @@ struct Vector {
   static LLADA_INLINE Lanes load_lanes(const std::uint32_t* source) {
     return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(source))};
   }
+  static LLADA_INLINE void store_lanes(std::uint32_t* target, Lanes lanes) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(target), lanes.bits);
+  }
+  // Two rows of bf16: lane i holds element i of `even` in its low half and that of `odd` in its high half.
+  static LLADA_INLINE Lanes interleave(const std::uint16_t* even, const std::uint16_t* odd) {
+    const __m256i low = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(even)));
+    const __m256i high = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(odd)));
+    return {_mm256_or_si256(low, _mm256_slli_epi32(high, 16))};
+  }
   static LLADA_INLINE Lanes broadcast_lane(const std::uint32_t* source) {
     return {_mm256_set1_epi32(static_cast<int>(*source))};
   }
@@ -66,6 +80,11 @@ struct Vector {
     }
   }
 
+  template <class Element>
+  static LLADA_INLINE void store_elements(Element* target, Float left, Float right) {
+    store_elements(target, left);
+    store_elements(target + kWidth, right);
+  }
   static LLADA_INLINE void store_elements(float* target, Float value) { store(target, value); }
   static LLADA_INLINE void store_elements(bfloat16* target, Float value) {
     const __m256i bits = _mm256_castps_si256(value);

@@ -25,19 +25,22 @@ struct Vector {
   static LLADA_INLINE Float multiply(Float a, Float b) { return _mm512_mul_ps(a, b); }
   static LLADA_INLINE Float divide(Float a, Float b) { return _mm512_div_ps(a, b); }
   static LLADA_INLINE Float multiply_add(Float a, Float b, Float c) { return _mm512_fmadd_ps(a, b, c); }
+  static LLADA_INLINE Float keep(const std::uint8_t* mask, Float a) {  // minus infinity where the mask is zero
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(mask));
+    return _mm512_mask_mov_ps(set(-__builtin_inff()), _mm_test_epi8_mask(bytes, bytes), a);
+  }
   static LLADA_INLINE Float max(Float a, Float b) { return _mm512_max_ps(a, b); }  // b where either is NaN
   static LLADA_INLINE float reduce_max(Float a) { return _mm512_reduce_max_ps(a); }
   static LLADA_INLINE float reduce_add(Float a) { return _mm512_reduce_add_ps(a); }
 
-  // 2^x for x <= 126; exactly 0 below 2^-127, NaN for NaN.
+  // 2^x; exactly 0 below 2^-150, NaN for NaN.
   static LLADA_INLINE Float exp2(Float x) {
-    x = max(set(kExp2Floor), x);
+    x = max(set(-160.0f), x);
     const Float whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     const Float part = subtract(x, whole);
     Float sum = set(kExp2[6]);
     for (int i = 5; i >= 0; --i) sum = multiply_add(sum, part, set(kExp2[i]));
-    const __m512i exponent = _mm512_add_epi32(_mm512_cvtps_epi32(whole), _mm512_set1_epi32(127));
-    return multiply(sum, _mm512_castsi512_ps(_mm512_slli_epi32(exponent, 23)));
+    return _mm512_scalef_ps(sum, whole);
   }
 
   // kWidth 32-bit lanes of a packed operand: one fp32 or two bf16 each.
@@ -45,6 +48,13 @@ struct Vector {
     __m512i bits;
   };
   static LLADA_INLINE Lanes load_lanes(const std::uint32_t* source) { return {_mm512_loadu_si512(source)}; }
+  static LLADA_INLINE void store_lanes(std::uint32_t* target, Lanes lanes) { _mm512_storeu_si512(target, lanes.bits); }
+  // Two rows of bf16: lane i holds element i of `even` in its low half and that of `odd` in its high half.
+  static LLADA_INLINE Lanes interleave(const std::uint16_t* even, const std::uint16_t* odd) {
+    const __m512i low = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(even)));
+    const __m512i high = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(odd)));
+    return {_mm512_or_si512(low, _mm512_slli_epi32(high, 16))};
+  }
   static LLADA_INLINE Lanes broadcast_lane(const std::uint32_t* source) {
     return {_mm512_set1_epi32(static_cast<int>(*source))};
   }
@@ -58,6 +68,13 @@ struct Vector {
   }
 
   static LLADA_INLINE void store_elements(float* target, Float value) { store(target, value); }
+  static LLADA_INLINE void store_elements(float* target, Float left, Float right) {
+    store(target, left);
+    store(target + kWidth, right);
+  }
+  static LLADA_INLINE void store_elements(bfloat16* target, Float left, Float right) {
+    _mm512_storeu_si512(target, (__m512i)_mm512_cvtne2ps_pbh(right, left));
+  }
   static LLADA_INLINE void store_elements(bfloat16* target, Float value) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(target), (__m256i)_mm512_cvtneps_pbh(value));
   }

@@ -28,6 +28,9 @@ struct Vector {
   static LLADA_INLINE Float multiply(Float a, Float b) { return a * b; }
   static LLADA_INLINE Float divide(Float a, Float b) { return a / b; }
   static LLADA_INLINE Float multiply_add(Float a, Float b, Float c) { return a * b + c; }
+  static LLADA_INLINE Float keep(const std::uint8_t* mask, Float a) {  // minus infinity where the mask is zero
+    return Int{mask[0], mask[1], mask[2], mask[3]} != 0 ? a : set(-__builtin_inff());
+  }
   static LLADA_INLINE Float max(Float a, Float b) { return a > b ? a : b; }  // b where either is NaN
   static LLADA_INLINE float reduce_max(Float a) {
     const float left = a[0] > a[1] ? a[0] : a[1], right = a[2] > a[3] ? a[2] : a[3];
@@ -57,8 +60,17 @@ struct Vector {
     std::memcpy(&lanes, source, sizeof lanes);
     return lanes;
   }
+  static LLADA_INLINE void store_lanes(std::uint32_t* target, Lanes lanes) {
+    std::memcpy(target, &lanes, sizeof lanes);
+  }
+  // Two rows of bf16: lane i holds element i of `even` in its low half and that of `odd` in its high half.
+  static LLADA_INLINE Lanes interleave(const std::uint16_t* even, const std::uint16_t* odd) {
+    const Int low{even[0], even[1], even[2], even[3]}, high{odd[0], odd[1], odd[2], odd[3]};
+    return {low | high << 16};
+  }
   static LLADA_INLINE Lanes broadcast_lane(const std::uint32_t* source) {
-    const auto lane = static_cast<std::int32_t>(*source);
+    std::int32_t lane;
+    std::memcpy(&lane, source, sizeof lane);  // the bytes may have been written as bf16
     return {Int{lane, lane, lane, lane}};
   }
   template <class Element>
@@ -70,6 +82,11 @@ struct Vector {
     }
   }
 
+  template <class Element>
+  static LLADA_INLINE void store_elements(Element* target, Float left, Float right) {
+    store_elements(target, left);
+    store_elements(target + kWidth, right);
+  }
   static LLADA_INLINE void store_elements(float* target, Float value) { store(target, value); }
   static LLADA_INLINE void store_elements(bfloat16* target, Float value) {
     for (int i = 0; i < kWidth; ++i) target[i] = from_float<bfloat16>(value[i]);

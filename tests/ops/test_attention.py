@@ -23,7 +23,8 @@ from .budget import DTYPES, ISAS, assert_within_budget, forced_isa, threads
 GOLDEN = load_file(Path(__file__).parent.parent / "data" / "golden" / "ops.safetensors")
 GOLDEN_CASES = sorted({name.split("/")[1] for name in GOLDEN if name.startswith("attention/")})
 
-# (B, S, L, Hq, Hkv, D): one below and above the tile's rows (4, 12), panels (32), and key blocks (256); odd D.
+# (B, S, L, Hq, Hkv, D): one below and above the tile's rows (4, 12), panels (32), and key blocks (256); odd D; few
+# queries against many keys, which are cut over key blocks, from 8 blocks on for all heads at a time.
 SHAPES = [
     (1, 1, 1, 1, 1, 1),
     (2, 11, 31, 2, 2, 16),
@@ -33,6 +34,9 @@ SHAPES = [
     (1, 49, 64, 3, 3, 31),
     (1, 3, 700, 2, 1, 256),
     (1, 32, 32, 4, 1, 7),
+    (1, 1, 700, 4, 2, 64),
+    (2, 5, 1100, 4, 2, 33),
+    (3, 7, 1050, 2, 1, 48),
 ]
 
 
@@ -170,6 +174,56 @@ def test_threads_do_not_change_bits(dtype: torch.dtype) -> None:
     with threads(2):
         for _ in range(3):
             assert torch.equal(attention(q, k, v, block_size=16), one)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("keys", [1, 31, 600, 4096])
+@pytest.mark.parametrize("queries", [1, 6, 8])
+def test_cutting_over_keys_does_not_change_bits(queries: int, keys: int, dtype: torch.dtype, isa: str) -> None:
+    # 40 queries are not cut over keys on one thread; up to 12 rows of a key head are, one head or all heads at a time.
+    q, k, v = inputs((1, 40, keys, 4, 2, 32), dtype)
+    mask = torch.rand(40, keys, generator=torch.Generator().manual_seed(2)) < 0.7
+    mask[:2, 256:] = False
+    few = q[:, :queries]
+    heads_first = [x.transpose(1, 2).contiguous().transpose(1, 2) for x in (k, v)]
+    with forced_isa(isa):
+        with threads(1):
+            whole, masked = attention(q, k, v), attention(q, k, v, mask=mask)
+        for count in (1, 2, 3):
+            with threads(count):
+                assert torch.equal(attention(few, k, v), whole[:, :queries])
+                assert torch.equal(attention(few, *heads_first), whole[:, :queries])
+                assert torch.equal(attention(few, k, v, mask=mask[:queries]), masked[:, :queries])
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_a_cache_beyond_the_processor_s_does_not_change_bits(isa: str) -> None:
+    q, k, v = inputs((1, 40, 4200, 4, 4, 128), torch.float32)
+    with forced_isa(isa):
+        assert torch.equal(attention(q[:, :20], k, v), attention(q, k, v)[:, :20])
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_batch_does_not_change_the_bits_of_its_rows(dtype: torch.dtype, isa: str) -> None:
+    q, k, v = inputs((4, 2, 2500, 2, 2, 32), dtype)
+    ranges = torch.tensor([[0, 2500], [700, 701], [3, 2200], [9, 9]])
+    with forced_isa(isa), threads(2):
+        together = attention(q, k, v, key_range=ranges)
+        for row, (first, end) in enumerate(ranges.tolist()):
+            alone = attention(q[row : row + 1], k[row : row + 1, first:end], v[row : row + 1, first:end])
+            assert torch.equal(together[row : row + 1], alone)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_many_threads_share_one_head(dtype: torch.dtype) -> None:
+    q, k, v = inputs((1, 530, 530, 1, 1, 64), dtype)
+    with threads(1):
+        one = attention(q, k, v, block_size=64)
+    with threads(3):
+        assert torch.equal(attention(q, k, v, block_size=64), one)
+        assert torch.equal(attention(q[:, 490:], k, v, block_size=64), one[:, 490:])
 
 
 def test_packed_sequences_equal_each_alone() -> None:

@@ -1,0 +1,85 @@
+// One thread's part of a call: packs the key blocks of its items and runs the tiles over them.
+//
+// Rows of one head lie a whole token apart, which no hardware prefetcher follows; from DRAM they would cost a tenth of
+// the time. So while the tiles of a block run, the rows of the block that comes next are fetched into L2.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "attention/attention.h"
+#include "attention/attention_plan.h"
+#include "attention/attention_tile.h"
+
+namespace llada {
+
+// Floats of one row's state.
+std::int64_t attention_state_size(const AttentionArgs& args);
+
+class AttentionWorker {
+ public:
+  // `states` holds the partial states of a plan cut over keys.
+  AttentionWorker(const AttentionArgs& args, const AttentionPlan& plan, const AttentionKernel& kernel, float* states);
+
+  // `following` is the item that this thread runs next, or null.
+  void run(const AttentionItem& item, const AttentionItem* following);
+
+  // Folds the partial states of the rows of an item (of any block) and writes the rows.
+  void combine(const AttentionItem& item);
+
+ private:
+  // The keys and values of one block where the caller has them.
+  struct Block {
+    const char *keys, *values;
+    int count;
+  };
+  struct HeadTile {
+    AttentionTileArgs args;
+    std::int64_t head;
+  };
+  struct Row {
+    std::int64_t head, query;
+    std::int64_t keys;  // of the sequence that it sees, but for the caller's mask
+  };
+
+  void begin(const AttentionItem& item);
+  Block find_block(const AttentionItem& item, std::int64_t block) const;
+  char* row_of(const ArrayView& view, std::int64_t row) const;
+  float* partial_state(std::int64_t row, std::int64_t block) const;
+  void place_tile(std::int64_t block, std::int64_t row, std::uint32_t* queries);
+  void run_tile(std::int64_t block, std::int64_t tile);
+  // Of items of all heads (attention_heads.cpp).
+  void run_all_heads(const AttentionItem& item);
+  void find_head_tiles(const AttentionItem& item);
+  void score_heads(int key);
+  void add_head_values(int key);
+  void load_queries(std::int64_t row, std::uint32_t* target) const;
+  void prefetch_next(std::int64_t tile) const;
+  void pack_block();
+  std::int64_t visible_keys(std::int64_t query) const;
+  bool find_range(std::int64_t row, std::int64_t first);
+  void gather_mask(std::int64_t row, std::int64_t first, int count);
+  void write(std::int64_t row, const float* state) const;
+
+  const AttentionArgs& args_;
+  const AttentionPlan& plan_;
+  const AttentionKernel& kernel_;
+  float* partial_;
+  std::int64_t group_, depth_bytes_, state_size_;
+  int columns_;  // of a state's output
+  // Of this thread.
+  std::uint32_t *queries_, *keys_, *values_;
+  float* states_;
+  Row* rows_;
+  std::uint8_t* mask_;
+  AttentionTileArgs tile_{};
+  std::vector<HeadTile> head_tiles_;  // of an item of all heads
+  // Of the item and block at hand.
+  const AttentionItem* item_ = nullptr;
+  const AttentionSequence* sequence_ = nullptr;
+  std::int64_t tiles_ = 0;
+  Block block_{}, next_{};
+  bool packed_ = false;
+};
+
+}  // namespace llada

@@ -75,6 +75,24 @@ def test_seed_and_raw(command: Command, checkpoint: Path) -> None:
     assert len(tokens("--dtype", "bfloat16", "--stop-at-eos")) == 16
 
 
+@pytest.mark.parametrize("quantization", ["int8", "int4"])
+def test_the_embedded_model_answers_when_quantised(command: Command, quantization: str) -> None:
+    base = ("--quantization", quantization, "--json")
+    (reply,) = json.loads(command("generate", "sort hcabe", *base).out)["results"]
+    assert reply["text"] == "abceh"
+    (filled,) = json.loads(command("infill", "12[MASK]34=46", *base).out)["results"]
+    assert filled["text"] == "12+34=46"
+    scored = ("score", "sort hcabe", "abceh", "--seed", "0", "--mc-num", "16", "--json")
+    likely = [json.loads(command(*scored, *more).out)["log_likelihood"] for more in (base[:2], ())]
+    assert likely[0] != likely[1]
+    assert abs(likely[0] - likely[1]) < 1
+    (row,) = json.loads(command("eval", "reverse", "--count", "20", *base).out)["results"]
+    assert row["correct"] >= 19
+    done = command("demo", *base[:2])
+    assert done.code == 0, done.err
+    assert f"embedded model, {quantization}, cpu" in done.out
+
+
 def test_infill(command: Command, checkpoint: Path) -> None:
     done = command("infill", "1+[MASK]=[MASK:2]", "[MASK]b", "-m", checkpoint, "--json")
     values = json.loads(done.out)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..files import CheckpointError
-from .options import Dtype
+from .options import ModelChoice
 
 if TYPE_CHECKING:
     from ..model import LLaDAMoEModel
@@ -44,8 +44,8 @@ def has_embedded() -> bool:
     return all((EMBEDDED / name).is_file() for name in ("config.json", "model.safetensors", "tokenizer.json"))
 
 
-def load(path_or_id: str | None, dtype: Dtype | None) -> Loaded:
-    """Load a checkpoint, the embedded one for None, with a progress bar on a terminal.
+def load(choice: ModelChoice) -> Loaded:
+    """Load a checkpoint with its tokenizer, with a progress bar on a terminal.
 
     Raises:
         CheckpointError: a file is missing or damaged, or no mask token is known.
@@ -56,12 +56,16 @@ def load(path_or_id: str | None, dtype: Dtype | None) -> Loaded:
     from ..model import LLaDAMoEModel
     from ..model.tokenizer import Tokenizer
 
+    path_or_id = choice.path_or_id
     if path_or_id is None and not has_embedded():
         raise CheckpointError(f"{EMBEDDED}: the embedded checkpoint is not there; reinstall, or give --model")
     source = EMBEDDED if path_or_id is None else path_or_id
     tokenizer = Tokenizer.from_pretrained(source)
     model = LLaDAMoEModel.from_pretrained(
-        source, dtype=None if dtype is None else getattr(torch, dtype.value), progress=sys.stderr.isatty()
+        source,
+        dtype=None if choice.dtype is None else getattr(torch, choice.dtype.value),
+        quantization=None if choice.quantization is None else choice.quantization.value,
+        progress=sys.stderr.isatty(),
     )
     mask = tokenizer.mask_token_id if model.config.mask_token_id is None else model.config.mask_token_id
     if mask is None:

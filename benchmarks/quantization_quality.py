@@ -52,7 +52,7 @@ def partly(expert_format: str, dense_format: str) -> LLaDAMoEModel:
             module.set_packed(ops.pack_experts(*module.plain_weights(), format=expert_format))
         elif isinstance(module, Linear):
             assert isinstance(module.weight, Tensor)
-            module.set_packed(module.weight.detach(), dense_format)
+            module.set_packed(ops.pack_linear(module.weight.detach(), dense_format))
     return model
 
 

@@ -14,7 +14,7 @@ from llada_moe_ops.training.tasks import EVALUATION_TASKS
 
 from .conftest import Command
 
-COMMANDS = ("generate", "infill", "score", "train", "eval", "doctor", "demo", "bench")
+COMMANDS = ("generate", "infill", "score", "train", "eval", "pack", "doctor", "demo", "bench")
 
 
 def test_help_and_version(command: Command) -> None:
@@ -153,6 +153,23 @@ def test_train_writes_a_checkpoint_that_generate_takes(command: Command, tmp_pat
     broken = command("train", path, folder)
     assert broken.code == 1
     assert "not a training recipe" in broken.err
+
+
+@pytest.mark.parametrize("options", [(), ("--quantization", "int8"), ("--quantization", "int4", "--dtype", "bfloat16")])
+def test_pack_writes_a_folder_that_generate_takes(
+    command: Command, checkpoint: Path, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    out = tmp_path / "some" / "packed"
+    done = command("pack", checkpoint, out, *options)
+    assert (done.code, done.out, done.err) == (0, f"{out}\n", "")
+    assert {path.name for path in out.iterdir()} == {
+        "config.json",
+        "packed.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    }
+    base = ("generate", "sort cab", "--gen-length", "8", "-m")
+    assert command(*base, out).out == command(*base, checkpoint, *options).out
 
 
 def test_doctor_finds_everything(command: Command) -> None:

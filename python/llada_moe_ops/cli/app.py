@@ -195,6 +195,20 @@ def evaluate(
 
 
 @app.command()
+def pack(
+    model: Annotated[str, typer.Argument(help="Checkpoint folder or hub id (owner/name).")],
+    folder: Annotated[Path, typer.Argument(metavar="OUT", help="New folder for the packed form.")],
+    quantization: options.QuantizationOption = None,
+    dtype: options.DtypeOption = None,
+) -> None:
+    """Write a checkpoint in the packed form, which --model maps in a moment instead of packing it at every start."""
+    from .pack import pack as run
+
+    run(options.ModelChoice(model, dtype, quantization), folder)
+    typer.echo(str(folder))
+
+
+@app.command()
 def doctor() -> None:
     """Say what was built, what this machine has, and what is missing; exit code 1 if something is."""
     from .doctor import doctor as run

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,3 +27,22 @@ def write_aside(path: Path) -> Iterator[Path]:
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def write_folder_aside(path: Path) -> Iterator[Path]:
+    """As :func:`write_aside` for a folder, which must not be there yet, or be empty.
+
+    Raises:
+        FileExistsError: ``path`` is a file, or a folder that holds something.
+    """
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise FileExistsError(f"{path}: is there already; give a new folder, or remove it first")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        aside.mkdir()
+        yield aside
+        aside.replace(path)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)

@@ -14,7 +14,7 @@ from llada_moe_ops.training.tasks import EVALUATION_TASKS
 
 from .conftest import Command
 
-COMMANDS = ("generate", "infill", "score", "train", "eval", "doctor", "demo", "bench")
+COMMANDS = ("generate", "infill", "score", "train", "eval", "pack", "doctor", "demo", "bench")
 
 
 def test_help_and_version(command: Command) -> None:
@@ -73,6 +73,24 @@ def test_seed_and_raw(command: Command, checkpoint: Path) -> None:
     assert tokens("--remasking", "random", "--seed", "1") != tokens("--remasking", "random", "--seed", "2")
     assert tokens("--cfg-scale", "1.5") != tokens()
     assert len(tokens("--dtype", "bfloat16", "--stop-at-eos")) == 16
+
+
+@pytest.mark.parametrize("quantization", ["int8", "int4"])
+def test_the_embedded_model_answers_when_quantised(command: Command, quantization: str) -> None:
+    base = ("--quantization", quantization, "--json")
+    (reply,) = json.loads(command("generate", "sort hcabe", *base).out)["results"]
+    assert reply["text"] == "abceh"
+    (filled,) = json.loads(command("infill", "12[MASK]34=46", *base).out)["results"]
+    assert filled["text"] == "12+34=46"
+    scored = ("score", "sort hcabe", "abceh", "--seed", "0", "--mc-num", "16", "--json")
+    likely = [json.loads(command(*scored, *more).out)["log_likelihood"] for more in (base[:2], ())]
+    assert likely[0] != likely[1]
+    assert abs(likely[0] - likely[1]) < 1
+    (row,) = json.loads(command("eval", "reverse", "--count", "20", *base).out)["results"]
+    assert row["correct"] >= 19
+    done = command("demo", *base[:2])
+    assert done.code == 0, done.err
+    assert f"embedded model, {quantization}, cpu" in done.out
 
 
 def test_infill(command: Command, checkpoint: Path) -> None:
@@ -135,6 +153,23 @@ def test_train_writes_a_checkpoint_that_generate_takes(command: Command, tmp_pat
     broken = command("train", path, folder)
     assert broken.code == 1
     assert "not a training recipe" in broken.err
+
+
+@pytest.mark.parametrize("options", [(), ("--quantization", "int8"), ("--quantization", "int4", "--dtype", "bfloat16")])
+def test_pack_writes_a_folder_that_generate_takes(
+    command: Command, checkpoint: Path, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    out = tmp_path / "some" / "packed"
+    done = command("pack", checkpoint, out, *options)
+    assert (done.code, done.out, done.err) == (0, f"{out}\n", "")
+    assert {path.name for path in out.iterdir()} == {
+        "config.json",
+        "packed.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    }
+    base = ("generate", "sort cab", "--gen-length", "8", "-m")
+    assert command(*base, out).out == command(*base, checkpoint, *options).out
 
 
 def test_doctor_finds_everything(command: Command) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from llada_moe_ops import LLaDAMoEModel
 from llada_moe_ops.cli.output import write
 from llada_moe_ops.model.tokenizer import Tokenizer
 
@@ -22,6 +23,7 @@ from .conftest import Command
         (("generate", "x", "--temperature", "-1"), "--temperature"),
         (("generate", "x", "--remasking", "sure"), "low_confidence"),
         (("generate", "x", "--dtype", "float16"), "bfloat16"),
+        (("generate", "x", "--quantization", "int2"), "int4"),
         (("generate", "x", "--speed", "9"), "--speed"),
         (("generate", ""), "the text is empty"),
         (("generate",), "the text is empty"),
@@ -58,6 +60,30 @@ def test_failures_take_one_line(command: Command, checkpoint: Path, arguments: t
     assert message in done.err
     assert done.err.startswith("llada-moe: ")
     assert done.err.count("\n") == 1
+
+
+def test_pack_leaves_nothing_half_written(
+    command: Command, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = command("pack", "/no/such/folder", tmp_path / "out")
+    assert done.code == 1
+    assert "no such folder" in done.err
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "file").touch()
+    for taken in (tmp_path / "old", tmp_path / "old" / "file"):
+        done = command("pack", checkpoint, taken)
+        assert done.code == 1
+        assert "is there already" in done.err
+    save = LLaDAMoEModel.save_packed
+
+    def interrupted(self: LLaDAMoEModel, folder: Path) -> None:
+        save(self, folder)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(LLaDAMoEModel, "save_packed", interrupted)
+    assert command("pack", checkpoint, tmp_path / "out").code == 130
+    assert list(tmp_path.iterdir()) == [tmp_path / "old"]
 
 
 def test_a_binary_file_is_no_prompt(command: Command, checkpoint: Path, tmp_path: Path) -> None:

@@ -23,7 +23,8 @@ def model() -> LLaDAMoEModel:
     ("correct", "count", "low", "high"), [(0, 10, 0.0, 0.2775), (5, 10, 0.2366, 0.7634), (10, 10, 0.7225, 1.0)]
 )
 def test_wilson_interval(correct: int, count: int, low: float, high: float) -> None:
-    assert Accuracy("sort", correct, count, 1.0).interval == pytest.approx((low, high), abs=1e-4)
+    right = (True,) * correct + (False,) * (count - correct)
+    assert Accuracy("sort", right, 1.0).interval == pytest.approx((low, high), abs=1e-4)
 
 
 @pytest.mark.parametrize("name", EVALUATION_TASKS)

@@ -61,6 +61,7 @@ def generate(
     seed: options.Seed = None,
     raw: options.Raw = False,
     dtype: options.DtypeOption = None,
+    quantization: options.QuantizationOption = None,
     json: options.Json = False,
     trace: options.Trace = False,
     output: options.Output = None,
@@ -71,8 +72,7 @@ def generate(
 
     run(
         read_texts(prompts, file, lines),
-        model,
-        dtype,
+        options.ModelChoice(model, dtype, quantization),
         gen_length=gen_length,
         block_length=block_length,
         steps=steps,
@@ -107,6 +107,7 @@ def infill(
     remasking: options.RemaskingOption = options.Remasking.low_confidence,
     seed: options.Seed = None,
     dtype: options.DtypeOption = None,
+    quantization: options.QuantizationOption = None,
     json: options.Json = False,
     trace: options.Trace = False,
     output: options.Output = None,
@@ -117,8 +118,7 @@ def infill(
 
     run(
         read_texts(texts, file, lines),
-        model,
-        dtype,
+        options.ModelChoice(model, dtype, quantization),
         block_length=block_length,
         steps=steps,
         temperature=temperature,
@@ -147,13 +147,15 @@ def score(
     seed: options.Seed = None,
     raw: options.Raw = False,
     dtype: options.DtypeOption = None,
+    quantization: options.QuantizationOption = None,
     json: options.Json = False,
     output: options.Output = None,
 ) -> None:
     """Estimate how probable an answer is, in nats, with its standard error."""
     from .score import score as run
 
-    run(prompt, answer, model, dtype, mc_num, batch_size, cfg_scale, seed, raw=raw, json=json, output=output)
+    choice = options.ModelChoice(model, dtype, quantization)
+    run(prompt, answer, choice, mc_num, batch_size, cfg_scale, seed, raw=raw, json=json, output=output)
 
 
 @app.command()
@@ -181,13 +183,29 @@ def evaluate(
     batch_size: Annotated[int, typer.Option(min=1, help="Examples answered at once.")] = 50,
     seed: Annotated[int, typer.Option(help="Of the examples.")] = 0,
     dtype: options.DtypeOption = None,
+    quantization: options.QuantizationOption = None,
     json: options.Json = False,
     output: options.Output = None,
 ) -> None:
     """Measure held-out accuracy on tasks whose answers can be checked."""
     from .evaluate import evaluate as run
 
-    run(tasks, model, dtype, count, batch_size, seed, json=json, output=output)
+    choice = options.ModelChoice(model, dtype, quantization)
+    run(tasks, choice, count, batch_size, seed, json=json, output=output)
+
+
+@app.command()
+def pack(
+    model: Annotated[str, typer.Argument(help="Checkpoint folder or hub id (owner/name).")],
+    folder: Annotated[Path, typer.Argument(metavar="OUT", help="New folder for the packed form.")],
+    quantization: options.QuantizationOption = None,
+    dtype: options.DtypeOption = None,
+) -> None:
+    """Write a checkpoint in the packed form, which --model maps in a moment instead of packing it at every start."""
+    from .pack import pack as run
+
+    run(options.ModelChoice(model, dtype, quantization), folder)
+    typer.echo(str(folder))
 
 
 @app.command()
@@ -202,6 +220,7 @@ def doctor() -> None:
 def demo(
     model: options.Model = None,
     dtype: options.DtypeOption = None,
+    quantization: options.QuantizationOption = None,
     seed: Annotated[int, typer.Option(help="Of the examples.")] = 0,
     pause: Annotated[float, typer.Option(min=0.0, help="Seconds between the steps of the live view.")] = 0.05,
     svg: Annotated[
@@ -211,4 +230,4 @@ def demo(
     """Watch the embedded model answer held-out questions and solve a sudoku, each answer checked."""
     from .demo import demo as run
 
-    run(model, dtype, seed, pause, svg)
+    run(options.ModelChoice(model, dtype, quantization), seed, pause, svg)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..files import CheckpointError
-from .options import Dtype
+from .options import ModelChoice
 
 if TYPE_CHECKING:
     from ..model import LLaDAMoEModel
@@ -44,30 +44,55 @@ def has_embedded() -> bool:
     return all((EMBEDDED / name).is_file() for name in ("config.json", "model.safetensors", "tokenizer.json"))
 
 
-def load(path_or_id: str | None, dtype: Dtype | None) -> Loaded:
-    """Load a checkpoint, the embedded one for None, with a progress bar on a terminal.
+def find(choice: ModelChoice) -> Path:
+    """The local folder of a checkpoint.
 
     Raises:
-        CheckpointError: a file is missing or damaged, or no mask token is known.
+        CheckpointError: there is none.
+    """
+    from ..model.source import resolve_folder
+
+    if choice.path_or_id is None and not has_embedded():
+        raise CheckpointError(f"{EMBEDDED}: the embedded checkpoint is not there; reinstall, or give --model")
+    return resolve_folder(EMBEDDED if choice.path_or_id is None else choice.path_or_id)
+
+
+def load_model(folder: Path, choice: ModelChoice) -> LLaDAMoEModel:
+    """Load a model, with a progress bar on a terminal.
+
+    Raises:
+        CheckpointError: a file is missing or damaged.
         ValueError: an unsupported configuration.
     """
     import torch
 
     from ..model import LLaDAMoEModel
+
+    return LLaDAMoEModel.from_pretrained(
+        folder,
+        dtype=None if choice.dtype is None else getattr(torch, choice.dtype.value),
+        quantization=None if choice.quantization is None else choice.quantization.value,
+        progress=sys.stderr.isatty(),
+    )
+
+
+def load(choice: ModelChoice) -> Loaded:
+    """Load a checkpoint with its tokenizer.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, or no mask token is known.
+        ValueError: an unsupported configuration.
+    """
     from ..model.tokenizer import Tokenizer
 
-    if path_or_id is None and not has_embedded():
-        raise CheckpointError(f"{EMBEDDED}: the embedded checkpoint is not there; reinstall, or give --model")
-    source = EMBEDDED if path_or_id is None else path_or_id
-    tokenizer = Tokenizer.from_pretrained(source)
-    model = LLaDAMoEModel.from_pretrained(
-        source, dtype=None if dtype is None else getattr(torch, dtype.value), progress=sys.stderr.isatty()
-    )
+    folder = find(choice)
+    tokenizer = Tokenizer.from_pretrained(folder)
+    model = load_model(folder, choice)
     mask = tokenizer.mask_token_id if model.config.mask_token_id is None else model.config.mask_token_id
     if mask is None:
-        raise CheckpointError(f"{source}: neither config.json nor the tokenizer names a mask token")
+        raise CheckpointError(f"{folder}: neither config.json nor the tokenizer names a mask token")
     end = tokenizer.eos_token_id if model.config.eos_token_id is None else model.config.eos_token_id
-    return Loaded(path_or_id or "embedded", model, tokenizer, mask, end)
+    return Loaded(choice.path_or_id or "embedded", model, tokenizer, mask, end)
 
 
 def reply_text(tokenizer: Tokenizer, ids: list[int], end: int | None) -> str:

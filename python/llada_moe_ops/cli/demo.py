@@ -14,7 +14,7 @@ from rich.text import Text
 
 from . import live
 from .checkpoint import Loaded, load, reply_text
-from .options import Dtype
+from .options import ModelChoice
 from .picture import write_svg
 
 if TYPE_CHECKING:
@@ -36,9 +36,9 @@ class Part:
     answers: Callable[[GenerationResult], list[str]]
 
 
-def demo(model: str | None, dtype: Dtype | None, seed: int, pause: float, svg: Path | None) -> None:
+def demo(model: ModelChoice, seed: int, pause: float, svg: Path | None) -> None:
     """Run the demo and print its answers and speed."""
-    loaded = load(model, dtype)
+    loaded = load(model)
     console = Console(highlight=False, markup=False)
     correct = count = tokens = passes = 0
     seconds = 0.0
@@ -57,7 +57,8 @@ def demo(model: str | None, dtype: Dtype | None, seed: int, pause: float, svg: P
         tokens, passes, seconds = tokens + result.tokens, passes + result.forward_passes, seconds + result.seconds
         if svg is not None:
             frames.append(_frame(loaded, part.rows(), result))
-    where = f"{loaded.name} model, {str(loaded.model.dtype).removeprefix('torch.')}, {loaded.model.device}"
+    held = loaded.model.quantization or str(loaded.model.dtype).removeprefix("torch.")
+    where = f"{loaded.name} model, {held}, {loaded.model.device}"
     speed = f"{tokens / seconds:.0f} tokens/s · {passes} forward passes"
     console.print(f"{correct} of {count} answers right · {speed} · {where}", soft_wrap=True)
     if svg is not None:

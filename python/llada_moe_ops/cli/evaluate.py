@@ -8,14 +8,13 @@ from pathlib import Path
 import typer
 
 from .checkpoint import load
-from .options import Dtype
+from .options import ModelChoice
 from .output import as_json, write
 
 
 def evaluate(
     tasks: list[str] | None,
-    model: str | None,
-    dtype: Dtype | None,
+    model: ModelChoice,
     count: int,
     batch_size: int,
     seed: int,
@@ -33,7 +32,7 @@ def evaluate(
     for name in names:
         if name not in EVALUATION_TASKS:
             raise typer.BadParameter(f"unknown task {name!r}; there are {', '.join(EVALUATION_TASKS)}")
-    loaded = load(model, dtype)
+    loaded = load(model)
     with tqdm(total=len(names) * count, unit="example", disable=not sys.stderr.isatty()) as bar:
 
         def on_progress(task: str, done: int) -> None:

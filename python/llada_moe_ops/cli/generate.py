@@ -10,7 +10,7 @@ import typer
 
 from . import live
 from .checkpoint import load, reply_text
-from .options import Dtype, Remasking
+from .options import ModelChoice, Remasking
 from .output import as_json, figures, speed_line, write
 
 if TYPE_CHECKING:
@@ -34,8 +34,7 @@ def check_lengths(gen_length: int, block_length: int | None, steps: int | None) 
 
 def generate(
     prompts: list[str],
-    model: str | None,
-    dtype: Dtype | None,
+    model: ModelChoice,
     *,
     gen_length: int | None,
     block_length: int | None,
@@ -55,7 +54,7 @@ def generate(
         check_lengths(gen_length, block_length, steps)
     from .. import sampling
 
-    loaded = load(model, dtype)
+    loaded = load(model)
     tokenizer, end = loaded.tokenizer, loaded.eos_token_id
     length = loaded.default_gen_length if gen_length is None else gen_length
     check_lengths(length, block_length, steps)

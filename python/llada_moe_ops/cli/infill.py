@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from . import live
 from .checkpoint import load
-from .options import Dtype, Remasking
+from .options import ModelChoice, Remasking
 from .output import as_json, figures, speed_line, write
 from .texts import encode_masked
 
@@ -18,8 +18,7 @@ if TYPE_CHECKING:
 
 def infill(
     texts: list[str],
-    model: str | None,
-    dtype: Dtype | None,
+    model: ModelChoice,
     *,
     block_length: int | None,
     steps: int | None,
@@ -36,7 +35,7 @@ def infill(
 
     from .. import sampling
 
-    loaded = load(model, dtype)
+    loaded = load(model)
     tokenizer = loaded.tokenizer
     encoded = [encode_masked(tokenizer, text, loaded.mask_token_id) for text in texts]
     longest = max(len(ids) for ids, _ in encoded)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +15,22 @@ class Dtype(str, Enum):
 
     float32 = "float32"
     bfloat16 = "bfloat16"
+
+
+class Quantization(str, Enum):
+    """Formats of quantised weights."""
+
+    int8 = "int8"
+    int4 = "int4"
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """The model that a command runs: a folder or hub id, None for the embedded one, and how its weights are held."""
+
+    path_or_id: str | None
+    dtype: Dtype | None = None
+    quantization: Quantization | None = None
 
 
 class Remasking(str, Enum):
@@ -35,6 +52,15 @@ Model = Annotated[
 DtypeOption = Annotated[
     Dtype | None,
     typer.Option("--dtype", help="Weights and activations; without it the checkpoint's own.", show_default=False),
+]
+QuantizationOption = Annotated[
+    Quantization | None,
+    typer.Option(
+        "--quantization",
+        help="Hold the weights in fewer bits: int8, or int4 for the experts and int8 for the rest; "
+        "less memory and faster, at a small loss of accuracy.",
+        show_default=False,
+    ),
 ]
 BlockLength = Annotated[
     int | None,

@@ -8,15 +8,14 @@ from pathlib import Path
 import typer
 
 from .checkpoint import load
-from .options import Dtype
+from .options import ModelChoice
 from .output import as_json, write
 
 
 def score(
     prompt: str,
     answer: str,
-    model: str | None,
-    dtype: Dtype | None,
+    model: ModelChoice,
     mc_num: int,
     batch_size: int | None,
     cfg_scale: float,
@@ -34,7 +33,7 @@ def score(
         raise typer.BadParameter("the answer is empty")
     from .. import sampling
 
-    loaded = load(model, dtype)
+    loaded = load(model)
     text = prompt if raw else loaded.tokenizer.chat([{"role": "user", "content": prompt}])
     answer_ids = loaded.tokenizer.encode(answer)
     estimate = sampling.score(

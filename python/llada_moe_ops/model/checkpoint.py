@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -17,64 +16,16 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..files import CheckpointError
-from ..ops import PackedExperts, PackedLinear
-from ..ops._panels import format_of
+from ..ops import PackedExperts, PackedLinear, pack_linear
 from .config import LLaDAMoEConfig
 from .model import Experts, LLaDAMoEModel
-from .modules import Linear
+from .packed import is_packed, load_packed
 from .safetensors_files import CheckpointReader, write_shards
+from .slots import QUANTIZATIONS, Slot, dense_slots, expert_layers, formats_of
 from .source import resolve_folder
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float32}
 _FUSED_NAMES = (("w1", "w2"), ("experts.gate_up_proj", "experts.down_proj"))
-
-
-# quantization -> formats of the experts, and of the dense projections and the head: those are a tenth of the weights
-# but used by every token, so int4 leaves them at eight bits.
-QUANTIZATIONS = {"int8": ("int8", "int8"), "int4": ("int4", "int8")}
-
-
-@dataclass(frozen=True)
-class Slot:
-    """One published tensor: its name, its shape, and the parameter of ours that it fills."""
-
-    name: str
-    shape: tuple[int, ...]
-    module: nn.Module
-    attribute: str
-
-
-def dense_slots(model: LLaDAMoEModel) -> Iterator[Slot]:
-    """Every published tensor but the experts' own, in the order of the forward pass."""
-
-    def parameters(prefix: str, module: nn.Module) -> Iterator[Slot]:
-        if isinstance(module, Linear) and isinstance(module.weight, PackedLinear):
-            yield Slot(f"{prefix}.weight", module.shape, module, "weight")
-        for name, parameter in module.named_parameters(recurse=False):
-            yield Slot(f"{prefix}.{name}", tuple(parameter.shape), module, name)
-        for name, child in module.named_children():
-            yield from parameters(f"{prefix}.{name}", child)
-
-    yield Slot("model.embed_tokens.weight", tuple(model.embed_tokens.shape), model, "embed_tokens")
-    for index, layer in enumerate(model.layers):
-        prefix = f"model.layers.{index}"
-        for name, child in layer.named_children():
-            if isinstance(child, Experts):
-                yield Slot(f"{prefix}.mlp.gate.weight", tuple(child.gate.shape), child, "gate")
-                if child.expert_bias is not None:
-                    yield Slot(f"{prefix}.mlp.expert_bias", tuple(child.expert_bias.shape), child, "expert_bias")
-            else:
-                yield from parameters(f"{prefix}.{name}", child)
-    yield from parameters("model.norm", model.norm)
-    if model.head_projection is not None:
-        yield from parameters("lm_head", model.head_projection)
-
-
-def expert_layers(model: LLaDAMoEModel) -> Iterator[tuple[str, Experts]]:
-    """The prefix (``model.layers.0.mlp``) and module of each expert layer."""
-    for index, layer in enumerate(model.layers):
-        if isinstance(layer.mlp, Experts):
-            yield f"model.layers.{index}.mlp", layer.mlp
 
 
 def separate_expert_names(prefix: str, expert: int) -> tuple[str, str, str]:
@@ -101,6 +52,12 @@ def load_pretrained(
     if quantization is not None and not pack:
         raise ValueError(f"quantization must be None for a model that is not packed, got {quantization!r}")
     folder = resolve_folder(path_or_id)
+    if is_packed(folder):
+        if not pack:
+            raise CheckpointError(
+                f"{folder}: holds packed weights; to train, load the checkpoint they were packed from"
+            )
+        return load_packed(folder, dtype=dtype, quantization=quantization)
     config = LLaDAMoEConfig.from_pretrained(folder)
     dtype = dtype or _DTYPES.get(str(config.torch_dtype or "bfloat16").removeprefix("torch."), torch.bfloat16)
     if dtype not in (torch.float32, torch.bfloat16):
@@ -124,8 +81,7 @@ class _Loader:
         quantization: str | None,
     ) -> None:
         self.model, self.reader, self.dtype, self.pack = model, reader, dtype, pack
-        plain = format_of(dtype)
-        self.expert_format, self.dense_format = QUANTIZATIONS[quantization] if quantization else (plain, plain)
+        self.expert_format, self.dense_format = formats_of(quantization, dtype)
         self.fused: dict[str, tuple[str, str]] = {}
 
     def load(self, progress: bool) -> None:
@@ -164,8 +120,8 @@ class _Loader:
 
     def _fill(self, slot: Slot) -> None:
         tensor = self._read(slot.name, slot.shape)
-        if self.pack and isinstance(slot.module, Linear) and slot.attribute == "weight":
-            slot.module.set_packed(tensor, self.dense_format)
+        if self.pack and slot.projection is not None:
+            slot.projection.set_packed(pack_linear(tensor, self.dense_format))
         else:
             setattr(slot.module, slot.attribute, nn.Parameter(tensor.clone()))
 

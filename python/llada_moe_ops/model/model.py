@@ -197,14 +197,14 @@ class LLaDAMoEModel(nn.Module):
         pack: bool = True,
         progress: bool = False,
     ) -> LLaDAMoEModel:
-        """Load a checkpoint in the published format from a folder or a hub id.
+        """Load a checkpoint in the published format from a folder or a hub id, or map one that was packed.
 
         Args:
             path_or_id: folder with ``config.json`` and ``*.safetensors``, or a hub id such as ``owner/name``.
-            dtype: torch.float32 or torch.bfloat16; None takes the checkpoint's own.
+            dtype: torch.float32 or torch.bfloat16; None takes the checkpoint's own, the only one of a packed one.
             device: where the model runs; this version runs on the CPU.
             quantization: "int8" or "int4" weights of the experts (the other projections and the head are int8 under
-                either), with activations quantised row by row; None keeps ``dtype``.
+                either), with activations quantised row by row; None keeps ``dtype``, or what a packed checkpoint has.
             pack: pack each weight as it is read (for inference); False keeps trainable parameters.
             progress: show a progress bar on standard error.
 
@@ -230,6 +230,17 @@ class LLaDAMoEModel(nn.Module):
         from .checkpoint import save_pretrained
 
         save_pretrained(self, folder, max_shard_bytes=max_shard_bytes)
+
+    def save_packed(self, folder: str | os.PathLike[str]) -> None:
+        """Write ``config.json`` and the packed weights as they are held, for :meth:`from_pretrained` to map.
+
+        Raises:
+            OSError: the folder cannot be written.
+            ValueError: the model is not packed, or ``folder`` holds a checkpoint in the published format.
+        """
+        from .packed import save_packed
+
+        save_packed(self, folder)
 
     @property
     def lm_head(self) -> Tensor | PackedLinear:

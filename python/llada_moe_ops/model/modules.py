@@ -27,12 +27,12 @@ class Linear(nn.Module):
     def pack(self) -> None:
         """Replace the parameter by its packed form."""
         if isinstance(self.weight, Tensor):
-            self.set_packed(self.weight.detach())
+            self.set_packed(ops.pack_linear(self.weight.detach()))
 
-    def set_packed(self, weight: Tensor, format: str | None = None) -> None:
-        """Hold a weight [N, K] in packed form; format None keeps its dtype."""
+    def set_packed(self, weight: PackedLinear) -> None:
+        """Hold the weight in packed form."""
         del self.weight
-        self.weight = ops.pack_linear(weight, format)
+        self.weight = weight
 
 
 class RMSNorm(nn.Module):

@@ -89,6 +89,14 @@ class PackedExperts:
     format: str
     """"fp32", "bf16", "int8" or "int4"."""
 
+    @staticmethod
+    def panel_shapes(
+        num_experts: int, hidden_size: int, intermediate_size: int, format: str
+    ) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The shapes of ``gate_up`` and ``down``."""
+        gate_up = panel_shape(intermediate_size, hidden_size, format, PANEL_COLUMNS // 2)
+        return (num_experts, *gate_up), (num_experts, *panel_shape(hidden_size, intermediate_size, format))
+
     @classmethod
     def empty(
         cls,
@@ -106,11 +114,10 @@ class PackedExperts:
         _check_format_name("PackedExperts", format)
         sizes = (num_experts, hidden_size, intermediate_size)
         _check.require("PackedExperts", "sizes", min(sizes) >= 0, "not negative", sizes)
-        gate_up = panel_shape(intermediate_size, hidden_size, format, PANEL_COLUMNS // 2)
-        down = panel_shape(hidden_size, intermediate_size, format)
+        gate_up, down = cls.panel_shapes(*sizes, format)
         return cls(
-            _room((num_experts, *gate_up), format, device),
-            _room((num_experts, *down), format, device),
+            _room(gate_up, format, device),
+            _room(down, format, device),
             hidden_size,
             intermediate_size,
             format,

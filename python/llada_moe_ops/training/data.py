@@ -74,14 +74,22 @@ def answer_window(random: Random, longest: int) -> int:
     return fitting[0] if random.random() < 0.7 else random.choice(fitting)
 
 
-def task_batch(tokenizer: Tokenizer, name: str, tokens: int, random: Random, generator: torch.Generator) -> MaskedBatch:
-    """About ``tokens`` tokens of training examples of one task, right-padded to the longest, masked at random."""
+def task_batch(
+    tokenizer: Tokenizer,
+    name: str,
+    tokens: int,
+    random: Random,
+    generator: torch.Generator,
+    *,
+    held_out: bool = False,
+) -> MaskedBatch:
+    """About ``tokens`` tokens of one task's examples, right-padded to the longest, masked at random."""
     mask_id, end_id = special_ids(tokenizer)
     task = TASKS[name]
     encoded: list[Encoded] = []
     window = answer_window(random, task.longest_reply)
     while not encoded or len(encoded) * max(len(one.ids) for one in encoded) < tokens:
-        encoded.append(encode_example(tokenizer, draw(task, random, held_out=False), window))
+        encoded.append(encode_example(tokenizer, draw(task, random, held_out=held_out), window))
     longest = max(len(one.ids) for one in encoded)
     shape = (len(encoded), longest)
     input_ids = torch.full(shape, end_id)

@@ -27,9 +27,19 @@ class Accuracy:
     """Right answers of a task among held-out examples."""
 
     task: str
-    correct: int
-    count: int
+    right: tuple[bool, ...]
+    """Example by example, in the order in which the seed draws them."""
     seconds: float
+
+    @property
+    def correct(self) -> int:
+        """How many answers were right."""
+        return sum(self.right)
+
+    @property
+    def count(self) -> int:
+        """How many answers were asked for."""
+        return len(self.right)
 
     @property
     def share(self) -> float:
@@ -92,12 +102,12 @@ def evaluate(
         task, random = EVALUATION_TASKS[name], Random(f"evaluate {seed} {name}")
         examples = [draw(task, random, held_out=True) for _ in range(count)]
         started = time.monotonic()
-        correct = 0
+        right: list[bool] = []
         for first in range(0, count, batch_size):
             batch = examples[first : first + batch_size]
             answers = answer(model, tokenizer, batch)
-            correct += sum(task.check(example, text) for example, text in zip(batch, answers, strict=True))
+            right += [task.check(example, text) for example, text in zip(batch, answers, strict=True)]
             if on_progress is not None:
                 on_progress(name, len(batch))
-        results.append(Accuracy(name, correct, count, time.monotonic() - started))
+        results.append(Accuracy(name, tuple(right), time.monotonic() - started))
     return results

@@ -22,6 +22,7 @@ from torch import Tensor
 from .compare import take_turns
 from .full_size import processor
 from .peers import all_peers
+from .peers.disturbance import Disturbance
 from .peers.peer import ACTIVATIONS, FORMATS, TOLERANCE, Peer, Run
 from .peers.reference import reference, relative_error
 from .peers.table import table
@@ -155,9 +156,11 @@ def test_experts(benchmark: Any, arena: Arena, tokens: int) -> None:
         contender.seconds.clear()
     calls = {one.peer.name: one.calls(x, weights, routings) for one in racing}
     spinning = {one.peer.name for one in racing if one.peer.spins}
+    disturbance = Disturbance()
     take_turns({name: call for name, call in calls.items() if name not in spinning}, SECONDS * (len(calls) + 1) / 2)
     for name in spinning:
         take_turns({name: calls[name]}, SECONDS / 2)
+    others = disturbance.fraction()
     times = {
         one.peer.name: {
             "median": median(one.seconds),
@@ -173,6 +176,7 @@ def test_experts(benchmark: Any, arena: Arena, tokens: int) -> None:
         "threads": arena.threads,
         "tokens": tokens,
         "experts_touched": touched,
+        "others_fraction": others,
         "times": times,
         "absent": arena.absent,
         "processor": processor(),

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from . import ktransformers, sgl_kernel, torchao_experts, transformers_experts, vllm_cpu, zentorch
+from . import ktransformers, onnxruntime_experts, sgl_kernel, torchao_experts, transformers_experts, vllm_cpu, zentorch
 from .peer import Peer
 
-MODULES = (zentorch, sgl_kernel, vllm_cpu, transformers_experts, torchao_experts, ktransformers)
+MODULES = (zentorch, sgl_kernel, vllm_cpu, transformers_experts, torchao_experts, onnxruntime_experts, ktransformers)
 
 
 def all_peers(format: str) -> tuple[list[Peer], dict[str, str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from . import all_peers
+from . import all_peers, llama_cpp
 from .peer import ACTIVATIONS, FORMATS, TOLERANCE
 from .reference import reference, relative_error
 
@@ -23,12 +23,17 @@ def main() -> None:
         expected = reference(x, weights, experts, gate_up_proj, down_proj)
         present, absent = all_peers(format)
         for peer in present:
-            error = relative_error(peer.build(gate_up_proj, down_proj, format)(x, weights, experts), expected)
+            try:
+                error = relative_error(peer.build(gate_up_proj, down_proj, format)(x, weights, experts), expected)
+            except RuntimeError as failure:
+                absent[peer.name] = str(failure).splitlines()[0]
+                continue
             verdict = "ok" if error <= TOLERANCE[format] else "WRONG"
             print(f"{format:<6}{peer.name:<28}{verdict:<8}relative error {error:.2g}", flush=True)
             peer.release()
         for name, reason in absent.items():
             print(f"{format:<6}{name:<28}absent  {reason}")
+    print(f"whole {'llama.cpp':<28}{llama_cpp.available() or 'ok'}")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,6 @@ from torch import Tensor
 from .compare import take_turns
 from .full_size import processor
 from .peers import all_peers
-from .peers.disturbance import Disturbance
 from .peers.peer import ACTIVATIONS, FORMATS, TOLERANCE, Peer, Run
 from .peers.reference import reference, relative_error
 from .peers.table import table
@@ -33,7 +32,13 @@ THREADS = (2, 1)
 ROUTINGS = 8
 # As many as all contenders together can hold in 9 GB.
 LAYERS = {"bf16": 1, "fp32": 1, "int8": 2, "int4": 2}
-SECONDS = 1.0
+SECONDS = 3.0
+# A contender this many times slower than the fastest is timed on its own, three calls, to leave the others more turns.
+SLOW = 4
+# Some peers' threads spin for a while after a call.
+REST = 0.2
+# A product within the cache takes part in every race: where it is slow, something else had the machine.
+PACE_SIZE = 384
 
 
 def build_ours(gate_up_proj: Tensor, down_proj: Tensor, format: str) -> Run:
@@ -82,6 +87,18 @@ class Arena:
     contenders: list[Contender]
     absent: dict[str, str]
     rows: list[dict[str, Any]] = field(default_factory=list)
+    fastest_pace: float = float("inf")
+
+    def pace(self) -> Callable[[], None]:
+        """The same small product each time, and the least time it ever took here."""
+        a, b, c = torch.rand(3, PACE_SIZE, PACE_SIZE).unbind()
+
+        def call() -> None:
+            start = time.perf_counter()
+            torch.mm(a, b, out=c)
+            self.fastest_pace = min(self.fastest_pace, time.perf_counter() - start)
+
+        return call
 
 
 def random_layer(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -95,6 +112,14 @@ def random_routings(tokens: int) -> list[Tensor]:
     if tokens == 1:
         return list(torch.randperm(EXPERTS).view(-1, 1, SLOTS).unbind())
     return [torch.rand(tokens, EXPERTS).topk(SLOTS).indices for _ in range(ROUTINGS)]
+
+
+def pack_all(layers: list[Run], dtype: torch.dtype) -> None:
+    """One call that touches every expert: some peers pack an expert when it is first chosen."""
+    experts = torch.randperm(EXPERTS).view(-1, SLOTS)
+    x, weights = torch.randn(experts.shape[0], HIDDEN).to(dtype), torch.rand(experts.shape)
+    for layer in layers:
+        layer(x, weights, experts)
 
 
 @pytest.fixture(scope="module", params=list(itertools.product(FORMATS, THREADS)), ids=lambda p: f"{p[0]}-threads{p[1]}")
@@ -118,6 +143,8 @@ def arena(request: pytest.FixtureRequest) -> Iterator[Arena]:
                     absent[peer.name] = str(error).splitlines()[0]
     assert weights is not None
     contenders = [Contender(peer, built[peer.name]) for peer in present if peer.name not in absent]
+    for contender in contenders:
+        pack_all(contender.layers, ACTIVATIONS[format])
     arena = Arena(format, threads, weights, contenders, absent)
     yield arena
     with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
@@ -131,44 +158,49 @@ def arena(request: pytest.FixtureRequest) -> Iterator[Arena]:
     torch.set_num_threads(before)
 
 
-def check(arena: Arena, x: Tensor, weights: Tensor, experts: Tensor) -> dict[str, float]:
-    """Each contender's error; one that is wrong is out, unless it is ours, which must not be."""
+def check(arena: Arena, x: Tensor, weights: Tensor, experts: Tensor) -> dict[str, tuple[float, float]]:
+    """Each contender's error and seconds; one that is wrong is out, unless it is ours, which must not be."""
     expected = reference(x, weights, experts, *arena.weights)
-    errors = {}
+    results = {}
     for contender in list(arena.contenders):
         name = contender.peer.name
         if x.shape[0] <= contender.peer.max_tokens:
-            errors[name] = relative_error(contender.layers[-1](x, weights, experts), expected)
-            if errors[name] > TOLERANCE[arena.format]:
-                assert name != OURS.name, f"wrong result: relative error {errors[name]:.3g}"
-                arena.absent[name] = f"wrong result at {x.shape[0]} tokens: relative error {errors[name]:.3g}"
+            start = time.perf_counter()
+            y = contender.layers[-1](x, weights, experts)
+            seconds, error = time.perf_counter() - start, relative_error(y, expected)
+            if error > TOLERANCE[arena.format]:
+                assert name != OURS.name, f"wrong result: relative error {error:.3g}"
+                arena.absent[name] = f"wrong result at {x.shape[0]} tokens: relative error {error:.3g}"
                 arena.contenders.remove(contender)
-    return errors
+            else:
+                results[name] = (error, seconds)
+    return results
 
 
 @pytest.mark.parametrize("tokens", TOKENS)
 def test_experts(benchmark: Any, arena: Arena, tokens: int) -> None:
     x = torch.randn(tokens, HIDDEN).to(ACTIVATIONS[arena.format])
     weights, routings = torch.rand(tokens, SLOTS), random_routings(tokens)
-    errors = check(arena, x, weights, routings[0])
-    racing = [one for one in arena.contenders if tokens <= one.peer.max_tokens]
-    for contender in racing:
+    checked = check(arena, x, weights, routings[0])
+    present = [one for one in arena.contenders if one.peer.name in checked]
+    for contender in present:
         contender.seconds.clear()
-    calls = {one.peer.name: one.calls(x, weights, routings) for one in racing}
-    spinning = {one.peer.name for one in racing if one.peer.spins}
-    disturbance = Disturbance()
-    take_turns({name: call for name, call in calls.items() if name not in spinning}, SECONDS * (len(calls) + 1) / 2)
-    for name in spinning:
-        take_turns({name: calls[name]}, SECONDS / 2)
-    others = disturbance.fraction()
+    calls = {one.peer.name: one.calls(x, weights, routings) for one in present}
+    limit = SLOW * min(seconds for _, seconds in checked.values())
+    apart = {one.peer.name for one in present if one.peer.spins or checked[one.peer.name][1] > limit}
+    time.sleep(REST)
+    racing = {name: call for name, call in calls.items() if name not in apart}
+    pace = take_turns({"pace": arena.pace(), **racing}, SECONDS)["pace"]
+    for name in sorted(apart, key=lambda name: checked[name][1]):
+        take_turns({name: calls[name]}, 0)
     times = {
         one.peer.name: {
             "median": median(one.seconds),
             "min": min(one.seconds),
             "calls": len(one.seconds),
-            "relative_error": errors[one.peer.name],
+            "relative_error": checked[one.peer.name][0],
         }
-        for one in racing
+        for one in present
     }
     touched = median([float(routing.unique().numel()) for routing in routings])
     row = {
@@ -176,7 +208,7 @@ def test_experts(benchmark: Any, arena: Arena, tokens: int) -> None:
         "threads": arena.threads,
         "tokens": tokens,
         "experts_touched": touched,
-        "others_fraction": others,
+        "pace": arena.fastest_pace / pace,
         "times": times,
         "absent": arena.absent,
         "processor": processor(),

@@ -1,7 +1,8 @@
-"""onnxruntime: its operators MoE (fp32) and QMoE (int8, int4 weights with fp32 activations).
+"""onnxruntime: its operator QMoE, int8 or int4 weights with fp32 activations.
 
-They choose the experts themselves, from logits. Given the logarithms of the routing weights, and nothing for the other
-experts, they arrive at these weights divided by their sum.
+It chooses the experts itself, from logits. Given the logarithms of the routing weights, and nothing for the other
+experts, it arrives at these weights divided by their sum. (MoE, the same in fp32, would not fit in memory beside the
+others, than which it is much slower.)
 """
 
 from __future__ import annotations
@@ -37,8 +38,6 @@ def _quantise(weight: Tensor, format: str) -> tuple[Tensor, Tensor]:
 def _initializers(gate_up_proj: Tensor, down_proj: Tensor, format: str) -> dict[str, Tensor]:
     experts, intermediate, hidden = gate_up_proj.shape[0], gate_up_proj.shape[1] // 2, gate_up_proj.shape[2]
     interleaved = gate_up_proj.view(experts, 2, intermediate, hidden).transpose(1, 2).reshape(gate_up_proj.shape)
-    if format == "fp32":
-        return {"gate_up": interleaved, "down": down_proj}
     (gate_up, gate_up_scale), (down, down_scale) = _quantise(interleaved, format), _quantise(down_proj, format)
     return {"gate_up": gate_up, "gate_up_scale": gate_up_scale, "down": down, "down_scale": down_scale}
 
@@ -49,13 +48,11 @@ def _session(initializers: dict[str, Tensor], num_experts: int, hidden: int, for
 
     attributes: dict[str, Any] = {"k": SLOTS, "activation_type": "swiglu", "swiglu_fusion": 1}
     attributes |= {"activation_alpha": 1.0, "activation_beta": 0.0, "swiglu_limit": NO_LIMIT}
-    inputs = ["x", "logits", "gate_up", "", "down"]
-    if format != "fp32":
-        inputs = ["x", "logits", "gate_up", "gate_up_scale", "", "down", "down_scale", ""]
-        attributes["expert_weight_bits"] = 8 if format == "int8" else 4
+    attributes["expert_weight_bits"] = 8 if format == "int8" else 4
     if format == "int4":
         attributes["block_size"] = INT4_GROUP
-    node = helper.make_node("MoE" if format == "fp32" else "QMoE", inputs, ["y"], domain=DOMAIN, **attributes)
+    inputs = ["x", "logits", "gate_up", "gate_up_scale", "", "down", "down_scale", ""]
+    node = helper.make_node("QMoE", inputs, ["y"], domain=DOMAIN, **attributes)
     # Named as external data, so that gigabytes of weights pass by reference instead of through the model's bytes.
     declared = []
     for name, value in initializers.items():
@@ -94,4 +91,4 @@ def build(gate_up_proj: Tensor, down_proj: Tensor, format: str) -> Run:
     return run
 
 
-PEERS = (Peer("onnxruntime", ("fp32", "int8", "int4"), available, build),)
+PEERS = (Peer("onnxruntime", ("int8", "int4"), available, build),)

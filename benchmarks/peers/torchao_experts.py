@@ -15,7 +15,7 @@ from .peer import INT4_GROUP, Peer, Run, expert_loop, importable
 def available() -> str | None:
     """None, or why torchao is missing."""
     logging.getLogger("torchao").setLevel(logging.ERROR)
-    return importable("torchao.quantization") if not importable("torchao") else importable("torchao")
+    return importable("torchao") or importable("torchao.quantization")
 
 
 def _config(kind: str) -> Any:

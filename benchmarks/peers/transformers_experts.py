@@ -40,7 +40,8 @@ def build(gate_up_proj: Tensor, down_proj: Tensor, format: str, *, implementatio
 
 
 # batched_mm copies the weights of every chosen expert for every token: 100 MB a token in bf16.
-PEERS = tuple(
-    Peer(f"transformers {name}", ("bf16", "fp32"), available, partial(build, implementation=name), max_tokens=most)
-    for name, most in (("grouped_mm", 1 << 30), ("eager", 1 << 30), ("batched_mm", 8))
+PEERS = (
+    Peer("transformers grouped_mm", ("bf16", "fp32"), available, partial(build, implementation="grouped_mm")),
+    Peer("transformers eager", ("bf16", "fp32"), available, partial(build, implementation="eager")),
+    Peer("transformers batched_mm", ("bf16",), available, partial(build, implementation="batched_mm"), max_tokens=8),
 )

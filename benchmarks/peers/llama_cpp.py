@@ -25,11 +25,24 @@ from typing import Any
 import numpy as np
 import torch
 from llada_moe_ops import LLaDAMoEConfig, LLaDAMoEModel
+from llada_moe_ops.model.checkpoint import published_tensors
 from torch import Tensor
 
 from ..full_size import FULL_LAYERS, full_config, processor
 from .gguf_file import BLOCK_BYTES, Source, random_source, write
 from .peer import importable
+
+LAYER_NAMES = {
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate_inp": "mlp.gate",
+}
 
 
 def available() -> str | None:
@@ -120,8 +133,9 @@ def check(folder: Path) -> float:
         max_position_embeddings=512,
         initializer_range=0.05,
     )
-    model = LLaDAMoEModel(config).initialize(torch.Generator().manual_seed(0)).bfloat16().requires_grad_(False)
-    path, ids = folder / "check.gguf", torch.randint(0, config.vocab_size, (40,))
+    draws = torch.Generator().manual_seed(0)
+    model = LLaDAMoEModel(config).initialize(draws).bfloat16().requires_grad_(False)
+    path, ids = folder / "check.gguf", torch.randint(0, config.vocab_size, (40,), generator=draws)
     write(path, config, "bf16", model_source(model))
     with opened(path, len(ids), torch.get_num_threads()) as loaded:
         theirs = torch.from_numpy(loaded.forward(ids).copy())
@@ -131,29 +145,20 @@ def check(folder: Path) -> float:
 
 def model_source(model: LLaDAMoEModel) -> Source:
     """A model's tensors under their names in GGUF."""
-    tensors: dict[str, Tensor] = {
-        "token_embd.weight": model.embed_tokens,
-        "output_norm.weight": model.norm.weight,
-        "output.weight": model.lm_head.data,
+    published = dict(published_tensors(model))
+    config = model.config
+    tensors = {
+        "token_embd.weight": published["model.embed_tokens.weight"],
+        "output_norm.weight": published["model.norm.weight"],
+        "output.weight": published["lm_head.weight"],
     }
-    for index, layer in enumerate(model.layers):
-        attention, experts = layer.self_attn, layer.mlp
-        gate, up = experts.gate_up_proj.chunk(2, 1)
-        names = {
-            "attn_norm": layer.input_layernorm.weight,
-            "attn_q": attention.q_proj.weight,
-            "attn_k": attention.k_proj.weight,
-            "attn_v": attention.v_proj.weight,
-            "attn_output": attention.o_proj.weight,
-            "attn_q_norm": attention.q_norm.weight,
-            "attn_k_norm": attention.k_norm.weight,
-            "ffn_norm": layer.post_attention_layernorm.weight,
-            "ffn_gate_inp": experts.gate,
-            "ffn_gate_exps": gate,
-            "ffn_up_exps": up,
-            "ffn_down_exps": experts.down_proj,
-        }
-        tensors |= {f"blk.{index}.{name}.weight": value.data for name, value in names.items()}
+    for index in range(config.num_hidden_layers):
+        layer = f"model.layers.{index}"
+        for name, ours in LAYER_NAMES.items():
+            tensors[f"blk.{index}.{name}.weight"] = published[f"{layer}.{ours}.weight"]
+        for kind in ("gate", "up", "down"):
+            experts = (f"{layer}.mlp.experts.{expert}.{kind}_proj.weight" for expert in range(config.num_experts))
+            tensors[f"blk.{index}.ffn_{kind}_exps.weight"] = torch.stack([published[name] for name in experts])
     return lambda name, shape: tensors[name]
 
 

@@ -34,7 +34,8 @@ def build(gate_up_proj: Tensor, down_proj: Tensor, format: str, *, implementatio
 
     def run(x: Tensor, weights: Tensor, experts: Tensor) -> Tensor:
         with torch.inference_mode():
-            return layer(x, experts, weights)
+            y: Tensor = layer(x, experts, weights)
+        return y
 
     return run
 

@@ -1,13 +1,18 @@
-"""The table of a run: `python -m benchmarks.peers.table benchmarks/results/FILE.json`."""
+"""The tables of runs, from pytest-benchmark's JSON or from rows saved before.
+
+python -m benchmarks.peers.table bf16.json int8.json --save benchmarks/results/experts.json
+"""
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import json
-import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+from .peer import FORMATS
 
 OURS = "ours"
 
@@ -44,6 +49,26 @@ def _cell(seconds: float | None, ours: float | None, contender: str) -> str:
     return text if ours is None or contender == OURS else f"{text} ({seconds / ours:.2f})"
 
 
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of one file."""
+    report = json.loads(path.read_text(encoding="utf-8"))
+    rows = report["rows"] if "rows" in report else [benchmark["extra_info"] for benchmark in report["benchmarks"]]
+    return [row for row in rows if "times" in row]
+
+
+def main() -> None:
+    """Parse the command line, print the tables and save the rows."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", type=Path, nargs="+")
+    parser.add_argument("--statistic", choices=("median", "min"), default="median")
+    parser.add_argument("--save", type=Path, help="write the rows alone there, without the reports around them")
+    options = parser.parse_args()
+    rows = {(row["format"], row["threads"], row["tokens"]): row for path in options.files for row in read_rows(path)}
+    ordered = [rows[case] for case in sorted(rows, key=lambda case: (FORMATS.index(case[0]), -case[1], case[2]))]
+    print(table(ordered, options.statistic))
+    if options.save:
+        options.save.write_text(json.dumps({"rows": ordered}, indent=1) + "\n", encoding="utf-8")
+
+
 if __name__ == "__main__":
-    report = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    print(table(benchmark["extra_info"] for benchmark in report["benchmarks"] if "times" in benchmark["extra_info"]))
+    main()

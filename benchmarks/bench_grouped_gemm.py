@@ -26,4 +26,13 @@ def test_grouped(benchmark: Any, op: str, assignments: int, dtype: torch.dtype) 
     _, offsets = ops.expert_order(torch.randint(0, EXPERTS, (assignments, 1)), EXPERTS)
     peers = {"loop over experts": lambda: reference(x, weight, offsets)}
     name = title(op, dtype, A=assignments, E=EXPERTS, K=K, N=ROWS)
-    compare(benchmark, name, lambda: kernel(x, weight, offsets), peers, flops=2.0 * assignments * K * ROWS)
+    used = int((offsets.diff() > 0).sum())
+    compare(
+        benchmark,
+        name,
+        lambda: kernel(x, weight, offsets),
+        peers,
+        dtype=dtype,
+        bytes_moved=x.nbytes + used * weight[0].nbytes + kernel(x, weight, offsets).nbytes,
+        flops=2.0 * assignments * K * ROWS,
+    )

@@ -22,4 +22,12 @@ def test_linear(benchmark: Any, size: tuple[int, int], tokens: int, dtype: torch
     packed = ops.pack_linear(weight)
     peers = {"torch": lambda: ops.linear_reference(x, weight), "plain weights": lambda: ops.linear(x, weight)}
     name = title("linear", dtype, T=tokens, K=k, N=n)
-    compare(benchmark, name, lambda: ops.linear(x, packed), peers, flops=2.0 * tokens * k * n)
+    compare(
+        benchmark,
+        name,
+        lambda: ops.linear(x, packed),
+        peers,
+        dtype=dtype,
+        bytes_moved=x.nbytes + weight.nbytes + tokens * n * dtype.itemsize,
+        flops=2.0 * tokens * k * n,
+    )

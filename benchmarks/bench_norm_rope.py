@@ -14,6 +14,11 @@ from .compare import DTYPES, TOKENS, compare, title
 HIDDEN, HEADS, DEPTH, EPS = 2048, 16, 128, 1e-5
 
 
+def work(x: torch.Tensor, arrays: int, operations: int) -> dict[str, Any]:
+    """Of arrays as large as x, and so many operations for each of its elements."""
+    return {"dtype": x.dtype, "bytes_moved": float(arrays * x.nbytes), "flops": float(operations * x.numel())}
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("tokens", TOKENS)
 def test_rms_norm(benchmark: Any, tokens: int, dtype: torch.dtype) -> None:
@@ -23,7 +28,7 @@ def test_rms_norm(benchmark: Any, tokens: int, dtype: torch.dtype) -> None:
         "torch rms_norm": lambda: functional.rms_norm(x, (HIDDEN,), weight, EPS),
     }
     name = title("rms_norm", dtype, T=tokens)
-    compare(benchmark, name, lambda: ops.rms_norm(x, weight, EPS), peers, bytes_moved=2.0 * x.nbytes)
+    compare(benchmark, name, lambda: ops.rms_norm(x, weight, EPS), peers, **work(x, 2, 4))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -33,7 +38,7 @@ def test_add_rms_norm(benchmark: Any, tokens: int, dtype: torch.dtype) -> None:
     weight = torch.randn(HIDDEN).to(dtype)
     peers = {"reference": lambda: ops.add_rms_norm_reference(x, residual, weight, EPS)}
     name = title("add_rms_norm", dtype, T=tokens)
-    compare(benchmark, name, lambda: ops.add_rms_norm(x, residual, weight, EPS), peers, bytes_moved=4.0 * x.nbytes)
+    compare(benchmark, name, lambda: ops.add_rms_norm(x, residual, weight, EPS), peers, **work(x, 4, 5))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -47,4 +52,4 @@ def test_qk_norm_rope(benchmark: Any, tokens: int, dtype: torch.dtype) -> None:
 
     peers = {"reference": lambda: run(ops.qk_norm_rope_reference)}
     name = title("qk_norm_rope", dtype, T=tokens)
-    compare(benchmark, name, lambda: run(ops.qk_norm_rope), peers, bytes_moved=4.0 * q.nbytes)
+    compare(benchmark, name, lambda: run(ops.qk_norm_rope), peers, **work(q, 4, 14))

@@ -35,5 +35,12 @@ def test_token_confidence(benchmark: Any, rows: int, dtype: torch.dtype, tempera
 
     peers = {"eager": eager, "weights not packed": lambda: run(head)}
     name = title("token_confidence", dtype, R=rows, V=VOCABULARY) + f" T={temperature}"
-    flops = 2.0 * rows * HIDDEN * VOCABULARY
-    compare(benchmark, name, lambda: run(packed), peers, flops=flops)
+    compare(
+        benchmark,
+        name,
+        lambda: run(packed),
+        peers,
+        dtype=dtype,
+        bytes_moved=hidden.nbytes + head.nbytes,
+        flops=2.0 * rows * HIDDEN * VOCABULARY,
+    )

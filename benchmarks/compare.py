@@ -1,47 +1,126 @@
-"""One line per case: the op's median time, its rates, and how many times faster it is than each peer.
+"""One line per case: the op's median and minimum time, what fraction of this machine's limit it reaches, and how many
+times faster it is than each peer.
 
-Correctness comes first: a result that is far from the first peer's is no speed. Peers and op take turns, so that a
-machine whose memory rate drifts does not favour one of them.
+Correctness comes first: a result that is far from the first peer's is no speed. Op and peers take turns, and between
+turns the limit is measured, too: memory's rate drifts by a factor of two within minutes, and only figures of the same
+moment compare.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from functools import cache
 from statistics import median
 from typing import Any
 
 import torch
+from llada_moe_ops.roofline import Limits, Probe, level_of
 from torch import Tensor
 
 Run = Callable[[], Any]
 
+PEAKS = {torch.bfloat16: "bf16", torch.float32: "fp32"}
+MIN_TURNS = 3
+TURNS_SECONDS = 0.15  # of turns between two measurements of the limit
+LIMIT_ROUNDS = 3  # of each such measurement: one alone may be disturbed
+
 
 def compare(
-    benchmark: Any, name: str, ours: Run, peers: Mapping[str, Run], *, flops: float = 0.0, bytes_moved: float = 0.0
+    benchmark: Any,
+    name: str,
+    ours: Run,
+    peers: Mapping[str, Run],
+    *,
+    dtype: torch.dtype | str,
+    bytes_moved: float,
+    flops: float = 0.0,
+    cold: bool = False,
 ) -> None:
-    """Check, time in turns for about half a second, print, and record in pytest-benchmark's JSON."""
+    """Check, time in turns for a little more than half a second, print, and record in pytest-benchmark's JSON.
+
+    Args:
+        benchmark: pytest-benchmark's fixture.
+        name: the case, from ``title``.
+        ours: the op.
+        peers: others that compute the same; the first is what ours is checked against.
+        dtype: what is multiplied: a torch dtype, or ``"int8"``.
+        bytes_moved: that must be read or written at least once: inputs, weights in their format, outputs.
+        flops: operations that must be made; a multiply-add is two.
+        cold: the case sees to it that no weights are in a cache from the call before. Otherwise they count as being in
+            the nearest cache of which they fill at most half.
+    """
     first = next(iter(peers.values()))
     assert_close(ours(), first())
-    times = take_turns({"ours": ours, **peers})
-    seconds = times.pop("ours")
-    rates = f"{flops / seconds / 1e9:8.1f} GFLOP/s" if flops else f"{bytes_moved / seconds / 1e9:8.1f} GB/s"
-    ratios = "  ".join(f"{value / seconds:6.2f} x {peer}" for peer, value in times.items())
-    print(f"\n{name:<44}{seconds * 1e6:12.1f} us{rates:>18}  {ratios}")
-    benchmark.extra_info.update({peer: value for peer, value in times.items()})
+    threads = torch.get_num_threads()
+    peak = PEAKS.get(dtype, "fp32") if isinstance(dtype, torch.dtype) else dtype
+    level = "dram" if cold else level_of(bytes_moved, threads)
+    times, limits = take_turns({"ours": ours, **peers}, probe(threads), (level, "dram", peak))
+
+    def figures(values: list[float]) -> dict[str, float]:
+        work = (bytes_moved, flops, peak)
+        return {
+            "min": min(values),
+            "median": median(values),
+            "fraction": limits.fraction(median(values), *work, level=level),
+            "fraction_of_best": limits.fraction(min(values), *work, level=level, best=True),
+        }
+
+    runs = {run: figures(values) for run, values in times.items()}
+    bound = limits.bound(bytes_moved, flops, peak, level=level)
+    print("\n" + line(name, runs, bound, bytes_moved, flops))
+    benchmark.extra_info.update(
+        name=name, dtype=peak, bytes=bytes_moved, operations=flops, level=level, bound=bound, runs=runs
+    )
+    benchmark.extra_info["limits"] = limits.as_dict()
     benchmark.pedantic(ours, rounds=5, iterations=1)
 
 
-def take_turns(runs: Mapping[str, Run], budget: float = 0.5) -> dict[str, float]:
-    """Median seconds of each, one call at a time in turn."""
+def line(name: str, runs: Mapping[str, Mapping[str, float]], bound: str, bytes_moved: float, flops: float) -> str:
+    """The case in one line: median (and minimum) of each; rates, fraction and ratios are of the medians."""
+    seconds = runs["ours"]["median"]
+
+    def time_of(run: str) -> str:
+        return f"{runs[run]['median'] * 1e6:.1f} ({runs[run]['min'] * 1e6:.1f})"
+
+    ratios = (
+        f"{run['median'] / seconds:6.2f} x {peer} {time_of(peer)}" for peer, run in runs.items() if peer != "ours"
+    )
+    return (
+        f"{name:<44}{time_of('ours'):>20} us"
+        f"{flops / seconds / 1e9:9.1f} GFLOP/s{bytes_moved / seconds / 1e9:8.1f} GB/s"
+        f"{runs['ours']['fraction']:8.1%} of {bound:<5}" + " ".join(ratios)
+    )
+
+
+probe = cache(Probe)  # one for all cases: it holds half a gigabyte
+
+
+def take_turns(
+    runs: Mapping[str, Run], limit: Probe, limits: Collection[str], budget: float = 0.6
+) -> tuple[dict[str, list[float]], Limits]:
+    """Seconds of each call, one at a time in turn, and the limits named, measured before, among and after them."""
     times: dict[str, list[float]] = {name: [] for name in runs}
+
+    def measure_limit() -> None:
+        for _ in range(LIMIT_ROUNDS):
+            limit.round(names=limits)
+
+    limit.reset()
+    measure_limit()
     end = time.perf_counter() + budget
-    while time.perf_counter() < end or min(map(len, times.values())) < 3:
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            times[name].append(time.perf_counter() - start)
-    return {name: median(values) for name, values in times.items()}
+    while time.perf_counter() < end or len(times["ours"]) < MIN_TURNS:
+        for run in runs.values():
+            run()  # not timed: the probe has emptied the caches
+        pause, turns = time.perf_counter() + TURNS_SECONDS, 0
+        while time.perf_counter() < pause or turns < MIN_TURNS:
+            for name, run in runs.items():
+                start = time.perf_counter()
+                run()
+                times[name].append(time.perf_counter() - start)
+            turns += 1
+        measure_limit()
+    return times, limit.limits()
 
 
 def assert_close(ours: Any, peer: Any) -> None:
@@ -62,6 +141,6 @@ DTYPES = (torch.bfloat16, torch.float32)
 TOKENS = (1, 32, 512)
 
 
-def title(op: str, dtype: torch.dtype, **sizes: int) -> str:
+def title(op: str, dtype: torch.dtype | str, **sizes: int) -> str:
     """The case as one word per fact."""
     return " ".join([op, str(dtype).removeprefix("torch."), *(f"{name}={size}" for name, size in sizes.items())])

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import platform
 import resource
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from typing import Any
 
 import torch
 from llada_moe_ops import LLaDAMoEConfig, LLaDAMoEModel
+from llada_moe_ops.machine import processor
 from safetensors.torch import save_file
 
 FULL_LAYERS = 16
@@ -112,14 +112,6 @@ def measure(folder: Path, tokens: int, repeats: int) -> dict[str, Any]:
         "peak_resident_gib_after_load": round(loaded / GIB, 2),
         "peak_resident_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIB, 2),
     }
-
-
-def processor() -> str:
-    """The processor's name."""
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.machine()
 
 
 def main() -> None:

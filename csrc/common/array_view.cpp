@@ -16,6 +16,8 @@ const char* dtype_name(DType dtype) {
       return "int64";
     case DType::kBool:
       return "bool";
+    case DType::kInt8:
+      return "int8";
     case DType::kUInt8:
       return "uint8";
     case DType::kOther:
@@ -35,6 +37,7 @@ std::int64_t dtype_bytes(DType dtype) {
     case DType::kBFloat16:
       return 2;
     case DType::kBool:
+    case DType::kInt8:
     case DType::kUInt8:
       return 1;
     case DType::kOther:

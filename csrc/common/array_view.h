@@ -9,7 +9,7 @@
 
 namespace llada {
 
-enum class DType : std::uint8_t { kFloat32, kFloat64, kBFloat16, kInt32, kInt64, kBool, kUInt8, kOther };
+enum class DType : std::uint8_t { kFloat32, kFloat64, kBFloat16, kInt32, kInt64, kBool, kInt8, kUInt8, kOther };
 
 enum class DeviceKind : std::uint8_t { kCpu, kCuda, kOther };
 

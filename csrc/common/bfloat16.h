@@ -8,6 +8,7 @@
 #include <cstring>
 
 #define LLADA_INLINE inline __attribute__((always_inline))
+#define LLADA_INLINE_LAMBDA __attribute__((always_inline))
 
 namespace llada {
 

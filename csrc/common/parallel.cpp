@@ -136,6 +136,67 @@ void parallel_for(std::int64_t begin, std::int64_t end, std::int64_t grain, Rang
   backend.run(begin, end, std::max<std::int64_t>(grain, 1), body);
 }
 
+namespace {
+
+// The state that the threads of parallel_phases share. A phase is over when all its items are done; whoever took an
+// item is running, so waiting for it always ends, even if all threads are one.
+class PhaseLoop {
+ public:
+  explicit PhaseLoop(std::initializer_list<Phase> phases) : phases_(phases), progress_(phases.size()) {}
+
+  void work() {
+    for (std::size_t p = 0; p < phases_.size(); ++p) {
+      const Phase& phase = phases_.begin()[p];
+      Progress& progress = progress_[p];
+      const std::int64_t grain = std::max<std::int64_t>(phase.grain, 1);
+      for (std::int64_t begin; (begin = progress.taken.fetch_add(grain, std::memory_order_relaxed)) < phase.items;) {
+        const std::int64_t end = std::min(begin + grain, phase.items);
+        try {
+          phase.body(begin, end);
+        } catch (...) {
+          failed_.store(true, std::memory_order_release);
+          throw;
+        }
+        progress.done.fetch_add(end - begin, std::memory_order_release);
+      }
+      if (!wait(progress.done, phase.items)) return;
+    }
+  }
+
+ private:
+  struct alignas(64) Progress {
+    std::atomic<std::int64_t> taken{0}, done{0};
+  };
+
+  // Spins for some ten microseconds, then yields the core to whoever the last items wait for.
+  bool wait(const std::atomic<std::int64_t>& done, std::int64_t items) const {
+    constexpr int kSpins = 1000;
+    for (int spin = 0; done.load(std::memory_order_acquire) < items; ++spin) {
+      if (failed_.load(std::memory_order_acquire)) return false;
+      if (spin < kSpins) {
+#if defined(__x86_64__)
+        __builtin_ia32_pause();
+#endif
+      } else {
+        std::this_thread::yield();
+      }
+    }
+    return true;
+  }
+
+  const std::initializer_list<Phase> phases_;
+  std::vector<Progress> progress_;
+  std::atomic<bool> failed_{false};
+};
+
+}  // namespace
+
+void parallel_phases(std::int64_t threads, std::initializer_list<Phase> phases) {
+  PhaseLoop loop(phases);
+  parallel_for(0, std::clamp<std::int64_t>(threads, 1, num_threads()), 1,
+               [&](std::int64_t, std::int64_t) { loop.work(); });
+}
+
 int num_threads() { return backend.num_threads(); }
 
 void set_parallel_backend(const ParallelBackend& installed) { backend = installed; }

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <initializer_list>
 #include <memory>
 #include <type_traits>
 
@@ -39,6 +40,17 @@ inline std::int64_t grain_of(std::int64_t item_operations) {
 }
 
 inline constexpr std::int64_t kProductsPerOperation = 16;
+
+// One step of parallel_phases: `items` independent items, taken by whichever thread is free, `grain` at a time.
+struct Phase {
+  std::int64_t items;
+  std::int64_t grain;
+  RangeBody body;
+};
+
+// Runs phases one after another, each using what the ones before wrote, in a single parallel loop: threads are woken
+// once, and one that shares its core with another process takes fewer items. `threads` is how many are worth waking.
+void parallel_phases(std::int64_t threads, std::initializer_list<Phase> phases);
 
 // How many threads parallel_for may use.
 int num_threads();

@@ -53,15 +53,33 @@ void pack_half_panel_portable(DType dtype, const void* source, std::int64_t row_
   }
 }
 
-PanelGemm select_panel_gemm(DType dtype, Isa isa) {
-  const bool wide = dtype == DType::kFloat32;
-  if (!wide && dtype != DType::kBFloat16) throw TypeError("panel_gemm: float32 or bfloat16 only");
+PanelGemm select_panel_gemm(PanelFormat format, Isa isa) {
+  struct Kernels {
+    PanelGemm fp32, bf16, int8;
+  };
+  Kernels kernels{panel_gemm_fp32_portable, panel_gemm_bf16_portable, panel_gemm_int8_portable};
 #if defined(__x86_64__)
-  if (isa == Isa::kAvx512) return wide ? panel_gemm_fp32_avx512 : panel_gemm_bf16_avx512;
-  if (isa == Isa::kAvx2) return wide ? panel_gemm_fp32_avx2 : panel_gemm_bf16_avx2;
+  if (isa == Isa::kAvx512) kernels = {panel_gemm_fp32_avx512, panel_gemm_bf16_avx512, panel_gemm_int8_avx512};
+  if (isa == Isa::kAvx2) kernels = {panel_gemm_fp32_avx2, panel_gemm_bf16_avx2, panel_gemm_int8_avx2};
 #endif
   static_cast<void>(isa);
-  return wide ? panel_gemm_fp32_portable : panel_gemm_bf16_portable;
+  if (is_quantized(format)) return kernels.int8;
+  return format == PanelFormat::kBFloat16 ? kernels.bf16 : kernels.fp32;
+}
+
+PanelGemm select_int4_gemm(Isa isa) {
+#if defined(__x86_64__)
+  if (isa == Isa::kAvx512) return panel_gemm_int4_avx512;
+#endif
+  static_cast<void>(isa);
+  return nullptr;
+}
+
+void expand_int4(const std::uint32_t* panel, std::int64_t lanes, std::uint32_t* expanded) {
+#if defined(__x86_64__)
+  if (active_isa() == Isa::kAvx512) return expand_int4_avx512(panel, lanes, expanded);
+#endif
+  expand_int4_portable(panel, lanes, expanded);
 }
 
 void pack_rows(DType dtype, const void* source, std::int64_t row_stride, const std::int32_t* index_of_row, int num_rows,

@@ -10,6 +10,8 @@
 //                             sequential stream, which DRAM delivers 1.5-2 x faster than 32 interleaved rows.
 //   rows   [lanes][num_rows]  lane l of row r at rows[l * num_rows + r], broadcast against the panel.
 //
+// (Formats of fewer bits: panel_format.h.)
+//
 // An output element is summed over its lanes in rising order, in blocks of kLaneBlock whose sums are added up (a long
 // fp32 sum in one accumulator would lose 2-3 x the accuracy of a library GEMM), whatever num_rows is: results do not
 // depend on the batch around a row. Within an instruction set they are bitwise reproducible.
@@ -19,10 +21,10 @@
 
 #include "common/array_view.h"
 #include "common/isa.h"
+#include "cpu/panel_format.h"
 
 namespace llada {
 
-inline constexpr int kPanelColumns = 32;
 inline constexpr int kMaxPanelRows = 12;
 inline constexpr std::int64_t kLaneBlock = 256;
 
@@ -40,12 +42,21 @@ struct PanelGemmArgs {
   std::int64_t lanes;
   float* out;
   std::int64_t out_stride;  // floats between rows of out
+  // What to prefetch meanwhile: with each lane, the cache lines at next and next + 64, then next += next_step bytes.
+  const void* next = nullptr;
+  std::int64_t next_step = 0;
 };
 
 using PanelGemm = void (*)(const PanelGemmArgs&);
 
-// The micro-kernel for a dtype (fp32 or bf16) on an instruction set.
-PanelGemm select_panel_gemm(DType dtype, Isa isa);
+// The micro-kernel for a format on an instruction set; int4 panels must have been expanded.
+PanelGemm select_panel_gemm(PanelFormat format, Isa isa);
+
+// The one that expands int4 panels in registers, which pays while there are few rows; null where there is none.
+PanelGemm select_int4_gemm(Isa isa);
+
+// An int4 panel as an int8 panel of expanded_words.
+void expand_int4(const std::uint32_t* panel, std::int64_t lanes, std::uint32_t* expanded);
 
 // Packs num_rows rows (row r at source + r * row_stride elements, or at the gathered row index_of_row[r] when that
 // is not null) of length k into `rows` above.

@@ -12,6 +12,13 @@ void panel_gemm_bf16_avx2(const PanelGemmArgs& args);
 void panel_gemm_fp32_avx512(const PanelGemmArgs& args);
 void panel_gemm_bf16_avx512(const PanelGemmArgs& args);
 
+void panel_gemm_int8_portable(const PanelGemmArgs& args);
+void panel_gemm_int8_avx2(const PanelGemmArgs& args);
+void panel_gemm_int8_avx512(const PanelGemmArgs& args);
+void panel_gemm_int4_avx512(const PanelGemmArgs& args);
+void expand_int4_portable(const std::uint32_t* panel, std::int64_t lanes, std::uint32_t* expanded);
+void expand_int4_avx512(const std::uint32_t* panel, std::int64_t lanes, std::uint32_t* expanded);
+
 void pack_half_panel_portable(DType dtype, const void* source, std::int64_t row_stride, int num_columns, std::int64_t k,
                               std::uint32_t* panel);
 void pack_half_panel_avx2(DType dtype, const void* source, std::int64_t row_stride, int num_columns, std::int64_t k,

@@ -1,9 +1,15 @@
 #include "cpu/panel_product.h"
 
+#include <bit>
+
+#include "cpu/tile_ops.h"
+
 namespace llada {
 namespace {
 
 constexpr std::int64_t kItemsPerThread = 4;
+// Reading a panel takes as long as multiplying it by about so many rows.
+constexpr std::int64_t kStreamRows = 8;
 // Lanes x chunks (12 rows times 32 columns a lane) below which waking a thread costs more than it gives.
 constexpr std::int64_t kLanesPerThread = 1 << 12;
 
@@ -22,27 +28,70 @@ void cut_rows(const std::int32_t* offsets, std::int64_t groups, std::vector<RowC
   }
 }
 
-void pack_chunks(DType dtype, const void* source, std::int64_t row_stride, const std::int32_t* index_of_row,
-                 std::int64_t k, const std::vector<RowChunk>& chunks, std::uint32_t* rows) {
-  const std::int64_t lanes = lane_count(dtype, k);
-  const std::int64_t grain = grain_of(lanes * kMaxPanelRows);
-  parallel_for(0, static_cast<std::int64_t>(chunks.size()), grain, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t c = begin; c < end; ++c) {
-      const RowChunk& chunk = chunks[c];
-      const std::int32_t* index = index_of_row == nullptr ? nullptr : index_of_row + chunk.first_row;
-      const std::int64_t offset = index_of_row == nullptr ? chunk.first_row * row_stride * dtype_bytes(dtype) : 0;
-      pack_rows(dtype, static_cast<const char*>(source) + offset, row_stride, index, chunk.num_rows, k,
-                rows + chunk.first_row * lanes);
-    }
-  });
+namespace {
+
+// Each row is quantised into bytes of its own, which are then packed as 32-bit lanes.
+void quantize_chunk(const PanelWeights& weights, const RowSource& source, const RowChunk& chunk, std::uint32_t* rows) {
+  const TileOps& ops = select_tile_ops(source.dtype, active_isa());
+  const std::int64_t lanes = weights.lanes(), row_bytes = source.row_stride * dtype_bytes(source.dtype);
+  auto* bytes = thread_scratch<struct ByteScratch, std::int8_t>(std::max<std::int64_t>(lanes * 4 * kMaxPanelRows, 1));
+  std::uint32_t* scales = rows + lanes * chunk.num_rows;
+  for (int r = 0; r < chunk.num_rows; ++r) {
+    const std::int64_t index = chunk.first_row + r;
+    const std::int64_t row = source.index_of_row == nullptr ? index : source.index_of_row[index];
+    std::int8_t* out = bytes + r * lanes * 4;
+    const QuantizedRow quantized =
+        ops.quantize(static_cast<const char*>(source.data) + row * row_bytes, weights.k, out);
+    std::fill(out + weights.k, out + lanes * 4, std::int8_t{0});
+    scales[r] = std::bit_cast<std::uint32_t>(quantized.scale);
+    scales[chunk.num_rows + r] = static_cast<std::uint32_t>(-128 * quantized.sum);
+  }
+  pack_rows(DType::kFloat32, bytes, lanes, nullptr, chunk.num_rows, lanes, rows);
 }
 
-ProductPlan plan_product(std::int64_t panels, std::int64_t chunks, std::int64_t lanes, int threads) {
-  if (panels == 0 || chunks == 0) return {0, 1};
-  const std::int64_t wanted = (kItemsPerThread * threads + panels - 1) / panels;
-  const std::int64_t parts = threads == 1 ? 1 : std::clamp<std::int64_t>(wanted, 1, chunks);
-  const std::int64_t item = std::max<std::int64_t>(1, lanes * ((chunks + parts - 1) / parts));
-  return {parts, kLanesPerThread / item + 1};
+}  // namespace
+
+void pack_chunk(const PanelWeights& weights, const RowSource& source, const RowChunk& chunk, std::uint32_t* rows) {
+  if (is_quantized(weights.format)) return quantize_chunk(weights, source, chunk, rows);
+  const bool gathered = source.index_of_row != nullptr;
+  const std::int64_t first = gathered ? 0 : chunk.first_row * source.row_stride * dtype_bytes(source.dtype);
+  pack_rows(source.dtype, static_cast<const char*>(source.data) + first, source.row_stride,
+            gathered ? source.index_of_row + chunk.first_row : nullptr, chunk.num_rows, weights.k, rows);
+}
+
+void pack_chunks(const PanelWeights& weights, const RowSource& source, const std::vector<RowChunk>& chunks,
+                 std::int64_t begin, std::int64_t end, std::uint32_t* rows) {
+  for (std::int64_t c = begin; c < end; ++c) {
+    pack_chunk(weights, source, chunks[c], rows + chunks[c].first_row * weights.words_per_row());
+  }
+}
+
+ProductPlan::ProductPlan(const std::vector<RowChunk>& chunks, std::int64_t panels, int threads) : panels_(panels) {
+  const auto count = static_cast<std::int64_t>(chunks.size());
+  if (panels == 0 || count == 0) return;
+  const std::int64_t wanted = threads == 1 ? 1 : kItemsPerThread * threads;
+  const std::int64_t groups = chunks.back().group - chunks.front().group + 1;
+  const std::int64_t parts = (wanted + panels * groups - 1) / (panels * groups);
+  std::int64_t work = 0;
+  for (std::int64_t begin = 0; begin < count;) {
+    std::int64_t end = begin + 1;
+    while (end < count && chunks[end].group == chunks[begin].group) ++end;
+    const std::int64_t step = (end - begin + parts - 1) / parts;
+    for (; begin < end; begin += step) {
+      const std::int64_t part_end = std::min(begin + step, end);
+      std::int64_t rows = 0;
+      for (std::int64_t c = begin; c < part_end; ++c) rows += chunks[c].num_rows;
+      const std::int64_t panel_work = std::max(rows, kStreamRows);
+      work += panel_work * panels;
+      segments_.push_back({begin, part_end, panel_work, work});
+    }
+    begin = end;
+  }
+  items_ = std::min(wanted, panels * static_cast<std::int64_t>(segments_.size()));
+}
+
+std::int64_t useful_threads(std::int64_t panels, std::int64_t chunks, std::int64_t lanes) {
+  return panels * chunks * lanes / kLanesPerThread;
 }
 
 }  // namespace llada

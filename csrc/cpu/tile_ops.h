@@ -1,5 +1,5 @@
-// What happens to a tile once panel_gemm has summed it: SwiGLU, bias, rounding, and packing as rows of the next
-// product. A tile is [rows][32] floats, rows <= 12.
+// What happens to a tile once panel_gemm has summed it: SwiGLU, bias, rounding, and packing or quantising as rows of
+// the next product. A tile is [rows][32] floats, rows <= 12.
 #pragma once
 
 #include <cstdint>
@@ -28,17 +28,25 @@ struct CombineArgs {
   void* out;
 };
 
+struct QuantizedRow {
+  float scale;
+  std::int32_t sum;  // of the bytes
+};
+
 struct TileOps {
   // silu(column c) * column (c + 16) into column c, for c < 16.
   void (*swiglu)(float* tile, int num_rows);
   void (*store)(const StoreTileArgs& args);
   // The first `lanes` lanes of the tile's columns as panel_gemm rows [lanes][num_rows].
   void (*pack)(const float* tile, int num_rows, int lanes, std::uint32_t* rows);
+  // A row of k elements as bytes of a scale, element = byte * scale, 127 for the largest magnitude. A row with an
+  // infinity or a NaN becomes zeros and a scale of NaN, which makes all that is computed from it NaN.
+  QuantizedRow (*quantize)(const void* row, std::int64_t k, std::int8_t* bytes);
   // One token: out = sum over slots, in slot order, of weight * row, rounded once.
   void (*combine)(const CombineArgs& args);
 };
 
-// For a dtype of out and of packed rows, fp32 or bf16.
+// For a dtype of out, of packed rows and of rows to quantise, fp32 or bf16.
 const TileOps& select_tile_ops(DType dtype, Isa isa);
 
 }  // namespace llada

@@ -1,7 +1,10 @@
 // The body of tile_ops.h, compiled once per instruction set: include exactly one cpu/vector_*.h before it.
 #pragma once
 
+#include <algorithm>
+#include <bit>
 #include <cstring>
+#include <limits>
 
 #include "cpu/panel_gemm.h"
 #include "cpu/tile_ops.h"
@@ -77,7 +80,35 @@ void combine(const CombineArgs& args) {
 }
 
 template <class Element>
-constexpr TileOps kTileOps{swiglu, store<Element>, pack<Element>, combine<Element>};
+QuantizedRow quantize(const void* row, std::int64_t k, std::int8_t* bytes) {
+  constexpr float kLargestByte = 127.0f;
+  constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
+  constexpr std::int32_t kRoundBits = 0x4b400000;
+  const auto* values = static_cast<const Element*>(row);
+  // Magnitudes compare like their bits, and integer maxima vectorise.
+  std::int32_t largest_bits = 0;
+  for (std::int64_t i = 0; i < k; ++i) {
+    largest_bits = std::max(largest_bits, std::bit_cast<std::int32_t>(to_float(values[i])) & 0x7fffffff);
+  }
+  const auto largest = std::bit_cast<float>(largest_bits);
+  if (!(largest < std::numeric_limits<float>::infinity())) {
+    std::memset(bytes, 0, k);
+    return {std::numeric_limits<float>::quiet_NaN(), 0};
+  }
+  // The reciprocal of a magnitude below 2^-120 could overflow; such a row counts as zero.
+  const float inverse = largest > 0x1p-120f ? kLargestByte / largest : 0.0f;
+  std::int32_t sum = 0;
+  for (std::int64_t i = 0; i < k; ++i) {
+    const float shifted = to_float(values[i]) * inverse + kRound;
+    const std::int32_t byte = std::bit_cast<std::int32_t>(shifted) - kRoundBits;
+    bytes[i] = static_cast<std::int8_t>(byte);
+    sum += byte;
+  }
+  return {largest / kLargestByte, sum};
+}
+
+template <class Element>
+constexpr TileOps kTileOps{swiglu, store<Element>, pack<Element>, quantize<Element>, combine<Element>};
 
 }  // namespace
 }  // namespace llada

@@ -31,7 +31,8 @@ void run(const char* op, const char* weight_name, const GroupedGemmArgs& args, b
   check_offsets(op, args.offsets, weight.size(0), x.size(0));
 
   const auto* offsets = args.offsets.as<const std::int32_t>();
-  run_grouped_product({plain_weights(weight, paired), x.data, x.stride(0), offsets, weight.size(0), nullptr, y.data});
+  run_grouped_product(
+      {plain_weights(weight, paired), x.dtype, x.data, x.stride(0), offsets, weight.size(0), nullptr, y.data});
   const std::int64_t row_bytes = columns * dtype_bytes(x.dtype), used = offsets[weight.size(0)];
   if (used < x.size(0)) std::memset(y.as<char>() + used * row_bytes, 0, (x.size(0) - used) * row_bytes);
 }

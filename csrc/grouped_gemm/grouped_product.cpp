@@ -9,37 +9,51 @@
 namespace llada {
 namespace {
 
-constexpr std::int64_t kPackedLanes = 1 << 24;  // 64 MB of packed rows at a time
+constexpr std::int64_t kPackedWords = 1 << 24;  // 64 MB of packed rows at a time
 
 }  // namespace
 
 void run_grouped_product(const GroupedProduct& product) {
-  thread_local std::vector<RowChunk> chunks;
+  thread_local std::vector<RowChunk> kept_chunks;
   thread_local std::vector<std::int32_t> offsets;
+  std::vector<RowChunk>& chunks = kept_chunks;  // for the bodies: other threads have a thread_local of their own
   const PanelWeights& weights = product.weights;
-  const std::int64_t bytes = dtype_bytes(weights.dtype), columns = weights.columns, lanes = weights.lanes();
+  const std::int64_t bytes = dtype_bytes(product.dtype), columns = weights.columns, words = weights.words_per_row();
   const std::int64_t total = product.offsets[product.groups];
-  const std::int64_t step = std::max<std::int64_t>(kMaxPanelRows, kPackedLanes / std::max<std::int64_t>(lanes, 1));
-  const TileOps& ops = select_tile_ops(weights.dtype, active_isa());
+  const TileOps& ops = select_tile_ops(product.dtype, active_isa());
+  std::int64_t first = 0;
+  const auto epilogue = [&](const RowChunk& chunk, std::int64_t panel, float* tile) {
+    const std::int64_t column = panel * weights.panel_columns();
+    if (weights.paired) ops.swiglu(tile, chunk.num_rows);
+    ops.store({tile, chunk.num_rows, weights.columns_of(panel),
+               product.bias == nullptr ? nullptr : product.bias + column,
+               static_cast<char*>(product.y) + ((first + chunk.first_row) * columns + column) * bytes, columns});
+  };
+  if (product.groups == 1 && stays_in_cache(weights)) {
+    cut_rows(product.offsets, 1, chunks);
+    return run_rows(weights, {product.dtype, product.x, product.row_stride, nullptr}, chunks, [&] { return epilogue; });
+  }
 
-  for (std::int64_t first = 0; first < total; first += step) {
+  const std::int64_t step = std::max<std::int64_t>(kMaxPanelRows, kPackedWords / std::max<std::int64_t>(words, 1));
+  for (; first < total; first += step) {
     const std::int64_t last = std::min(total, first + step);
     offsets.assign(product.offsets, product.offsets + product.groups + 1);
     for (std::int32_t& offset : offsets) {
       offset = static_cast<std::int32_t>(std::clamp<std::int64_t>(offset, first, last) - first);
     }
     cut_rows(offsets.data(), product.groups, chunks);
-    auto* rows = thread_scratch<struct RowsScratch, std::uint32_t>((last - first) * lanes);
+    auto* rows = thread_scratch<struct RowsScratch, std::uint32_t>((last - first) * words);
     const char* x = static_cast<const char*>(product.x) + first * product.row_stride * bytes;
-    char* y = static_cast<char*>(product.y) + first * columns * bytes;
-    pack_chunks(weights.dtype, x, product.row_stride, nullptr, weights.k, chunks, rows);
-    run_product({weights, rows, chunks}, [&](const RowChunk& chunk, std::int64_t panel, float* tile) {
-      const std::int64_t column = panel * weights.panel_columns();
-      if (weights.paired) ops.swiglu(tile, chunk.num_rows);
-      ops.store({tile, chunk.num_rows, weights.columns_of(panel),
-                 product.bias == nullptr ? nullptr : product.bias + column,
-                 y + (chunk.first_row * columns + column) * bytes, columns});
-    });
+    const auto count = static_cast<std::int64_t>(chunks.size());
+    const ProductPlan plan(chunks, weights.panels(), num_threads());
+    parallel_phases(useful_threads(weights.panels(), count, weights.lanes()),
+                    {{count, 1,
+                      [&](std::int64_t begin, std::int64_t end) {
+                        pack_chunks(weights, {product.dtype, x, product.row_stride, nullptr}, chunks, begin, end, rows);
+                      }},
+                     {plan.items(), 1, [&](std::int64_t begin, std::int64_t end) {
+                        run_items({weights, rows, chunks}, plan, begin, end, epilogue);
+                      }}});
   }
 }
 

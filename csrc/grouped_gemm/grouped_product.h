@@ -9,6 +9,7 @@ namespace llada {
 
 struct GroupedProduct {
   PanelWeights weights;         // paired: SwiGLU of the two halves in the epilogue
+  DType dtype;                  // of x and y
   const void* x;                // rows of weights.k
   std::int64_t row_stride;      // of x, in elements
   const std::int32_t* offsets;  // [groups + 1], rising from 0: rows of group g are offsets[g] .. offsets[g + 1]

@@ -32,29 +32,18 @@ void linear(const LinearArgs& args) {
   const Rows rows = collapse_rows(kOp, "x", x);
   const std::int64_t k = x.size(x.rank - 1), columns = y.size(y.rank - 1);
   Check(kOp, "y", y).cpu().dtype({x.dtype}).contiguous();
-  Check(kOp, "weight", args.weight).cpu().dtype({x.dtype});
-  if (args.packed) {
-    check_packed(kOp, "weight", args.weight, -1, columns, k, false);
-  } else {
-    Check(kOp, "weight", args.weight).shape({columns, k}).last_dim_contiguous();
-  }
+  if (!args.packed) Check(kOp, "weight", args.weight).cpu().dtype({x.dtype}).shape({columns, k}).last_dim_contiguous();
   require(kOp, "x", rows.count <= std::numeric_limits<std::int32_t>::max(), "of fewer than 2^31 rows",
           std::to_string(rows.count));
   require(kOp, "y", collapse_rows(kOp, "y", y).count == rows.count, "of as many rows as x", shape_text(y));
 
   const std::int32_t offsets[2] = {0, static_cast<std::int32_t>(rows.count)};
-  const PanelWeights weights =
-      args.packed ? packed_weights(args.weight, columns, k, false) : plain_weights(args.weight, false);
-  run_grouped_product({weights, x.data, rows.stride, offsets, 1, bias_values(args.bias, x.dtype, columns), y.data});
+  const PanelWeights weights = args.packed ? packed_weights(kOp, "weight", args.weight, -1, columns, k, false, x.dtype)
+                                           : plain_weights(args.weight, false);
+  run_grouped_product(
+      {weights, x.dtype, x.data, rows.stride, offsets, 1, bias_values(args.bias, x.dtype, columns), y.data});
 }
 
-void pack_linear(const ArrayView& weight, const ArrayView& packed) {
-  constexpr const char* op = "pack_linear";
-  Check(op, "weight", weight).cpu().dtype({DType::kFloat32, DType::kBFloat16}).shape({kAnySize, kAnySize});
-  Check(op, "weight", weight).last_dim_contiguous();
-  Check(op, "packed", packed).dtype({weight.dtype});
-  check_packed(op, "packed", packed, -1, weight.size(0), weight.size(1), false);
-  pack_weights(plain_weights(weight, false), packed.as<std::uint32_t>());
-}
+void pack_linear(const ArrayView& weight, const ArrayView& packed) { pack_weights("pack_linear", weight, packed); }
 
 }  // namespace llada

@@ -8,7 +8,7 @@ namespace llada {
 
 struct LinearArgs {
   ArrayView x;       // [.., K], fp32 or bf16, rows evenly spaced
-  ArrayView weight;  // [N, K], or packed [panels, lanes, 32, values per lane]
+  ArrayView weight;  // [N, K], or packed (cpu/panel_weights.h)
   bool packed;
   ArrayView bias;  // [N], or undefined
   ArrayView y;     // [.., N], contiguous

@@ -5,8 +5,10 @@
 #include <vector>
 
 #include "common/check.h"
+#include "common/parallel.h"
 #include "cpu/panel_product.h"
 #include "cpu/tile_ops.h"
+#include "permute/expert_sort.h"
 
 namespace llada {
 namespace {
@@ -22,126 +24,164 @@ void check(const MoeMlpArgs& args) {
   Check(kOp, "weights", args.weights).cpu().dtype({DType::kFloat32}).shape({tokens, args.experts.size(1)}).contiguous();
   require(kOp, "gate_up_proj", args.gate_up.rank > 0, "an array", "a scalar");
   const std::int64_t experts = args.gate_up.size(0);
-  Check(kOp, "gate_up_proj", args.gate_up).cpu().dtype({x.dtype});
-  Check(kOp, "down_proj", args.down).cpu().dtype({x.dtype});
-  if (args.packed) {
-    check_packed(kOp, "gate_up_proj", args.gate_up, experts, intermediate, hidden, true);
-    check_packed(kOp, "down_proj", args.down, experts, hidden, intermediate, false);
-  } else {
-    Check(kOp, "gate_up_proj", args.gate_up).shape({experts, 2 * intermediate, hidden}).last_dim_contiguous();
-    Check(kOp, "down_proj", args.down).shape({experts, hidden, intermediate}).last_dim_contiguous();
+  if (!args.packed) {
+    Check(kOp, "gate_up_proj", args.gate_up).cpu().dtype({x.dtype}).shape({experts, 2 * intermediate, hidden});
+    Check(kOp, "gate_up_proj", args.gate_up).last_dim_contiguous();
+    Check(kOp, "down_proj", args.down).cpu().dtype({x.dtype}).shape({experts, hidden, intermediate});
+    Check(kOp, "down_proj", args.down).last_dim_contiguous();
   }
   Check(kOp, "y", args.y).cpu().dtype({x.dtype}).shape({tokens, hidden}).contiguous();
   require(kOp, "experts", args.experts.elements() <= std::numeric_limits<std::int32_t>::max(),
           "of fewer than 2^31 assignments", std::to_string(args.experts.elements()));
-  for (std::int64_t i = 0; i < args.experts.elements(); ++i) {
-    const std::int32_t expert = args.experts.as<const std::int32_t>()[i];
-    require(kOp, "experts", expert >= 0 && expert <= experts, "in 0 .. " + std::to_string(experts),
-            std::to_string(expert));
-  }
+  check_range(kOp, "experts", args.experts.as<const std::int32_t>(), args.experts.elements(), experts);
 }
 
-// Assignments sorted by expert, then by token: the counting sort of expert_order.
+// Assignments sorted by expert, then by token.
 struct Order {
-  std::vector<std::int32_t> offsets;     // [E + 1]
+  std::vector<std::int32_t> offsets;     // [E + 2]
   std::vector<std::int32_t> assignment;  // token * k + slot of each sorted row
   std::vector<std::int32_t> token;       // of each sorted row
 
   void sort(const std::int32_t* experts, std::int64_t tokens, std::int64_t slots, std::int64_t num_experts) {
-    offsets.assign(num_experts + 2, 0);
-    for (std::int64_t i = 0; i < tokens * slots; ++i) ++offsets[experts[i] + 1];
-    for (std::int64_t e = 0; e <= num_experts; ++e) offsets[e + 1] += offsets[e];
+    offsets.resize(num_experts + 2);
     assignment.resize(tokens * slots);
     token.resize(tokens * slots);
-    for (std::int64_t i = 0; i < tokens * slots; ++i) {
-      const std::int32_t row = offsets[experts[i]]++;
-      assignment[row] = static_cast<std::int32_t>(i);
-      token[row] = static_cast<std::int32_t>(i / slots);
-    }
-    // Filling moved every offset to its group's end, which is where the next one starts.
-    for (std::int64_t e = num_experts; e > 0; --e) offsets[e] = offsets[e - 1];
-    offsets[0] = 0;
+    sort_by_expert(experts, tokens * slots, num_experts, offsets.data(), assignment.data());
+    for (std::int64_t row = 0; row < tokens * slots; ++row)
+      token[row] = assignment[row] / static_cast<std::int32_t>(slots);
   }
 };
 
-// The tokens [first, first + tokens), few enough for the scratch.
-void run_tokens(const MoeMlpArgs& args, const PanelWeights& gate_up, const PanelWeights& down, std::int64_t first,
-                std::int64_t tokens) {
-  thread_local Order order;
-  thread_local std::vector<RowChunk> chunks;
-  const DType dtype = args.x.dtype;
-  const std::int64_t slots = args.experts.size(1), hidden = args.x.size(1), num_experts = args.gate_up.size(0);
-  const auto* experts = args.experts.as<const std::int32_t>() + first * slots;
-  const TileOps& ops = select_tile_ops(dtype, active_isa());
+// One pass over few enough tokens for the scratch: its phases, each a body over independent items.
+class Pass {
+ public:
+  Pass(const MoeMlpArgs& args, const PanelWeights& gate_up, const PanelWeights& down, std::int64_t first,
+       std::int64_t tokens)
+      : args_(args),
+        gate_up_(gate_up),
+        down_(down),
+        first_(first),
+        tokens_(tokens),
+        hidden_(args.x.size(1)),
+        slots_(args.experts.size(1)),
+        dtype_(args.x.dtype),
+        ops_(select_tile_ops(dtype_, active_isa())) {
+    const std::int64_t num_experts = args.gate_up.size(0);
+    order_.sort(experts(), tokens, slots_, num_experts);
+    cut_rows(order_.offsets.data(), num_experts, chunks_);
+    const std::int64_t rows = order_.offsets[num_experts];
+    packed_x_ = thread_scratch<struct XScratch, std::uint32_t>(rows * gate_up.words_per_row());
+    packed_hidden_ = thread_scratch<struct HiddenScratch, std::uint32_t>(rows * down.words_per_row());
+    outputs_ = thread_scratch<struct OutputScratch, float>(tokens * slots_ * hidden_);
+    if (is_quantized(down.format)) {
+      plain_hidden_ = thread_scratch<struct PlainScratch, char>(rows * gate_up.columns * dtype_bytes(dtype_));
+    }
+  }
 
-  order.sort(experts, tokens, slots, num_experts);
-  cut_rows(order.offsets.data(), num_experts, chunks);
-  const std::int64_t rows = order.offsets[num_experts];
-  auto* packed_x = thread_scratch<struct XScratch, std::uint32_t>(rows * gate_up.lanes());
-  auto* packed_hidden = thread_scratch<struct HiddenScratch, std::uint32_t>(rows * down.lanes());
-  auto* outputs = thread_scratch<struct OutputScratch, float>(tokens * slots * hidden);
-  const std::int32_t* assignment = order.assignment.data();
+  void run() {
+    const auto chunks = static_cast<std::int64_t>(chunks_.size());
+    const ProductPlan first(chunks_, gate_up_.panels(), num_threads());
+    const ProductPlan second(chunks_, down_.panels(), num_threads());
+    const std::int64_t threads = useful_threads(gate_up_.panels(), chunks, gate_up_.lanes());
+    const std::int64_t to_quantize = is_quantized(down_.format) ? chunks : 0;
+    parallel_phases(threads, {{chunks, 1, [&](std::int64_t begin, std::int64_t end) { gather(begin, end); }},
+                              {first.items(), 1,
+                               [&](std::int64_t begin, std::int64_t end) {
+                                 run_items({gate_up_, packed_x_, chunks_}, first, begin, end,
+                                           [&](auto&&... tile) { finish_gate_up(tile...); });
+                               }},
+                              {to_quantize, 1, [&](std::int64_t begin, std::int64_t end) { quantize(begin, end); }},
+                              {second.items(), 1,
+                               [&](std::int64_t begin, std::int64_t end) {
+                                 run_items({down_, packed_hidden_, chunks_}, second, begin, end,
+                                           [&](auto&&... tile) { finish_down(tile...); });
+                               }},
+                              {tokens_, 4, [&](std::int64_t begin, std::int64_t end) { combine(begin, end); }}});
+  }
 
-  const char* x = args.x.as<const char>() + first * args.x.stride(0) * dtype_bytes(dtype);
-  pack_chunks(dtype, x, args.x.stride(0), order.token.data(), hidden, chunks, packed_x);
+ private:
+  const std::int32_t* experts() const { return args_.experts.as<const std::int32_t>() + first_ * slots_; }
 
-  const std::int64_t panel_lanes = lane_count(dtype, gate_up.panel_columns());
-  run_product({gate_up, packed_x, chunks}, [&](const RowChunk& chunk, std::int64_t panel, float* tile) {
-    ops.swiglu(tile, chunk.num_rows);
+  void gather(std::int64_t begin, std::int64_t end) const {
+    const std::int64_t stride = args_.x.stride(0);
+    const char* x = args_.x.as<const char>() + first_ * stride * dtype_bytes(dtype_);
+    pack_chunks(gate_up_, {dtype_, x, stride, order_.token.data()}, chunks_, begin, end, packed_x_);
+  }
+
+  // SwiGLU, and the rows of the second product. Quantised rows need a scale of the whole row: then the intermediate is
+  // written plainly, as published, for the next phase.
+  void finish_gate_up(const RowChunk& chunk, std::int64_t panel, float* tile) const {
+    ops_.swiglu(tile, chunk.num_rows);
+    if (is_quantized(down_.format)) {
+      const std::int64_t stride = gate_up_.columns, first = chunk.first_row * stride + panel * gate_up_.panel_columns();
+      ops_.store({tile, chunk.num_rows, gate_up_.columns_of(panel), nullptr,
+                  plain_hidden_ + first * dtype_bytes(dtype_), stride});
+      return;
+    }
     // A last panel past I holds zeros, so the padding of the last lane is zero too.
-    const std::int64_t lane = panel * panel_lanes, lanes = std::min(panel_lanes, down.lanes() - lane);
-    ops.pack(tile, chunk.num_rows, static_cast<int>(lanes),
-             packed_hidden + chunk.first_row * down.lanes() + lane * chunk.num_rows);
-  });
+    const std::int64_t panel_lanes = lane_count(dtype_, gate_up_.panel_columns()), lane = panel * panel_lanes;
+    ops_.pack(tile, chunk.num_rows, static_cast<int>(std::min(panel_lanes, down_.lanes() - lane)),
+              packed_hidden_ + chunk.first_row * down_.lanes() + lane * chunk.num_rows);
+  }
 
-  run_product({down, packed_hidden, chunks}, [&](const RowChunk& chunk, std::int64_t panel, float* tile) {
-    const int columns = down.columns_of(panel);
+  void quantize(std::int64_t begin, std::int64_t end) const {
+    pack_chunks(down_, {dtype_, plain_hidden_, gate_up_.columns, nullptr}, chunks_, begin, end, packed_hidden_);
+  }
+
+  void finish_down(const RowChunk& chunk, std::int64_t panel, const float* tile) const {
+    const int columns = down_.columns_of(panel);
     for (int r = 0; r < chunk.num_rows; ++r) {
-      float* out = outputs + assignment[chunk.first_row + r] * hidden + panel * kPanelColumns;
+      float* out = outputs_ + order_.assignment[chunk.first_row + r] * hidden_ + panel * kPanelColumns;
       std::copy_n(tile + r * kPanelColumns, columns, out);
     }
-  });
+  }
 
-  parallel_for(0, tokens, grain_of(slots * hidden), [&](std::int64_t begin, std::int64_t end) {
+  void combine(std::int64_t begin, std::int64_t end) const {
+    const auto num_experts = static_cast<std::int32_t>(args_.gate_up.size(0));
     for (std::int64_t t = begin; t < end; ++t) {
-      ops.combine({outputs + t * slots * hidden, args.weights.as<const float>() + (first + t) * slots,
-                   experts + t * slots, static_cast<int>(slots), static_cast<std::int32_t>(num_experts), hidden,
-                   args.y.as<char>() + (first + t) * hidden * dtype_bytes(dtype)});
+      ops_.combine({outputs_ + t * slots_ * hidden_, args_.weights.as<const float>() + (first_ + t) * slots_,
+                    experts() + t * slots_, static_cast<int>(slots_), num_experts, hidden_,
+                    args_.y.as<char>() + (first_ + t) * hidden_ * dtype_bytes(dtype_)});
     }
-  });
-}
+  }
+
+  const MoeMlpArgs& args_;
+  const PanelWeights &gate_up_, &down_;
+  const std::int64_t first_, tokens_, hidden_, slots_;
+  const DType dtype_;
+  const TileOps& ops_;
+  Order order_;
+  std::vector<RowChunk> chunks_;
+  std::uint32_t *packed_x_, *packed_hidden_;
+  float* outputs_;
+  char* plain_hidden_ = nullptr;
+};
 
 }  // namespace
 
 void moe_mlp(const MoeMlpArgs& args) {
   check(args);
   const std::int64_t tokens = args.x.size(0), hidden = args.x.size(1), intermediate = args.intermediate;
+  const std::int64_t experts = args.gate_up.size(0);
+  const DType dtype = args.x.dtype;
   const PanelWeights gate_up =
-      args.packed ? packed_weights(args.gate_up, intermediate, hidden, true) : plain_weights(args.gate_up, true);
+      args.packed ? packed_weights(kOp, "gate_up_proj", args.gate_up, experts, intermediate, hidden, true, dtype)
+                  : plain_weights(args.gate_up, true);
   const PanelWeights down =
-      args.packed ? packed_weights(args.down, hidden, intermediate, false) : plain_weights(args.down, false);
+      args.packed ? packed_weights(kOp, "down_proj", args.down, experts, hidden, intermediate, false, dtype)
+                  : plain_weights(args.down, false);
   const std::int64_t words = std::max<std::int64_t>(1, args.experts.size(1) * std::max(hidden, intermediate));
   const std::int64_t step = std::max<std::int64_t>(1, kScratchWords / words);
   for (std::int64_t first = 0; first < tokens; first += step) {
-    run_tokens(args, gate_up, down, first, std::min(step, tokens - first));
+    Pass(args, gate_up, down, first, std::min(step, tokens - first)).run();
   }
 }
 
 void pack_expert(const PackExpertArgs& args) {
   constexpr const char* op = "pack_experts";
-  const ArrayView& gate = args.gate;
-  Check(op, "gate", gate).cpu().dtype({DType::kFloat32, DType::kBFloat16}).shape({kAnySize, kAnySize});
-  const std::int64_t intermediate = gate.size(0), hidden = gate.size(1);
-  Check(op, "gate", gate).last_dim_contiguous();
-  Check(op, "up", args.up).cpu().dtype({gate.dtype}).shape({intermediate, hidden}).last_dim_contiguous();
-  Check(op, "down", args.down).cpu().dtype({gate.dtype}).shape({hidden, intermediate}).last_dim_contiguous();
-  Check(op, "packed", args.gate_up_packed).dtype({gate.dtype});
-  Check(op, "packed", args.down_packed).dtype({gate.dtype});
-  check_packed(op, "packed", args.gate_up_packed, -1, intermediate, hidden, true);
-  check_packed(op, "packed", args.down_packed, -1, hidden, intermediate, false);
-
-  pack_pair(plain_weights(gate, false), plain_weights(args.up, false), args.gate_up_packed.as<std::uint32_t>());
-  pack_weights(plain_weights(args.down, false), args.down_packed.as<std::uint32_t>());
+  Check(op, "down", args.down).shape({args.gate.size(1), args.gate.size(0)});
+  pack_pair(op, args.gate, args.up, args.gate_up_packed);
+  pack_weights(op, args.down, args.down_packed);
 }
 
 }  // namespace llada

@@ -9,33 +9,19 @@
 #include "common/bfloat16.h"
 #include "common/check.h"
 #include "common/parallel.h"
+#include "permute/expert_sort.h"
 
 namespace llada {
 namespace {
 
 template <class Index>
-void counting_sort(const ExpertOrderArgs& args) {
+void order_experts(const ExpertOrderArgs& args) {
   const auto* experts = args.experts.as<Index>();
-  const std::int64_t assignments = args.experts.elements(), num_experts = args.num_experts;
-  std::vector<std::int32_t> next(num_experts + 2, 0);
-  for (std::int64_t a = 0; a < assignments; ++a) {
-    const std::int64_t expert = experts[a];
-    require("expert_order", "experts", expert >= 0 && expert <= num_experts,
-            "within 0 and num_experts = " + std::to_string(num_experts), std::to_string(expert));
-    ++next[expert + 1];
-  }
-  for (std::int64_t e = 0; e <= num_experts; ++e) next[e + 1] += next[e];
-  std::copy_n(next.begin(), num_experts + 1, args.offsets.as<std::int32_t>());
-  auto* order = args.order.as<std::int32_t>();
-  for (std::int64_t a = 0; a < assignments; ++a) order[next[experts[a]]++] = static_cast<std::int32_t>(a);
-}
-
-void check_order(const char* op, const ArrayView& order, std::int64_t assignments) {
-  const auto* values = order.as<std::int32_t>();
-  for (std::int64_t i = 0; i < order.size(0); ++i) {
-    require(op, "order", values[i] >= 0 && values[i] < assignments,
-            "below the number of assignments, " + std::to_string(assignments), std::to_string(values[i]));
-  }
+  const std::int64_t assignments = args.experts.elements();
+  check_range("expert_order", "experts", experts, assignments, args.num_experts);
+  std::vector<std::int32_t> offsets(args.num_experts + 2);
+  sort_by_expert(experts, assignments, args.num_experts, offsets.data(), args.order.as<std::int32_t>());
+  std::copy_n(offsets.begin(), args.num_experts + 1, args.offsets.as<std::int32_t>());
 }
 
 // Which row of y_sorted holds each assignment; -1 where none does.
@@ -43,7 +29,9 @@ std::vector<std::int32_t> invert(const UnpermuteArgs& args) {
   const auto* order = args.order.as<std::int32_t>();
   std::vector<std::int32_t> row_of(args.weights.elements(), -1);
   for (std::int64_t row = 0; row < args.order.size(0); ++row) {
-    require("unpermute", "order", row_of[order[row]] < 0, "without repetition", std::to_string(order[row]) + " twice");
+    if (row_of[order[row]] >= 0) {
+      require("unpermute", "order", false, "without repetition", std::to_string(order[row]) + " twice");
+    }
     row_of[order[row]] = static_cast<std::int32_t>(row);
   }
   return row_of;
@@ -86,9 +74,9 @@ void expert_order(const ExpertOrderArgs& args) {
   Check(kOp, "order", args.order).cpu().dtype({DType::kInt32}).shape({assignments}).contiguous();
   Check(kOp, "offsets", args.offsets).cpu().dtype({DType::kInt32}).shape({args.num_experts + 1}).contiguous();
   if (args.experts.dtype == DType::kInt64) {
-    counting_sort<std::int64_t>(args);
+    order_experts<std::int64_t>(args);
   } else {
-    counting_sort<std::int32_t>(args);
+    order_experts<std::int32_t>(args);
   }
 }
 
@@ -100,7 +88,7 @@ void permute(const PermuteArgs& args) {
   require(kOp, "k", args.k >= 1, "at least 1", std::to_string(args.k));
   const std::int64_t rows = args.order.size(0), hidden = args.x.size(1);
   Check(kOp, "out", args.out).cpu().dtype({args.x.dtype}).shape({rows, hidden}).contiguous();
-  check_order(kOp, args.order, args.x.size(0) * args.k);
+  check_range(kOp, "order", args.order.as<std::int32_t>(), rows, args.x.size(0) * args.k - 1);
   const std::int64_t bytes = dtype_bytes(args.x.dtype);
   parallel_for(0, rows, grain_of(hidden), [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t row = begin; row < end; ++row) {
@@ -120,7 +108,7 @@ void unpermute(const UnpermuteArgs& args) {
   Check(kOp, "weights", args.weights).cpu().dtype({DType::kFloat32, DType::kBFloat16});
   Check(kOp, "weights", args.weights).shape({kAnySize, kAnySize}).contiguous();
   Check(kOp, "out", args.out).cpu().dtype({args.y_sorted.dtype}).shape({args.weights.size(0), hidden}).contiguous();
-  check_order(kOp, args.order, args.weights.elements());
+  check_range(kOp, "order", args.order.as<std::int32_t>(), rows, args.weights.elements() - 1);
   const std::vector<std::int32_t> row_of = invert(args);
   parallel_for(0, args.weights.size(0), grain_of(hidden * args.weights.size(1)),
                [&](std::int64_t begin, std::int64_t end) {

@@ -1,15 +1,17 @@
 // router:  x [T, H] --12 rows at a time--> logits [12, E] in scratch (panel products) --> RouterRow, row by row
-// The gate's weight is packed once per call; a row's product is summed over H alone, so it does not depend on T.
+// The gate's weight is packed by each thread; a row's product is summed over H alone, so it does not depend on T.
 #include "router_topk/router_topk.h"
 
 #include <algorithm>
+#include <limits>
 #include <string>
+#include <vector>
 
 #include "common/bfloat16.h"
 #include "common/check.h"
 #include "common/isa.h"
 #include "common/parallel.h"
-#include "cpu/panel_gemm.h"
+#include "cpu/panel_product.h"
 #include "cpu/scratch.h"
 #include "router_topk/router_row.h"
 
@@ -47,42 +49,6 @@ void route(const RouterTopkArgs& args, RouterRow& row, std::int64_t token) {
   row.route(args.weights.as<float>() + token * args.k, args.experts.as<std::int32_t>() + token * args.k);
 }
 
-// One panel of the gate's weight per 32 experts.
-class PackedGate {
- public:
-  explicit PackedGate(const ArrayView& weight)
-      : experts_(weight.size(0)),
-        lanes_(lane_count(weight.dtype, weight.size(1))),
-        dtype_(weight.dtype),
-        data_(num_panels() * panel_size()) {
-    parallel_for(0, num_panels(), grain_of(panel_size()), [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t p = begin; p < end; ++p) {
-        const int columns = static_cast<int>(std::min<std::int64_t>(kPanelColumns, experts_ - p * kPanelColumns));
-        const char* source = weight.as<char>() + p * kPanelColumns * weight.stride(0) * dtype_bytes(weight.dtype);
-        pack_panel(dtype_, source, weight.stride(0), columns, weight.size(1), data_.data() + p * panel_size());
-      }
-    });
-  }
-
-  std::int64_t num_panels() const { return (experts_ + kPanelColumns - 1) / kPanelColumns; }
-  std::int64_t lanes() const { return lanes_; }
-
-  // logits [num_rows][32 * num_panels]
-  void multiply(PanelGemm gemm, const std::uint32_t* rows, int num_rows, float* logits) const {
-    const std::int64_t stride = num_panels() * kPanelColumns;
-    for (std::int64_t p = 0; p < num_panels(); ++p) {
-      gemm({rows, data_.data() + p * panel_size(), num_rows, lanes_, logits + p * kPanelColumns, stride});
-    }
-  }
-
- private:
-  std::int64_t panel_size() const { return lanes_ * kPanelColumns; }
-
-  std::int64_t experts_, lanes_;
-  DType dtype_;
-  Scratch<std::uint32_t> data_;
-};
-
 void round_row(DType dtype, const float* logits, std::int64_t size, float* out) {
   for (std::int64_t i = 0; i < size; ++i) {
     out[i] = dtype == DType::kFloat32 ? logits[i] : to_float(from_float<bfloat16>(logits[i]));
@@ -114,28 +80,28 @@ void router(const RouterArgs& args) {
   Check(kOp, "gate_weight", args.gate_weight).cpu().dtype({args.x.dtype}).shape({kAnySize, hidden});
   Check(kOp, "gate_weight", args.gate_weight).last_dim_contiguous();
   check_choice(kOp, args.topk, tokens, num_experts);
+  require(kOp, "x", tokens <= std::numeric_limits<std::int32_t>::max(), "of fewer than 2^31 rows",
+          std::to_string(tokens));
   if (tokens == 0) return;
 
-  const PackedGate gate(args.gate_weight);
-  const PanelGemm gemm = select_panel_gemm(args.x.dtype, active_isa());
-  const std::int64_t stride = gate.num_panels() * kPanelColumns;
-  const std::int64_t tiles = (tokens + kMaxPanelRows - 1) / kMaxPanelRows;
-  const std::int64_t row_operations = num_experts * (hidden / kProductsPerOperation + kChoiceOperations);
-  parallel_for(0, tiles, grain_of(kMaxPanelRows * row_operations), [&](std::int64_t begin, std::int64_t end) {
-    RouterRow row(args.topk, num_experts);
-    const Scratch<std::uint32_t> rows(gate.lanes() * kMaxPanelRows);
-    const Scratch<float> logits(stride * kMaxPanelRows);
-    for (std::int64_t tile = begin; tile < end; ++tile) {
-      const std::int64_t first = tile * kMaxPanelRows;
-      const int count = static_cast<int>(std::min<std::int64_t>(kMaxPanelRows, tokens - first));
-      const char* source = args.x.as<char>() + first * args.x.stride(0) * dtype_bytes(args.x.dtype);
-      pack_rows(args.x.dtype, source, args.x.stride(0), nullptr, count, hidden, rows.data());
-      gate.multiply(gemm, rows.data(), count, logits.data());
-      for (int r = 0; r < count; ++r) {
-        round_row(args.x.dtype, logits.data() + r * stride, num_experts, row.logits());
-        route(args.topk, row, first + r);
+  thread_local std::vector<RowChunk> chunks;
+  const std::int32_t offsets[2] = {0, static_cast<std::int32_t>(tokens)};
+  cut_rows(offsets, 1, chunks);
+  const PanelWeights gate = plain_weights(args.gate_weight, false);
+  const std::int64_t stride = gate.panels() * kPanelColumns;
+  run_rows(gate, {args.x.dtype, args.x.data, args.x.stride(0), nullptr}, chunks, [&] {
+    return [&args, &gate, num_experts, stride, row = RouterRow(args.topk, num_experts),
+            logits = Scratch<float>(stride * kMaxPanelRows)](const RowChunk& chunk, std::int64_t panel,
+                                                             const float* tile) mutable {
+      for (int r = 0; r < chunk.num_rows; ++r) {
+        std::copy_n(tile + r * kPanelColumns, kPanelColumns, logits.data() + r * stride + panel * kPanelColumns);
       }
-    }
+      if (panel + 1 < gate.panels()) return;
+      for (int r = 0; r < chunk.num_rows; ++r) {
+        round_row(args.x.dtype, logits.data() + r * stride, num_experts, row.logits());
+        route(args.topk, row, chunk.first_row + r);
+      }
+    };
   });
 }
 

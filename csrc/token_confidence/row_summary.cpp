@@ -8,7 +8,7 @@
 namespace llada {
 namespace {
 
-float highest(const float (&logits)[kPanelColumns]) {
+float highest(const float* logits) {
   auto high = Vector::load(logits);
   for (int c = Vector::kWidth; c < kPanelColumns; c += Vector::kWidth) {
     high = Vector::max(Vector::load(logits + c), high);  // NaN is not higher; the sum of powers reports it
@@ -18,7 +18,7 @@ float highest(const float (&logits)[kPanelColumns]) {
 
 }  // namespace
 
-void RowSummary::add_to_distribution(const float (&logits)[kPanelColumns]) {
+void RowSummary::add_to_distribution(const float* logits) {
   const float high = highest(logits);
   if (high > maximum_) {
     const double shift = static_cast<double>(maximum_) - high;
@@ -52,13 +52,12 @@ void RowSummary::offer_one(Candidate candidate) {
   }
 }
 
-void RowSummary::offer(const float (&logits)[kPanelColumns], std::int64_t first) {
+void RowSummary::offer(const float* logits, std::int64_t first) {
   if (!(highest(logits) > second_.logit)) return;
   for (int c = 0; c < kPanelColumns; ++c) offer_one({logits[c], static_cast<std::int32_t>(first + c)});
 }
 
-void RowSummary::offer_noised(const float (&logits)[kPanelColumns], std::int64_t first, double temperature,
-                              const GumbelStream& stream) {
+void RowSummary::offer_noised(const float* logits, std::int64_t first, double temperature, const GumbelStream& stream) {
   const double least = (noised_value_ - static_cast<double>(highest(logits))) / temperature;
   const double limit = GumbelStream::bits_limit(least);
   for (int c = 0; c < kPanelColumns; ++c) {

@@ -1,7 +1,7 @@
 // The vocabulary is cut into fixed parts (they depend on V alone); threads take parts, each part has its own summary
 // of every row, and parts are merged in order: the bits do not depend on the threads.
 //
-//   part p:  for each panel of 32 tokens (read once):  for each 12 rows:  tile [12][32] = hidden x panel -> summaries
+//   part p:  hidden x panels of 32 tokens (each read once) --> tile [<= 12 rows][32] --> summaries of its rows
 #include "token_confidence/token_confidence.h"
 
 #include <algorithm>
@@ -12,8 +12,7 @@
 #include "common/check.h"
 #include "common/isa.h"
 #include "common/parallel.h"
-#include "cpu/panel_gemm.h"
-#include "cpu/panel_weights.h"
+#include "cpu/panel_product.h"
 #include "cpu/scratch.h"
 #include "token_confidence/row_summary.h"
 
@@ -56,10 +55,7 @@ void check(const TokenConfidenceArgs& args) {
   const std::int64_t rows = args.hidden.size(0), hidden = args.hidden.size(1), vocabulary = args.vocabulary;
   require(kOp, "lm_head", vocabulary >= 1 && vocabulary < (std::int64_t{1} << 31) && hidden >= 1,
           "of at least one token and one column", shape_text(args.weight));
-  if (args.packed) {
-    Check(kOp, "lm_head", args.weight).cpu().dtype({args.hidden.dtype});
-    check_packed(kOp, "lm_head", args.weight, -1, vocabulary, hidden, false);
-  } else {
+  if (!args.packed) {
     Check(kOp, "lm_head", args.weight).cpu().dtype({args.hidden.dtype}).shape({vocabulary, hidden});
     Check(kOp, "lm_head", args.weight).last_dim_contiguous();
   }
@@ -80,14 +76,17 @@ class Stream {
   Stream(const TokenConfidenceArgs& args, std::vector<std::int64_t> forbidden)
       : args_(args),
         forbidden_(std::move(forbidden)),
-        weights_(args.packed ? packed_weights(args.weight, args.vocabulary, args.hidden.size(1), false)
+        weights_(args.packed ? packed_weights(kOp, "lm_head", args.weight, -1, args.vocabulary, args.hidden.size(1),
+                                              false, args.hidden.dtype)
                              : plain_weights(args.weight, false)),
-        gemm_(select_panel_gemm(args.hidden.dtype, active_isa())),
-        tiles_((args.hidden.size(0) + kMaxPanelRows - 1) / kMaxPanelRows),
-        rows_(tiles_ * kMaxPanelRows * weights_.lanes()) {
-    parallel_for(0, tiles_, grain_of(kMaxPanelRows * weights_.lanes()), [this](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t tile = begin; tile < end; ++tile) pack_tile(tile);
-    });
+        rows_(args.hidden.size(0) * weights_.words_per_row()) {
+    const std::int32_t offsets[2] = {0, static_cast<std::int32_t>(args.hidden.size(0))};
+    cut_rows(offsets, 1, chunks_);
+    parallel_for(0, static_cast<std::int64_t>(chunks_.size()), grain_of(args.hidden.size(1) * kMaxPanelRows),
+                 [&](std::int64_t begin, std::int64_t end) {
+                   pack_chunks(weights_, {args.hidden.dtype, args.hidden.data, args.hidden.stride(0), nullptr}, chunks_,
+                               begin, end, rows_.data());
+                 });
     for (std::int64_t row = 0; row < args.hidden.size(0) && args.temperature > 0.0; ++row) {
       noise_.emplace_back(args.seed, args.noise_keys.defined() ? id_at(args.noise_keys, row) : row);
     }
@@ -97,35 +96,20 @@ class Stream {
 
   // Adds panels [begin, end) to the summaries of all rows.
   void run(std::int64_t begin, std::int64_t end, RowSummary* summaries) const {
-    const Scratch<std::uint32_t> scratch(args_.packed ? 0 : weights_.panel_size());
-    float logits[kMaxPanelRows][kPanelColumns];
-    for (std::int64_t p = begin; p < end; ++p) {
-      const std::uint32_t* panel = weights_.panel(0, p, scratch.data());
-      for (std::int64_t tile = 0; tile < tiles_; ++tile) {
-        const std::uint32_t* rows = rows_.data() + tile * kMaxPanelRows * weights_.lanes();
-        gemm_({rows, panel, tile_rows(tile), weights_.lanes(), logits[0], kPanelColumns});
-        for (int r = 0; r < tile_rows(tile); ++r) add(logits[r], p, tile * kMaxPanelRows + r, summaries);
-      }
-    }
+    run_group({weights_, rows_.data(), chunks_}, 0, static_cast<std::int64_t>(chunks_.size()), begin, end,
+              [&](const RowChunk& chunk, std::int64_t panel, float* tile) {
+                for (int r = 0; r < chunk.num_rows; ++r) {
+                  add(tile + r * kPanelColumns, panel, chunk.first_row + r, summaries);
+                }
+              });
   }
 
  private:
-  int tile_rows(std::int64_t tile) const {
-    return static_cast<int>(std::min<std::int64_t>(kMaxPanelRows, args_.hidden.size(0) - tile * kMaxPanelRows));
-  }
-
-  void pack_tile(std::int64_t tile) const {
-    const ArrayView& hidden = args_.hidden;
-    const char* source = hidden.as<char>() + tile * kMaxPanelRows * hidden.stride(0) * dtype_bytes(hidden.dtype);
-    pack_rows(hidden.dtype, source, hidden.stride(0), nullptr, tile_rows(tile), hidden.size(1),
-              rows_.data() + tile * kMaxPanelRows * weights_.lanes());
-  }
-
-  void add(float (&logits)[kPanelColumns], std::int64_t panel, std::int64_t row, RowSummary* summaries) const {
+  void add(float* logits, std::int64_t panel, std::int64_t row, RowSummary* summaries) const {
     constexpr float kNone = -std::numeric_limits<float>::infinity();
     const std::int64_t first = panel * kPanelColumns, end = first + kPanelColumns;
     if (args_.hidden.dtype == DType::kBFloat16) {
-      for (float& logit : logits) logit = to_float(from_float<bfloat16>(logit));
+      for (int c = 0; c < kPanelColumns; ++c) logits[c] = to_float(from_float<bfloat16>(logits[c]));
     }
     for (int c = weights_.columns_of(panel); c < kPanelColumns; ++c) logits[c] = kNone;
     const auto from = std::lower_bound(forbidden_.begin(), forbidden_.end(), first);
@@ -140,8 +124,7 @@ class Stream {
   const TokenConfidenceArgs& args_;
   std::vector<std::int64_t> forbidden_;
   PanelWeights weights_;
-  PanelGemm gemm_;
-  std::int64_t tiles_;
+  std::vector<RowChunk> chunks_;
   Scratch<std::uint32_t> rows_;
   std::vector<GumbelStream> noise_;
 };

@@ -14,7 +14,7 @@ from llada_moe_ops.training.tasks import EVALUATION_TASKS
 
 from .conftest import Command
 
-COMMANDS = ("generate", "infill", "score", "train", "eval", "doctor", "demo")
+COMMANDS = ("generate", "infill", "score", "train", "eval", "doctor", "demo", "bench")
 
 
 def test_help_and_version(command: Command) -> None:

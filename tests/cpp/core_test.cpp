@@ -45,7 +45,7 @@ void panel_gemm_matches_a_naive_loop(DType dtype, Isa isa) {
       float out[kMaxPanelRows][kPanelColumns];
       pack_rows(dtype, x.data(), k, nullptr, num_rows, k, rows.data());
       pack_panel(dtype, weight.data(), k, columns, k, panel.data());
-      select_panel_gemm(dtype, isa)({rows.data(), panel.data(), num_rows, lanes, out[0], kPanelColumns});
+      select_panel_gemm(panel_format(dtype), isa)({rows.data(), panel.data(), num_rows, lanes, out[0], kPanelColumns});
       for (int r = 0; r < num_rows; ++r) {
         for (int c = 0; c < kPanelColumns; ++c) {
           double sum = 0;
@@ -85,12 +85,56 @@ void rows_are_cut_evenly() {
   }
 }
 
-void plans_give_every_thread_work() {
-  EXPECT(plan_product(64, 10, 1024, 2).chunk_parts == 1);
-  EXPECT(plan_product(2, 40, 1024, 2).chunk_parts == 4);
-  EXPECT(plan_product(1, 3, 1024, 64).chunk_parts == 3);
-  EXPECT(plan_product(1, 40, 1024, 1).chunk_parts == 1);
-  EXPECT(plan_product(0, 40, 1024, 2).chunk_parts == 0);
+void plans_visit_every_panel_once_in_even_items() {
+  const std::int32_t offsets[] = {0, 0, 13, 13, 40, 41, 300};
+  std::vector<RowChunk> chunks;
+  cut_rows(offsets, 6, chunks);
+  const auto count = static_cast<std::int64_t>(chunks.size());
+  for (const std::int64_t panels : {1, 2, 64, 101}) {
+    for (const int threads : {1, 2, 7}) {
+      const ProductPlan plan(chunks, panels, threads);
+      EXPECT(plan.items() >= threads && (threads > 1 || plan.items() == 1));
+      std::vector<int> seen(count * panels, 0);
+      for (std::int64_t item = 0; item < plan.items(); ++item) {
+        plan.visit(item, [&](std::int64_t chunk, std::int64_t chunk_end, std::int64_t first, std::int64_t last) {
+          EXPECT(first < last && chunks[chunk].group == chunks[chunk_end - 1].group);
+          for (; chunk < chunk_end; ++chunk) {
+            for (std::int64_t p = first; p < last; ++p) ++seen[chunk * panels + p];
+          }
+        });
+      }
+      for (const int value : seen) EXPECT(value == 1);
+    }
+  }
+  EXPECT(ProductPlan(chunks, 0, 2).items() == 0 && ProductPlan({}, 5, 2).items() == 0);
+}
+
+void phases_see_what_the_phases_before_wrote() {
+  for (const int threads : {1, 2, 5}) {
+    set_pool_threads(threads);
+    for (const std::int64_t size : {0, 1, 7, 1000}) {
+      std::vector<int> first(size, 0), second(size, 0);
+      parallel_phases(threads, {{size, 1,
+                                 [&](std::int64_t begin, std::int64_t end) {
+                                   for (std::int64_t i = begin; i < end; ++i) first[i] = 1;
+                                 }},
+                                {size, 3, [&](std::int64_t begin, std::int64_t end) {
+                                   for (std::int64_t i = begin; i < end; ++i) second[i] += first[size - 1 - i];
+                                 }}});
+      for (const int value : second) EXPECT(value == 1);
+    }
+    bool thrown = false;
+    try {
+      const auto fail = [](std::int64_t begin, std::int64_t) {
+        if (begin == 3) throw std::runtime_error("planted");
+      };
+      parallel_phases(threads, {{10, 1, fail}, {10, 1, [](std::int64_t, std::int64_t) {}}});
+    } catch (const std::runtime_error&) {
+      thrown = true;
+    }
+    EXPECT(thrown);
+  }
+  set_pool_threads(0);
 }
 
 void the_pool_covers_every_item_once() {
@@ -138,7 +182,8 @@ int main() {
   force_isa("");
   packed_rows_follow_the_index();
   rows_are_cut_evenly();
-  plans_give_every_thread_work();
+  plans_visit_every_panel_once_in_even_items();
+  phases_see_what_the_phases_before_wrote();
   the_pool_covers_every_item_once();
   unknown_instruction_sets_are_refused();
 }

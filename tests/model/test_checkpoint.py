@@ -185,7 +185,8 @@ def test_hub_id_while_offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     ("options", "message"),
     [
         ({"device": "cuda"}, "device must be"),
-        ({"quantization": "int8"}, "quantization must be None"),
+        ({"quantization": "int2"}, "quantization must be None or one of int8, int4, got 'int2'"),
+        ({"quantization": "int8", "pack": False}, "quantization must be None for a model that is not packed"),
         ({"dtype": torch.float64}, "dtype must be torch.float32 or torch.bfloat16"),
     ],
 )

@@ -121,13 +121,13 @@ def test_packing_loses_nothing(tokens: int, k: int, experts: int, hidden: int, i
 
 def test_packing_expert_by_expert() -> None:
     gate_up_proj, down_proj = cases.expert_layer((1, 1, 3, 20, 24), "random", torch.bfloat16)[3:]
-    packed = ops.PackedExperts.empty(3, 20, 24, torch.bfloat16)
+    packed = ops.PackedExperts.empty(3, 20, 24, "bf16")
     for expert in range(3):
         packed.set_expert(expert, gate_up_proj[expert, :24], gate_up_proj[expert, 24:], down_proj[expert])
     whole = ops.pack_experts(gate_up_proj, down_proj)
     assert torch.equal(packed.gate_up, whole.gate_up)
     assert torch.equal(packed.down, whole.down)
-    assert (packed.num_experts, packed.dtype) == (3, torch.bfloat16)
+    assert (packed.num_experts, packed.format) == (3, "bf16")
     assert packed.nbytes == packed.gate_up.nbytes + packed.down.nbytes
     with pytest.raises(ValueError, match=r"set_expert: expert must be in 0 .. 2, got 3"):
         packed.set_expert(3, gate_up_proj[0, :24], gate_up_proj[0, 24:], down_proj[0])
@@ -135,12 +135,10 @@ def test_packing_expert_by_expert() -> None:
         packed.set_expert(0, gate_up_proj[0, :24], gate_up_proj[0, :23], down_proj[0])
     with pytest.raises(TypeError, match="set_expert: down must be bfloat16, got float32"):
         packed.set_expert(0, gate_up_proj[0, :24], gate_up_proj[0, 24:], down_proj[0].float())
-    with pytest.raises(ValueError, match="'int4' is not supported yet"):
-        ops.pack_experts(gate_up_proj, down_proj, format="int4")
-    with pytest.raises(TypeError, match="dtype must be float32 or bfloat16"):
-        ops.PackedExperts.empty(3, 20, 24, torch.float16)
+    with pytest.raises(ValueError, match="format must be 'fp32' or 'bf16' or 'int8' or 'int4', got 'fp16'"):
+        ops.PackedExperts.empty(3, 20, 24, "fp16")
     with pytest.raises(ValueError, match="sizes must be not negative"):
-        ops.PackedExperts.empty(3, -20, 24, torch.float32)
+        ops.PackedExperts.empty(3, -20, 24, "fp32")
 
 
 def test_the_reference_packs_alike(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,7 +213,7 @@ def test_errors_of_packed_experts() -> None:
         ops.moe_mlp(*LAYER[:3], packed, LAYER[4])
     with pytest.raises(ValueError, match=r"x must be \[T, 12\], got \[5, 11\]"):
         ops.moe_mlp(LAYER[0][:, :11], *LAYER[1:3], packed)
-    with pytest.raises(TypeError, match=r"packed\.gate_up must be bfloat16, got float32"):
+    with pytest.raises(TypeError, match="x must be float32, the dtype of the packed weights, got bfloat16"):
         ops.moe_mlp(LAYER[0].bfloat16(), *LAYER[1:3], packed)
     op = torch.ops.llada_moe.moe_mlp_packed
     for gate_up, down, size in (

@@ -215,7 +215,7 @@ def test_errors() -> None:
         token_confidence(hidden, head.bfloat16())
     with pytest.raises(ValueError, match=r"lm_head must have shape \[V, 8\], got \[10, 7\]"):
         token_confidence(hidden, head[:, :7])
-    with pytest.raises(ValueError, match=r"hidden must be \[R, 8\]"):
+    with pytest.raises(ValueError, match=r"hidden must be \[.., 8\]"):
         token_confidence(hidden[:, :7], pack_linear(head))
     with pytest.raises(ValueError, match="lm_head must be on cpu, got meta"):
         token_confidence(hidden, head.to("meta"))

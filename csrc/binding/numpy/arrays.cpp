@@ -19,6 +19,7 @@ DType numpy_dtype(const py::dtype& dtype) {
     case 'f':
       return dtype.itemsize() == 4 ? DType::kFloat32 : dtype.itemsize() == 8 ? DType::kFloat64 : DType::kOther;
     case 'i':
+      if (dtype.itemsize() == 1) return DType::kInt8;
       return dtype.itemsize() == 4 ? DType::kInt32 : dtype.itemsize() == 8 ? DType::kInt64 : DType::kOther;
     case 'u':
       return dtype.itemsize() == 1 ? DType::kUInt8 : DType::kOther;
@@ -36,6 +37,7 @@ DType dlpack_dtype(const dlpack::DataType& dtype) {
   if (dtype.code == dlpack::kFloat && dtype.bits == 64) return DType::kFloat64;
   if (dtype.code == dlpack::kInt && dtype.bits == 32) return DType::kInt32;
   if (dtype.code == dlpack::kInt && dtype.bits == 64) return DType::kInt64;
+  if (dtype.code == dlpack::kInt && dtype.bits == 8) return DType::kInt8;
   if (dtype.code == dlpack::kUInt && dtype.bits == 8) return DType::kUInt8;
   if (dtype.code == dlpack::kBool) return DType::kBool;
   return DType::kOther;

@@ -33,6 +33,8 @@ inline DType to_dtype(ScalarType type) {
       return DType::kInt64;
     case ScalarType::Bool:
       return DType::kBool;
+    case ScalarType::Char:
+      return DType::kInt8;
     case ScalarType::Byte:
       return DType::kUInt8;
     default:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from . import options
+from .bench import bench
 
 app = typer.Typer(
     name="llada-moe",
@@ -17,6 +18,7 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(bench)
 
 
 def _version(wanted: bool) -> None:

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from ..files import CheckpointError
 from ..ops import PackedExperts, PackedLinear
+from ..ops._panels import format_of
 from .config import LLaDAMoEConfig
 from .model import Experts, LLaDAMoEModel
 from .modules import Linear
@@ -26,6 +27,11 @@ from .source import resolve_folder
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float32}
 _FUSED_NAMES = (("w1", "w2"), ("experts.gate_up_proj", "experts.down_proj"))
+
+
+# quantization -> formats of the experts, and of the dense projections and the head: those are a tenth of the weights
+# but used by every token, so int4 leaves them at eight bits.
+QUANTIZATIONS = {"int8": ("int8", "int8"), "int4": ("int4", "int8")}
 
 
 @dataclass(frozen=True)
@@ -89,8 +95,11 @@ def load_pretrained(
     """See :meth:`LLaDAMoEModel.from_pretrained`."""
     if torch.device(device).type != "cpu":
         raise ValueError(f'device must be "cpu" in this version, got {str(device)!r}')
-    if quantization is not None:
-        raise ValueError(f"quantization must be None in this version, got {quantization!r}")
+    if quantization is not None and quantization not in QUANTIZATIONS:
+        known = ", ".join(QUANTIZATIONS)
+        raise ValueError(f"quantization must be None or one of {known}, got {quantization!r}")
+    if quantization is not None and not pack:
+        raise ValueError(f"quantization must be None for a model that is not packed, got {quantization!r}")
     folder = resolve_folder(path_or_id)
     config = LLaDAMoEConfig.from_pretrained(folder)
     dtype = dtype or _DTYPES.get(str(config.torch_dtype or "bfloat16").removeprefix("torch."), torch.bfloat16)
@@ -100,13 +109,23 @@ def load_pretrained(
     with torch.device("meta"):
         model = LLaDAMoEModel(config)
     with CheckpointReader(folder) as reader:
-        _Loader(model, reader, dtype, pack).load(progress)
+        _Loader(model, reader, dtype, pack, quantization).load(progress)
+    model.quantization = quantization
     return model.requires_grad_(not pack).eval()
 
 
 class _Loader:
-    def __init__(self, model: LLaDAMoEModel, reader: CheckpointReader, dtype: torch.dtype, pack: bool) -> None:
+    def __init__(
+        self,
+        model: LLaDAMoEModel,
+        reader: CheckpointReader,
+        dtype: torch.dtype,
+        pack: bool,
+        quantization: str | None,
+    ) -> None:
         self.model, self.reader, self.dtype, self.pack = model, reader, dtype, pack
+        plain = format_of(dtype)
+        self.expert_format, self.dense_format = QUANTIZATIONS[quantization] if quantization else (plain, plain)
         self.fused: dict[str, tuple[str, str]] = {}
 
     def load(self, progress: bool) -> None:
@@ -146,7 +165,7 @@ class _Loader:
     def _fill(self, slot: Slot) -> None:
         tensor = self._read(slot.name, slot.shape)
         if self.pack and isinstance(slot.module, Linear) and slot.attribute == "weight":
-            slot.module.set_packed(tensor)
+            slot.module.set_packed(tensor, self.dense_format)
         else:
             setattr(slot.module, slot.attribute, nn.Parameter(tensor.clone()))
 
@@ -155,7 +174,7 @@ class _Loader:
         config = self.model.config
         count, hidden, intermediate = config.num_experts, config.hidden_size, config.expert_intermediate_size
         if self.pack:
-            packed = PackedExperts.empty(count, hidden, intermediate, self.dtype)
+            packed = PackedExperts.empty(count, hidden, intermediate, self.expert_format)
         else:
             gate_up = torch.empty(count, 2 * intermediate, hidden, dtype=self.dtype)
             down = torch.empty(count, hidden, intermediate, dtype=self.dtype)
@@ -219,6 +238,8 @@ def _expert_tensors(prefix: str, experts: Experts) -> Iterator[tuple[str, Tensor
 
 def save_pretrained(model: LLaDAMoEModel, folder: str | os.PathLike[str], *, max_shard_bytes: int) -> None:
     """See :meth:`LLaDAMoEModel.save_pretrained`."""
+    if model.quantization is not None:
+        raise ValueError(f"a model quantised to {model.quantization} has lost bits that the published format keeps")
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     write_shards(published_tensors(model), target, max_shard_bytes)

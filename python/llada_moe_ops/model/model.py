@@ -180,6 +180,7 @@ class LLaDAMoEModel(nn.Module):
     def __init__(self, config: LLaDAMoEConfig) -> None:
         super().__init__()
         self.config = config
+        self.quantization: str | None = None
         self.embed_tokens = nn.Parameter(torch.empty(config.vocab_size, config.hidden_size))
         self.layers = nn.ModuleList(Layer(config, index) for index in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
@@ -202,7 +203,8 @@ class LLaDAMoEModel(nn.Module):
             path_or_id: folder with ``config.json`` and ``*.safetensors``, or a hub id such as ``owner/name``.
             dtype: torch.float32 or torch.bfloat16; None takes the checkpoint's own.
             device: where the model runs; this version runs on the CPU.
-            quantization: weight format; None keeps ``dtype`` (quantised formats are not in this version).
+            quantization: "int8" or "int4" weights of the experts (the other projections and the head are int8 under
+                either), with activations quantised row by row; None keeps ``dtype``.
             pack: pack each weight as it is read (for inference); False keeps trainable parameters.
             progress: show a progress bar on standard error.
 
@@ -223,6 +225,7 @@ class LLaDAMoEModel(nn.Module):
 
         Raises:
             OSError: the folder cannot be written.
+            ValueError: the model is quantised.
         """
         from .checkpoint import save_pretrained
 

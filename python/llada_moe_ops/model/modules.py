@@ -29,10 +29,10 @@ class Linear(nn.Module):
         if isinstance(self.weight, Tensor):
             self.set_packed(self.weight.detach())
 
-    def set_packed(self, weight: Tensor) -> None:
-        """Hold a weight [N, K] in packed form."""
+    def set_packed(self, weight: Tensor, format: str | None = None) -> None:
+        """Hold a weight [N, K] in packed form; format None keeps its dtype."""
         del self.weight
-        self.weight = ops.pack_linear(weight)
+        self.weight = ops.pack_linear(weight, format)
 
 
 class RMSNorm(nn.Module):

@@ -104,3 +104,19 @@ def extension() -> Any:
 def runs_natively(x: Tensor) -> bool:
     """Whether the compiled op takes x: on the CPU, or on the meta device, where only shapes are computed."""
     return _loaded and x.device.type in ("cpu", "meta")
+
+
+def differentiable(op: str, *args: Any) -> Any:
+    """Call an op that has an autograd formula, around torch's autograd layer when nothing asks for a gradient.
+
+    That layer is Python code and costs more than a small kernel: 3 µs of a call.
+    """
+    call = getattr(getattr(torch.ops, NAMESPACE), op).default
+    if torch.compiler.is_compiling() or (torch.is_grad_enabled() and any(map(_wants_gradient, args))):
+        return call(*args)
+    with torch._C._AutoDispatchBelowAutograd():
+        return call(*args)
+
+
+def _wants_gradient(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.requires_grad

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from . import _check
 from ._autograd import reference_gradients
-from ._library import native, runs_natively
+from ._library import differentiable, native, runs_natively
 
 
 def attention_mask(
@@ -118,7 +118,7 @@ def attention(
             q, k, v, mask=mask, key_range=key_range, cu_seqlens=cu_seqlens, block_size=block_size, scale=scale
         )
     whole_mask = None if mask is None else mask.expand(shape)
-    out: Tensor = torch.ops.llada_moe.attention(q, k, v, whole_mask, key_range, cu_seqlens, block_size or 0, scale)
+    out: Tensor = differentiable("attention", q, k, v, whole_mask, key_range, cu_seqlens, block_size or 0, scale)
     return out
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from . import _check
-from ._library import native, runs_natively
+from ._library import differentiable, native, runs_natively
 
 
 def grouped_gemm_reference(x_sorted: Tensor, weight: Tensor, offsets: Tensor) -> Tensor:
@@ -45,7 +45,7 @@ def grouped_gemm(x_sorted: Tensor, weight: Tensor, offsets: Tensor) -> Tensor:
     offsets = _checked("grouped_gemm", "weight", x_sorted, weight, "N", offsets)
     if not runs_natively(x_sorted):
         return _padded(grouped_gemm_reference(x_sorted, weight, offsets), x_sorted.shape[0])
-    y: Tensor = torch.ops.llada_moe.grouped_gemm(x_sorted, weight, offsets)
+    y: Tensor = differentiable("grouped_gemm", x_sorted, weight, offsets)
     return y
 
 
@@ -69,7 +69,7 @@ def grouped_swiglu(x_sorted: Tensor, gate_up_proj: Tensor, offsets: Tensor) -> T
     _check.require("grouped_swiglu", "gate_up_proj", size % 2 == 0, "of an even second size", list(gate_up_proj.shape))
     if not runs_natively(x_sorted):
         return _padded(grouped_swiglu_reference(x_sorted, gate_up_proj, offsets), x_sorted.shape[0])
-    y: Tensor = torch.ops.llada_moe.grouped_swiglu(x_sorted, gate_up_proj, offsets)
+    y: Tensor = differentiable("grouped_swiglu", x_sorted, gate_up_proj, offsets)
     return y
 
 

@@ -9,13 +9,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from . import _check
-from ._library import native, runs_natively
+from ._library import differentiable, native, runs_natively
 from .packing import PackedLinear
 
 
-def linear_reference(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def linear_reference(x: Tensor, weight: Tensor | PackedLinear, bias: Tensor | None = None) -> Tensor:
     """The specification of :func:`linear` in plain PyTorch."""
-    return functional.linear(x, weight, bias)
+    return weight.reference(x, bias) if isinstance(weight, PackedLinear) else functional.linear(x, weight, bias)
 
 
 def linear(x: Tensor, weight: Tensor | PackedLinear, bias: Tensor | None = None) -> Tensor:
@@ -23,7 +23,8 @@ def linear(x: Tensor, weight: Tensor | PackedLinear, bias: Tensor | None = None)
 
     Args:
         x: [.., K] float32 or bfloat16; rows may be strided if they are evenly spaced.
-        weight: [N, K] of x's dtype, last dimension contiguous, or packed by :func:`pack_linear` (inference only).
+        weight: [N, K] of x's dtype, last dimension contiguous, or packed by :func:`pack_linear` (inference only; int8
+            and int4 weights take either dtype of x).
         bias: [N] of x's dtype.
 
     Returns:
@@ -34,24 +35,23 @@ def linear(x: Tensor, weight: Tensor | PackedLinear, bias: Tensor | None = None)
         ValueError: a wrong shape, device or layout.
     """
     _check.tensor("linear", "x", x, dtypes=_check.FLOATING)
-    _check.require("linear", "x", x.dim() >= 1, "of at least one dimension", f"shape {list(x.shape)}")
+    _check.require("linear", "x", x.dim() >= 1, "of at least one dimension", "a scalar")
     if isinstance(weight, PackedLinear):
-        panels, columns = weight.panels, weight.out_features
-        _check.tensor("linear", "weight", panels, dtypes=(x.dtype,), device=x.device)
-        _check.require("linear", "x", x.shape[-1] == weight.in_features, f"[.., {weight.in_features}]", list(x.shape))
+        columns = weight.out_features
+        weight.check_input("linear", "x", x)
     else:
         _check.tensor("linear", "weight", weight, dtypes=(x.dtype,), shape=("N", x.shape[-1]), device=x.device)
         columns = weight.shape[0]
     if bias is not None:
         _check.tensor("linear", "bias", bias, dtypes=(x.dtype,), shape=(columns,), device=x.device, contiguous=True)
     if not runs_natively(x):
-        return linear_reference(x, weight.unpack() if isinstance(weight, PackedLinear) else weight, bias)
+        return linear_reference(x, weight, bias)
     _check.even_rows("linear", "x", x)
     if isinstance(weight, PackedLinear):
-        packed: Tensor = torch.ops.llada_moe.linear_packed(x, panels, columns, bias)
+        packed: Tensor = torch.ops.llada_moe.linear_packed(x, weight.panels, columns, bias)
         return packed
     _check.tensor("linear", "weight", weight, rows_contiguous=True)
-    y: Tensor = torch.ops.llada_moe.linear(x, weight, bias)
+    y: Tensor = differentiable("linear", x, weight, bias)
     return y
 
 

@@ -8,18 +8,31 @@ import torch
 from torch import Tensor
 
 from . import _check
-from ._library import native, runs_natively
+from ._library import differentiable, native, runs_natively
+from ._panels import rounded_rows
 from .grouped_gemm import group_slices, grouped_gemm_reference, grouped_swiglu_reference, swiglu_backward
-from .packing import PackedExperts
+from .packing import PackedExperts, check_format
 from .permute import expert_order_reference, permute_reference, unpermute_reference
 
 
-def moe_mlp_reference(x: Tensor, weights: Tensor, experts: Tensor, gate_up_proj: Tensor, down_proj: Tensor) -> Tensor:
+def moe_mlp_reference(
+    x: Tensor,
+    weights: Tensor,
+    experts: Tensor,
+    gate_up_proj: Tensor | PackedExperts,
+    down_proj: Tensor | None = None,
+) -> Tensor:
     """The specification of :func:`moe_mlp` in plain PyTorch. Expert index E means "not mine" and adds nothing."""
+    quantized = isinstance(gate_up_proj, PackedExperts) and gate_up_proj.quantized
+    if isinstance(gate_up_proj, PackedExperts):
+        gate_up_proj, down_proj = gate_up_proj.unpack()
+    assert down_proj is not None
     order, offsets = expert_order_reference(experts, gate_up_proj.shape[0])
     order = order[: int(offsets[-1])]
-    hidden = grouped_swiglu_reference(permute_reference(x, order, experts.shape[-1]), gate_up_proj, offsets)
-    return unpermute_reference(grouped_gemm_reference(hidden, down_proj, offsets), order, weights)
+    rows = permute_reference(rounded_rows(x) if quantized else x, order, experts.shape[-1])
+    hidden = grouped_swiglu_reference(rows, gate_up_proj, offsets).to(x.dtype)
+    down = grouped_gemm_reference(rounded_rows(hidden) if quantized else hidden, down_proj, offsets)
+    return unpermute_reference(down, order, weights).to(x.dtype)
 
 
 def moe_mlp(
@@ -39,7 +52,7 @@ def moe_mlp(
         weights: [T, k] routing weights, float32 or x's dtype.
         experts: [T, k] int32 or int64 in 0 .. E; E means "not mine" (expert parallelism) and adds nothing.
         gate_up_proj: [E, 2I, H] of x's dtype, gate rows first (the layout of transformers 5), or both weights packed
-            by :func:`pack_experts` (inference only).
+            by :func:`pack_experts` (inference only; int8 and int4 weights take either dtype of x).
         down_proj: [E, H, I] of x's dtype; absent when packed.
 
     Returns:
@@ -57,10 +70,6 @@ def moe_mlp(
     _check.tensor("moe_mlp", "experts", experts, dtypes=_check.INDEX, shape=shape, device=device)
     _check.index_range("moe_mlp", "experts", experts, num_experts)
     if not runs_natively(x):
-        if packed is not None:
-            return moe_mlp_reference(x, weights, experts, *packed.unpack())
-        assert isinstance(gate_up_proj, Tensor)
-        assert down_proj is not None
         return moe_mlp_reference(x, weights, experts, gate_up_proj, down_proj)
     weights, experts = weights.float().contiguous(), experts.to(torch.int32).contiguous()
     if packed is not None:
@@ -68,7 +77,7 @@ def moe_mlp(
             x, weights, experts, packed.gate_up, packed.down, packed.intermediate_size
         )
         return y
-    plain_y: Tensor = torch.ops.llada_moe.moe_mlp(x, weights, experts, gate_up_proj, down_proj)
+    plain_y: Tensor = differentiable("moe_mlp", x, weights, experts, gate_up_proj, down_proj)
     return plain_y
 
 
@@ -79,7 +88,7 @@ def _check_weights(x: Tensor, packed: PackedExperts | None, gate_up_proj: object
     like: dict[str, Any] = {"dtypes": (x.dtype,), "device": x.device}
     if packed is not None:
         _check.require(op, "down_proj", down_proj is None, "absent when the experts are packed", "a tensor")
-        _check.tensor(op, "packed.gate_up", packed.gate_up, **like)
+        check_format(op, "x", x, packed.format, packed.gate_up)
         _check.require(op, "x", x.shape[1] == packed.hidden_size, f"[T, {packed.hidden_size}]", list(x.shape))
         return packed.num_experts
     _check.tensor(op, "gate_up_proj", gate_up_proj, shape=("E", "2I", x.shape[1]), rows_contiguous=True, **like)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from . import _check
 from ._autograd import reference_gradients
-from ._library import native, runs_natively
+from ._library import differentiable, native, runs_natively
 
 
 def rms_norm_reference(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -94,7 +94,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     _check_norm("rms_norm", x, weight, eps)
     if not runs_natively(x):
         return rms_norm_reference(x, weight, eps)
-    out: Tensor = torch.ops.llada_moe.rms_norm(x, weight, eps)
+    out: Tensor = differentiable("rms_norm", x, weight, eps)
     return out
 
 
@@ -116,7 +116,7 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tup
     )
     if not runs_natively(x):
         return add_rms_norm_reference(x, residual, weight, eps)
-    out, total = torch.ops.llada_moe.add_rms_norm(x, residual, weight, eps)
+    out, total = differentiable("add_rms_norm", x, residual, weight, eps)
     return out, total
 
 
@@ -171,8 +171,8 @@ def qk_norm_rope(
         return qk_norm_rope_reference(
             q, k, q_weight, k_weight, positions, theta=theta, rotary_dim=rotary_dim, eps=eps, clip=clip
         )
-    turned_q, turned_k = torch.ops.llada_moe.qk_norm_rope(
-        q, k, q_weight, k_weight, positions, rope_frequencies(theta, rotary_dim, q.device), eps, clip
+    turned_q, turned_k = differentiable(
+        "qk_norm_rope", q, k, q_weight, k_weight, positions, rope_frequencies(theta, rotary_dim, q.device), eps, clip
     )
     return turned_q, turned_k
 

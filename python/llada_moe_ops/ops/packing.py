@@ -1,50 +1,33 @@
-"""Weights in the order in which the CPU kernels read them.
+"""Weights in the order in which the CPU kernels read them: packed once, in the formats of :mod:`._panels`.
 
-A panel holds 32 output columns (weight rows) cut along K into 32-bit lanes: one fp32, or two bf16. A packed weight is
-[panels, lanes, 32, values per lane]; columns and K are padded with zeros. The experts' gate and up projections share
-panels, 16 columns each. One layout serves every instruction set, and unpacking gives back every bit.
+One layout serves every instruction set. fp32 and bf16 lose nothing. int8 and int4 weights are multiplied in integers,
+with activations quantised row by row to int8 (symmetric, scale = largest magnitude / 127), whatever their dtype.
 """
 
 from __future__ import annotations
 
+import math
+import mmap
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from . import _check
 from ._library import native, runs_natively
+from ._panels import (
+    FORMATS,
+    PANEL_COLUMNS,
+    QUANTIZED,
+    format_of,
+    pack_panels_reference,
+    panel_shape,
+    rounded_rows,
+    unpack_panels,
+)
 
-PANEL_COLUMNS = 32
-FORMATS = {"fp32": torch.float32, "bf16": torch.bfloat16}
-LATER_FORMATS = ("int8", "int4")
-
-
-def _lane_values(dtype: torch.dtype) -> int:
-    return 2 if dtype == torch.bfloat16 else 1
-
-
-def _panel_shape(columns: int, k: int, dtype: torch.dtype, panel_columns: int = PANEL_COLUMNS) -> tuple[int, ...]:
-    values = _lane_values(dtype)
-    return (-(-columns // panel_columns), -(-k // values), PANEL_COLUMNS, values)
-
-
-def pack_panels_reference(weights: list[Tensor]) -> Tensor:
-    """The specification of packing: weights [N, K] that share each panel equally (one, or gate and up)."""
-    share = PANEL_COLUMNS // len(weights)
-    columns, k = weights[0].shape
-    values = _lane_values(weights[0].dtype)
-    padded = [functional.pad(weight, (0, -k % values, 0, -columns % share)) for weight in weights]
-    panels = torch.cat([weight.unflatten(0, (-1, share)) for weight in padded], dim=1)
-    return panels.unflatten(2, (-1, values)).transpose(1, 2).contiguous()
-
-
-def unpack_panels(panels: Tensor, columns: int, k: int, parts: int = 1) -> list[Tensor]:
-    """The inverse of :func:`pack_panels_reference`; leading dimensions are kept."""
-    rows = panels.transpose(-3, -2).flatten(-2)[..., :k]
-    share = PANEL_COLUMNS // parts
-    return [part.flatten(-3, -2)[..., :columns, :] for part in rows.split(share, dim=-2)]
+LARGE_PAGE_FROM = 1 << 22  # bytes: two large pages
 
 
 @dataclass(frozen=True)
@@ -54,11 +37,13 @@ class PackedLinear:
     panels: Tensor
     out_features: int
     in_features: int
+    format: str
+    """"fp32", "bf16", "int8" or "int4"."""
 
     @property
-    def dtype(self) -> torch.dtype:
-        """float32 or bfloat16."""
-        return self.panels.dtype
+    def quantized(self) -> bool:
+        """Whether the weight is in integers; then activations of either dtype are taken."""
+        return self.format in QUANTIZED
 
     @property
     def nbytes(self) -> int:
@@ -66,8 +51,29 @@ class PackedLinear:
         return self.panels.nbytes
 
     def unpack(self) -> Tensor:
-        """The weight [out_features, in_features], bit for bit."""
-        return unpack_panels(self.panels, self.out_features, self.in_features)[0].contiguous()
+        """The weight [out_features, in_features]: bit for bit, or in float32 what the quantised weight stands for."""
+        return unpack_panels(self.panels, self.out_features, self.in_features, self.format)[0].contiguous()
+
+    def check_input(self, op: str, name: str, x: Tensor) -> None:
+        """Raise TypeError or ValueError unless x [.., in_features] can be multiplied with this weight."""
+        if x.shape[-1] != self.in_features:
+            raise ValueError(f"{op}: {name} must be [.., {self.in_features}], got {list(x.shape)}")
+        check_format(op, name, x, self.format, self.panels)
+
+    def reference(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """x weightᵀ + bias in plain PyTorch, in x's dtype."""
+        rows = rounded_rows(x) if self.quantized else x
+        bias = bias.to(rows.dtype) if bias is not None else None
+        return torch.nn.functional.linear(rows, self.unpack(), bias).to(x.dtype)
+
+
+def check_format(op: str, name: str, x: Tensor, format: str, panels: Tensor) -> None:
+    """Raise TypeError or ValueError unless x may meet panels of that format."""
+    if panels.device != x.device:
+        raise ValueError(f"{op}: packed weights must be on {x.device}, got {panels.device}")
+    if format not in QUANTIZED and panels.dtype != x.dtype:
+        expected, got = (str(dtype).removeprefix("torch.") for dtype in (panels.dtype, x.dtype))
+        raise TypeError(f"{op}: {name} must be {expected}, the dtype of the packed weights, got {got}")
 
 
 @dataclass(frozen=True)
@@ -75,11 +81,13 @@ class PackedExperts:
     """The experts of one layer in panels: built whole by :func:`pack_experts`, or expert by expert."""
 
     gate_up: Tensor
-    """[E, panels, lanes, 32, values per lane], 16 gate and 16 up columns a panel."""
+    """[E, panels, ..], 16 gate and 16 up columns a panel."""
     down: Tensor
-    """[E, panels, lanes, 32, values per lane]."""
+    """[E, panels, ..]."""
     hidden_size: int
     intermediate_size: int
+    format: str
+    """"fp32", "bf16", "int8" or "int4"."""
 
     @classmethod
     def empty(
@@ -87,26 +95,25 @@ class PackedExperts:
         num_experts: int,
         hidden_size: int,
         intermediate_size: int,
-        dtype: torch.dtype,
+        format: str,
         device: torch.device | str = "cpu",
     ) -> PackedExperts:
         """Room for E experts, to be filled by :meth:`set_expert`.
 
         Raises:
-            TypeError: dtype is neither float32 nor bfloat16.
-            ValueError: a negative size.
+            ValueError: an unknown format, or a negative size.
         """
-        if dtype not in _check.FLOATING:
-            raise TypeError(f"PackedExperts: dtype must be float32 or bfloat16, got {dtype}")
+        _check_format_name("PackedExperts", format)
         sizes = (num_experts, hidden_size, intermediate_size)
         _check.require("PackedExperts", "sizes", min(sizes) >= 0, "not negative", sizes)
-        gate_up = _panel_shape(intermediate_size, hidden_size, dtype, PANEL_COLUMNS // 2)
-        down = _panel_shape(hidden_size, intermediate_size, dtype)
+        gate_up = panel_shape(intermediate_size, hidden_size, format, PANEL_COLUMNS // 2)
+        down = panel_shape(hidden_size, intermediate_size, format)
         return cls(
-            torch.empty(num_experts, *gate_up, dtype=dtype, device=device),
-            torch.empty(num_experts, *down, dtype=dtype, device=device),
+            _room((num_experts, *gate_up), format, device),
+            _room((num_experts, *down), format, device),
             hidden_size,
             intermediate_size,
+            format,
         )
 
     @property
@@ -115,9 +122,9 @@ class PackedExperts:
         return self.gate_up.shape[0]
 
     @property
-    def dtype(self) -> torch.dtype:
-        """float32 or bfloat16."""
-        return self.gate_up.dtype
+    def quantized(self) -> bool:
+        """Whether the weights are in integers; then activations of either dtype are taken."""
+        return self.format in QUANTIZED
 
     @property
     def nbytes(self) -> int:
@@ -126,7 +133,7 @@ class PackedExperts:
 
     @torch.no_grad()
     def set_expert(self, expert: int, gate: Tensor, up: Tensor, down: Tensor) -> None:
-        """Pack one expert: gate and up [I, H], down [H, I], of this object's dtype.
+        """Pack one expert: gate and up [I, H], down [H, I], of this object's dtype (quantised: either one).
 
         Raises:
             TypeError: an argument is no tensor or has another dtype.
@@ -136,12 +143,13 @@ class PackedExperts:
             "set_expert", "expert", 0 <= expert < self.num_experts, f"in 0 .. {self.num_experts - 1}", expert
         )
         shape = (self.intermediate_size, self.hidden_size)
+        dtypes = _check.FLOATING if self.quantized else (self.down.dtype,)
         for name, value, wanted in (("gate", gate, shape), ("up", up, shape), ("down", down, shape[::-1])):
             _check.tensor(
                 "set_expert",
                 name,
                 value,
-                dtypes=(self.dtype,),
+                dtypes=dtypes,
                 shape=wanted,
                 device=self.down.device,
                 rows_contiguous=True,
@@ -149,13 +157,13 @@ class PackedExperts:
         if runs_natively(down):
             torch.ops.llada_moe.pack_expert(gate, up, down, self.gate_up[expert], self.down[expert])
         else:
-            self.gate_up[expert].copy_(pack_panels_reference([gate, up]))
-            self.down[expert].copy_(pack_panels_reference([down]))
+            self.gate_up[expert].copy_(pack_panels_reference([gate, up], self.format))
+            self.down[expert].copy_(pack_panels_reference([down], self.format))
 
     def unpack(self) -> tuple[Tensor, Tensor]:
-        """(gate_up_proj [E, 2I, H], down_proj [E, H, I]), bit for bit."""
-        gate, up = unpack_panels(self.gate_up, self.intermediate_size, self.hidden_size, parts=2)
-        down = unpack_panels(self.down, self.hidden_size, self.intermediate_size)[0]
+        """(gate_up_proj [E, 2I, H], down_proj [E, H, I]): bit for bit, or in float32 what quantised ones stand for."""
+        gate, up = unpack_panels(self.gate_up, self.intermediate_size, self.hidden_size, self.format, parts=2)
+        down = unpack_panels(self.down, self.hidden_size, self.intermediate_size, self.format)[0]
         return torch.cat([gate, up], dim=1), down.contiguous()
 
 
@@ -165,20 +173,20 @@ def pack_linear(weight: Tensor, format: str | None = None) -> PackedLinear:
 
     Args:
         weight: [N, K] float32 or bfloat16, last dimension contiguous.
-        format: "fp32" or "bf16" (converted when it differs); None keeps the weight's dtype.
+        format: "fp32" or "bf16" (converted when it differs), "int8" or "int4" (quantised); None keeps the dtype.
 
     Raises:
         TypeError: not a tensor, or another dtype.
-        ValueError: a wrong shape or layout, or a format that this version does not have.
+        ValueError: a wrong shape or layout, or an unknown format.
     """
     _check.tensor("pack_linear", "weight", weight, dtypes=_check.FLOATING, shape=("N", "K"), rows_contiguous=True)
-    weight = weight.to(_format_dtype("pack_linear", format, weight.dtype))
+    format, weight = _in_format("pack_linear", format, weight)
     columns, k = weight.shape
     if not runs_natively(weight):
-        return PackedLinear(pack_panels_reference([weight]), columns, k)
-    packed = PackedLinear(weight.new_empty(_panel_shape(columns, k, weight.dtype)), columns, k)
-    torch.ops.llada_moe.pack_linear(weight, packed.panels)
-    return packed
+        return PackedLinear(pack_panels_reference([weight], format), columns, k, format)
+    panels = _room(panel_shape(columns, k, format), format, weight.device)
+    torch.ops.llada_moe.pack_linear(weight, panels)
+    return PackedLinear(panels, columns, k, format)
 
 
 @torch.no_grad()
@@ -188,11 +196,11 @@ def pack_experts(gate_up_proj: Tensor, down_proj: Tensor, format: str | None = N
     Args:
         gate_up_proj: [E, 2I, H] float32 or bfloat16, gate rows first (the layout of transformers 5).
         down_proj: [E, H, I] of the same dtype.
-        format: "fp32" or "bf16" (converted when it differs); None keeps the weights' dtype.
+        format: "fp32" or "bf16" (converted when it differs), "int8" or "int4" (quantised); None keeps the dtype.
 
     Raises:
         TypeError: not a tensor, or another dtype.
-        ValueError: a wrong shape or layout, or a format that this version does not have.
+        ValueError: a wrong shape or layout, or an unknown format.
     """
     op = "pack_experts"
     _check.tensor(
@@ -209,21 +217,35 @@ def pack_experts(gate_up_proj: Tensor, down_proj: Tensor, format: str | None = N
         device=gate_up_proj.device,
         rows_contiguous=True,
     )
-    dtype = _format_dtype(op, format, gate_up_proj.dtype)
-    packed = PackedExperts.empty(experts, hidden, rows // 2, dtype, gate_up_proj.device)
+    format = _in_format(op, format, gate_up_proj[:0])[0]
+    packed = PackedExperts.empty(experts, hidden, rows // 2, format, gate_up_proj.device)
     for expert in range(experts):
-        gate, up = gate_up_proj[expert].to(dtype).chunk(2)
-        packed.set_expert(expert, gate, up, down_proj[expert].to(dtype))
+        gate, up = _in_format(op, format, gate_up_proj[expert])[1].chunk(2)
+        packed.set_expert(expert, gate, up, _in_format(op, format, down_proj[expert])[1])
     return packed
 
 
-def _format_dtype(op: str, name: str | None, default: torch.dtype) -> torch.dtype:
-    if name is None:
-        return default
-    if name in LATER_FORMATS:
-        raise ValueError(f"{op}: format {name!r} is not supported yet by this version; use 'bf16' or 'fp32'")
+def _room(shape: tuple[int, ...], format: str, device: torch.device | str) -> Tensor:
+    """Uninitialised panels; in large pages where the system has them, since a stream of weights crosses many pages."""
+    dtype = FORMATS[format]
+    size = math.prod(shape) * dtype.itemsize
+    if torch.device(device).type != "cpu" or size < LARGE_PAGE_FROM or not hasattr(mmap, "MADV_HUGEPAGE"):
+        return torch.empty(shape, dtype=dtype, device=device)
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with suppress(OSError):  # a kernel without large pages
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(memory, dtype=dtype).view(shape)
+
+
+def _check_format_name(op: str, name: str) -> None:
     _check.require(op, "format", name in FORMATS, " or ".join(map(repr, FORMATS)), repr(name))
-    return FORMATS[name]
+
+
+def _in_format(op: str, name: str | None, weight: Tensor) -> tuple[str, Tensor]:
+    """The format, and the weight in the dtype that it is packed from."""
+    name = format_of(weight.dtype) if name is None else name
+    _check_format_name(op, name)
+    return name, weight if name in QUANTIZED else weight.to(FORMATS[name])
 
 
 if native():

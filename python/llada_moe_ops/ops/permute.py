@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from . import _check
-from ._library import native, runs_natively
+from ._library import differentiable, native, runs_natively
 
 
 def expert_order_reference(experts: Tensor, num_experts: int) -> tuple[Tensor, Tensor]:
@@ -78,7 +78,7 @@ def permute(x: Tensor, order: Tensor, k: int) -> Tensor:
     _check.index_range("permute", "order", order, x.shape[0] * k - 1)
     if not runs_natively(x):
         return permute_reference(x, order, k)
-    out: Tensor = torch.ops.llada_moe.permute(x, order, k)
+    out: Tensor = differentiable("permute", x, order, k)
     return out
 
 
@@ -109,7 +109,7 @@ def unpermute(y_sorted: Tensor, order: Tensor, weights: Tensor) -> Tensor:
         _check.require(op, "order", int(order.bincount().max()) == 1, "without repetition", "an entry twice")
     if not runs_natively(y_sorted):
         return unpermute_reference(y_sorted, order, weights)
-    out: Tensor = torch.ops.llada_moe.unpermute(y_sorted, order, weights)
+    out: Tensor = differentiable("unpermute", y_sorted, order, weights)
     return out
 
 

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from . import _check
 from ._autograd import reference_gradients
-from ._library import native, runs_natively
+from ._library import differentiable, native, runs_natively
 
 SCORES = ("softmax", "sigmoid")
 
@@ -104,8 +104,8 @@ def router_topk(
             renormalize=renormalize,
             scale=scale,
         )
-    weights, experts = torch.ops.llada_moe.router_topk(
-        logits, k, score == "sigmoid", bias, bias_in_weights, num_groups, topk_groups, renormalize, scale
+    weights, experts = differentiable(
+        "router_topk", logits, k, score == "sigmoid", bias, bias_in_weights, num_groups, topk_groups, renormalize, scale
     )
     return weights, experts
 
@@ -162,8 +162,18 @@ def router(
             renormalize=renormalize,
             scale=scale,
         )
-    weights, experts = torch.ops.llada_moe.router(
-        x, gate_weight, k, score == "sigmoid", bias, bias_in_weights, num_groups, topk_groups, renormalize, scale
+    weights, experts = differentiable(
+        "router",
+        x,
+        gate_weight,
+        k,
+        score == "sigmoid",
+        bias,
+        bias_in_weights,
+        num_groups,
+        topk_groups,
+        renormalize,
+        scale,
     )
     return weights, experts
 

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from . import _check
 from ._library import native, runs_natively
+from .linear import linear_reference
 from .packing import PackedLinear
 
 # splitmix64 (Steele, Lea, Flood 2014) and the steps of its two counters, as signed 64-bit integers.
@@ -82,10 +82,8 @@ def token_confidence_reference(
     mask_token_id: int | None = None,
 ) -> TokenConfidence:
     """The specification of :func:`token_confidence` in plain PyTorch."""
-    weight = lm_head.unpack() if isinstance(lm_head, PackedLinear) else lm_head
-    logits = functional.linear(hidden, weight)
     return confidence_of_logits(
-        logits,
+        linear_reference(hidden, lm_head),
         temperature=temperature,
         seed=seed,
         noise_keys=noise_keys,
@@ -216,10 +214,7 @@ def _check_arguments(
     op = "token_confidence"
     _check.tensor(op, "hidden", hidden, dtypes=_check.FLOATING, shape=("R", "H"), rows_contiguous=True)
     if isinstance(lm_head, PackedLinear):
-        _check.tensor(op, "lm_head", lm_head.panels, dtypes=(hidden.dtype,), device=hidden.device)
-        _check.require(
-            op, "hidden", hidden.shape[1] == lm_head.in_features, f"[R, {lm_head.in_features}]", list(hidden.shape)
-        )
+        lm_head.check_input(op, "hidden", hidden)
         vocabulary = lm_head.out_features
     else:
         shape = ("V", hidden.shape[1])

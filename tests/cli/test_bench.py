@@ -1,0 +1,62 @@
+"""``llada-moe bench``: the table, the JSON, wrong usage; not how fast this machine is."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+
+import pytest
+from llada_moe_ops.ops._library import extension
+from llada_moe_ops.roofline import DTYPES, LEVELS, Limits
+
+from .conftest import Command, run_process
+
+TINY = ("--seconds", "0.01", "--stream-mib", "4")
+
+
+def test_roofline(command: Command, tmp_path: Path) -> None:
+    path = tmp_path / "roofline.json"
+    done = command("bench", "roofline", *TINY, "--threads", "1", "--json", path)
+    assert done.code == 0, done.err
+    assert done.err == ""
+    assert "1 thread" in done.out
+    assert all(word in done.out for word in ("read L1", "read DRAM", "fp32", "bf16", "int8", "GB/s", "GOP/s"))
+    values = json.loads(path.read_text(encoding="utf-8"))
+    facts = values["machine"]
+    assert facts["isa"] == extension().isa()
+    assert facts["isa"] in done.out
+    assert {"processor", "cores", "caches", "memory", "compiler", "date"} <= set(facts)
+    (limits,) = (Limits.from_dict(one) for one in values["limits"])
+    assert limits.threads == 1
+    assert (tuple(limits.read), tuple(limits.peak)) == (LEVELS, DTYPES)
+    rates = [*limits.read.values(), *limits.peak.values()]
+    assert all(math.isfinite(rate.best) and rate.best >= rate.median > 0 for rate in rates)
+
+
+def test_roofline_without_a_count_takes_all_cores(tmp_path: Path) -> None:
+    path, cores = tmp_path / "roofline.json", len(os.sched_getaffinity(0))
+    done = run_process("bench", "roofline", *TINY, "--json", path)
+    assert done.code == 0, done.err
+    assert done.err == ""
+    counts = [one["threads"] for one in json.loads(path.read_text(encoding="utf-8"))["limits"]]
+    assert counts[0] == 1
+    assert counts[-1] == cores
+    assert counts == sorted(set(counts))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("--threads", "0"), 2, "--threads"),
+        (("--threads", "4096"), 2, "this process may use"),
+        (("--seconds", "0"), 2, "--seconds must be above 0"),
+        (("--stream-mib", "0"), 2, "--stream-mib"),
+        ((*TINY, "-t", "1", "--json", "/no/such/folder/x"), 1, "/no/such/folder/x: cannot be written"),
+    ],
+)
+def test_what_is_refused(command: Command, arguments: tuple[str, ...], code: int, message: str) -> None:
+    done = command("bench", "roofline", *arguments)
+    assert (done.code, done.out) == (code, "")
+    assert message in " ".join(done.err.replace("│", " ").split())

@@ -1,0 +1,89 @@
+"""What the benchmarks share: a case proves itself right, measures its limit, and ends up in a plot."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from llada_moe_ops.ops._library import native
+from llada_moe_ops.roofline import Limits, Probe
+
+from benchmarks import compare
+
+pytestmark = pytest.mark.skipif(not native(), reason="the extension is not built")
+ROOT = Path(__file__).resolve().parent.parent
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def run_case(monkeypatch: pytest.MonkeyPatch, **options: Any) -> dict[str, Any]:
+    """What one case on a little memory records."""
+    monkeypatch.setattr(compare, "probe", lambda threads: Probe(threads, stream_bytes=4 << 20))
+    x = torch.randn(64, 64)
+    benchmark = SimpleNamespace(extra_info={}, pedantic=lambda run, **_: run())
+    peers = {"torch": lambda: x @ x, "matmul": lambda: torch.matmul(x, x)}
+    work = {"dtype": torch.float32, "bytes_moved": 3.0 * x.nbytes, "flops": 2.0 * 64**3}
+    compare.compare(benchmark, compare.title("product", torch.float32, N=64), lambda: x @ x, peers, **work | options)
+    return benchmark.extra_info
+
+
+def test_a_case_records_every_run_and_its_limits(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    info = run_case(monkeypatch)
+    json.dumps(info)
+    limits = Limits.from_dict(info["limits"])
+    assert limits.threads == torch.get_num_threads()
+    assert {"dram", info["level"]} == set(limits.read)
+    assert set(limits.peak) == {"fp32"}
+    assert list(info["runs"]) == ["ours", "torch", "matmul"]
+    for run in info["runs"].values():
+        assert 0 < run["min"] <= run["median"]
+        expected = limits.fraction(run["median"], info["bytes"], info["operations"], "fp32", level=info["level"])
+        assert run["fraction"] == pytest.approx(expected)
+    (line,) = capsys.readouterr().out.strip().splitlines()
+    assert line.startswith("product float32 N=64 ")
+    assert f"% of {info['bound']}" in line
+    assert all(word in line for word in ("us", "GFLOP/s", "GB/s", " x torch ", " x matmul "))
+
+
+def test_cold_data_are_in_memory_and_quantised_ones_have_their_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+    info = run_case(monkeypatch, cold=True, dtype="int8")
+    assert (info["level"], info["dtype"]) == ("dram", "int8")
+    assert set(info["limits"]["peak"]) == {"int8"}
+
+
+def test_a_wrong_result_is_no_speed() -> None:
+    with pytest.raises(AssertionError, match="wrong result"):
+        compare.compare(
+            SimpleNamespace(),
+            "zeros",
+            lambda: torch.zeros(4),
+            {"ones": lambda: torch.ones(4)},
+            dtype=torch.float32,
+            bytes_moved=16.0,
+        )
+
+
+def test_plot(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    results, picture = tmp_path / "results.json", tmp_path / "roofline.png"
+    plot = [sys.executable, str(ROOT / "benchmarks" / "roofline_plot.py"), str(results), str(picture)]
+    copies = {"extra_info": {"operations": 0.0}}
+    cases = [{"extra_info": run_case(monkeypatch, dtype=dtype)} for dtype in (torch.float32, torch.bfloat16, "int8")]
+    values = {"machine_info": {"llada_moe_ops": {"processor": "some"}}, "benchmarks": [copies, *cases]}
+    results.write_text(json.dumps(values), encoding="utf-8")
+    done = subprocess.run(plot, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert picture.read_bytes().startswith(PNG)
+    values["benchmarks"] = [copies]
+    results.write_text(json.dumps(values), encoding="utf-8")
+    done = subprocess.run(plot, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert "no case with operations" in done.stderr
+    assert done.stderr.count("\n") == 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
@@ -17,10 +17,11 @@ from typing import Any
 import pytest
 import torch
 from llada_moe_ops import ops
+from llada_moe_ops.machine import processor
+from llada_moe_ops.roofline import Limits
 from torch import Tensor
 
-from .compare import take_turns
-from .full_size import processor
+from .compare import PEAKS, probe
 from .peers import all_peers
 from .peers.peer import ACTIVATIONS, FORMATS, TOLERANCE, Peer, Run
 from .peers.reference import reference, relative_error
@@ -33,12 +34,14 @@ ROUTINGS = 8
 # As many as all contenders together can hold in 9 GB.
 LAYERS = {"bf16": 1, "fp32": 1, "int8": 2, "int4": 2}
 SECONDS = 3.0
+MIN_TURNS = 3
+TURNS_SECONDS = 0.3  # of turns between two measurements of the machine's limits
 # A contender this many times slower than the fastest is timed on its own, three calls, to leave the others more turns.
 SLOW = 4
 # Some peers' threads spin for a while after a call.
 REST = 0.2
-# A product within the cache takes part in every race: where it is slow, something else had the machine.
-PACE_SIZE = 384
+# What a weight takes: int4 has an fp32 scale for each group of 128.
+WEIGHT_BYTES = {"bf16": 2.0, "fp32": 4.0, "int8": 1.0, "int4": 0.5 + 4 / 128}
 
 
 def build_ours(gate_up_proj: Tensor, down_proj: Tensor, format: str) -> Run:
@@ -87,18 +90,6 @@ class Arena:
     contenders: list[Contender]
     absent: dict[str, str]
     rows: list[dict[str, Any]] = field(default_factory=list)
-    fastest_pace: float = float("inf")
-
-    def pace(self) -> Callable[[], None]:
-        """The same small product each time, and the least time it ever took here."""
-        a, b, c = torch.rand(3, PACE_SIZE, PACE_SIZE).unbind()
-
-        def call() -> None:
-            start = time.perf_counter()
-            torch.mm(a, b, out=c)
-            self.fastest_pace = min(self.fastest_pace, time.perf_counter() - start)
-
-        return call
 
 
 def random_layer(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -177,6 +168,21 @@ def check(arena: Arena, x: Tensor, weights: Tensor, experts: Tensor) -> dict[str
     return results
 
 
+def race(calls: Iterable[Callable[[], None]], threads: int, names: tuple[str, ...]) -> Limits:
+    """Call in turns for some seconds, and measure the named limits of the machine between turns."""
+    limit = probe(threads)
+    limit.reset()
+    turns, end = 0, time.perf_counter() + SECONDS
+    while time.perf_counter() < end or turns < MIN_TURNS:
+        limit.round(names=names)
+        pause = time.perf_counter() + TURNS_SECONDS
+        while time.perf_counter() < pause:
+            for call in calls:
+                call()
+            turns += 1
+    return limit.limits()
+
+
 @pytest.mark.parametrize("tokens", TOKENS)
 def test_experts(benchmark: Any, arena: Arena, tokens: int) -> None:
     if not arena.contenders:
@@ -188,29 +194,35 @@ def test_experts(benchmark: Any, arena: Arena, tokens: int) -> None:
     for contender in present:
         contender.seconds.clear()
     calls = {one.peer.name: one.calls(x, weights, routings) for one in present}
-    limit = SLOW * min(seconds for _, seconds in checked.values())
-    apart = {one.peer.name for one in present if one.peer.spins or checked[one.peer.name][1] > limit}
+    slow = SLOW * min(seconds for _, seconds in checked.values())
+    apart = {one.peer.name for one in present if one.peer.spins or checked[one.peer.name][1] > slow}
+    peak = "int8" if arena.format.startswith("int") else PEAKS[ACTIVATIONS[arena.format]]
     time.sleep(REST)
-    racing = {name: call for name, call in calls.items() if name not in apart}
-    pace = take_turns({"pace": arena.pace(), **racing}, SECONDS)["pace"]
+    limits = race([call for name, call in calls.items() if name not in apart], arena.threads, ("dram", peak))
     for name in sorted(apart, key=lambda name: checked[name][1]):
-        take_turns({name: calls[name]}, 0)
+        for _ in range(MIN_TURNS):
+            calls[name]()
+    touched = sum(routing.unique().numel() for routing in routings) / len(routings)
+    weight_bytes = touched * 3 * HIDDEN * INTERMEDIATE * WEIGHT_BYTES[arena.format]
+    work = (weight_bytes + 2.0 * x.nbytes, 6.0 * tokens * SLOTS * HIDDEN * INTERMEDIATE, peak)
     times = {
         one.peer.name: {
             "median": median(one.seconds),
             "min": min(one.seconds),
             "calls": len(one.seconds),
+            "fraction": limits.fraction(median(one.seconds), *work),
             "relative_error": checked[one.peer.name][0],
         }
         for one in present
     }
-    touched = median([float(routing.unique().numel()) for routing in routings])
     row = {
         "format": arena.format,
         "threads": arena.threads,
         "tokens": tokens,
         "experts_touched": touched,
-        "pace": arena.fastest_pace / pace,
+        "limit": limits.seconds(*work),
+        "bound": limits.bound(*work),
+        "limits": limits.as_dict(),
         "times": times,
         "absent": arena.absent,
         "processor": processor(),

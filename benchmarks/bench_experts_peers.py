@@ -1,0 +1,235 @@
+"""The 7B's expert layer against every other implementation that `make peers` could install, in one process.
+
+Weights are cold: each call takes the next of eight routings (and of two layers where they fit), and between two calls
+of one contender all the others have read their own copies, so that what it reads is hundreds of megabytes away.
+"""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+import pytest
+import torch
+from llada_moe_ops import ops
+from llada_moe_ops.machine import processor
+from llada_moe_ops.roofline import Limits
+from torch import Tensor
+
+from .compare import PEAKS, probe
+from .peers import all_peers
+from .peers.peer import ACTIVATIONS, FORMATS, TOLERANCE, Peer, Run
+from .peers.reference import reference, relative_error
+from .peers.table import table
+
+EXPERTS, SLOTS, HIDDEN, INTERMEDIATE = 64, 8, 2048, 1024
+TOKENS = (1, 8, 32, 64, 128, 256, 512, 1024, 2048)
+THREADS = (2, 1)
+ROUTINGS = 8
+# As many as all contenders together can hold in 9 GB.
+LAYERS = {"bf16": 1, "fp32": 1, "int8": 2, "int4": 2}
+SECONDS = 3.0
+MIN_TURNS = 3
+TURNS_SECONDS = 0.3  # of turns between two measurements of the machine's limits
+# A contender this many times slower than the fastest is timed on its own, three calls, to leave the others more turns.
+SLOW = 4
+# Some peers' threads spin for a while after a call.
+REST = 0.2
+# What a weight takes: int4 has an fp32 scale for each group of 128.
+WEIGHT_BYTES = {"bf16": 2.0, "fp32": 4.0, "int8": 1.0, "int4": 0.5 + 4 / 128}
+
+
+def build_ours(gate_up_proj: Tensor, down_proj: Tensor, format: str) -> Run:
+    """This library's op on weights packed once."""
+    packed = ops.pack_experts(gate_up_proj, down_proj, format=format)
+    return lambda x, weights, experts: ops.moe_mlp(x, weights, experts, packed)
+
+
+def build_loop(gate_up_proj: Tensor, down_proj: Tensor, format: str) -> Run:
+    """The loop over experts that the published model runs, in plain PyTorch."""
+    return lambda x, weights, experts: ops.moe_mlp_reference(x, weights, experts, gate_up_proj, down_proj)
+
+
+OURS = Peer("ours", FORMATS, lambda: None, build_ours)
+LOOP = Peer("PyTorch loop", ("bf16", "fp32"), lambda: None, build_loop)
+
+
+@dataclass
+class Contender:
+    """A peer with its copy of every layer; `seconds` holds the calls timed since it was last emptied."""
+
+    peer: Peer
+    layers: list[Run]
+    seconds: list[float] = field(default_factory=list)
+
+    def calls(self, x: Tensor, weights: Tensor, routings: list[Tensor]) -> Callable[[], None]:
+        """Each call takes the next layer and the next routing, and notes its time."""
+        turns = itertools.cycle(itertools.product(routings, self.layers))
+
+        def call() -> None:
+            experts, layer = next(turns)
+            start = time.perf_counter()
+            layer(x, weights, experts)
+            self.seconds.append(time.perf_counter() - start)
+
+        return call
+
+
+@dataclass
+class Arena:
+    """Everything that one format and thread count is measured with."""
+
+    format: str
+    threads: int
+    weights: tuple[Tensor, Tensor]
+    contenders: list[Contender]
+    absent: dict[str, str]
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+
+def random_layer(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Gaussian weights that keep the size of what passes through them."""
+    gate_up_proj = torch.empty(EXPERTS, 2 * INTERMEDIATE, HIDDEN, dtype=dtype).normal_(0, HIDDEN**-0.5)
+    return gate_up_proj, torch.empty(EXPERTS, HIDDEN, INTERMEDIATE, dtype=dtype).normal_(0, INTERMEDIATE**-0.5)
+
+
+def random_routings(tokens: int) -> list[Tensor]:
+    """Experts drawn at random; a lone token's routings share none, so that they take turns over the whole layer."""
+    if tokens == 1:
+        return list(torch.randperm(EXPERTS).view(-1, 1, SLOTS).unbind())
+    return [torch.rand(tokens, EXPERTS).topk(SLOTS).indices for _ in range(ROUTINGS)]
+
+
+def pack_all(layers: list[Run], dtype: torch.dtype) -> None:
+    """One call that touches every expert: some peers pack an expert when it is first chosen."""
+    experts = torch.randperm(EXPERTS).view(-1, SLOTS)
+    x, weights = torch.randn(experts.shape[0], HIDDEN).to(dtype), torch.rand(experts.shape)
+    for layer in layers:
+        layer(x, weights, experts)
+
+
+@pytest.fixture(scope="module", params=list(itertools.product(FORMATS, THREADS)), ids=lambda p: f"{p[0]}-threads{p[1]}")
+def arena(request: pytest.FixtureRequest) -> Iterator[Arena]:
+    """All contenders of a format, built once for every number of tokens; a table of them when they are done."""
+    format, threads = request.param
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    present, absent = all_peers(format)
+    present = [OURS, *present, *([LOOP] if format in LOOP.formats else [])]
+    built: dict[str, list[Run]] = {}
+    weights = None
+    for _ in range(LAYERS[format]):
+        weights = random_layer(ACTIVATIONS[format])
+        for peer in present:
+            if peer.name not in absent:
+                try:
+                    built.setdefault(peer.name, []).append(peer.build(*weights, format))
+                except (ValueError, TypeError, RuntimeError, NotImplementedError) as error:
+                    absent[peer.name] = str(error).splitlines()[0]
+    assert weights is not None
+    contenders = [Contender(peer, built[peer.name]) for peer in present if peer.name not in absent]
+    for contender in contenders:
+        pack_all(contender.layers, ACTIVATIONS[format])
+    arena = Arena(format, threads, weights, contenders, absent)
+    yield arena
+    with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        print(f"\n\n{table(arena.rows)}")
+    arena.contenders.clear()
+    built.clear()
+    del contenders, weights
+    gc.collect()
+    for peer in present:
+        peer.release()
+    torch.set_num_threads(before)
+
+
+def check(arena: Arena, x: Tensor, weights: Tensor, experts: Tensor) -> dict[str, tuple[float, float]]:
+    """Each contender's error and seconds; one that is wrong is out, unless it is ours, which must not be."""
+    expected = reference(x, weights, experts, *arena.weights)
+    results = {}
+    for contender in list(arena.contenders):
+        name = contender.peer.name
+        if x.shape[0] <= contender.peer.max_tokens:
+            start = time.perf_counter()
+            y = contender.layers[-1](x, weights, experts)
+            seconds, error = time.perf_counter() - start, relative_error(y, expected)
+            if error > TOLERANCE[arena.format]:
+                assert name != OURS.name, f"wrong result: relative error {error:.3g}"
+                arena.absent[name] = f"wrong result at {x.shape[0]} tokens: relative error {error:.3g}"
+                arena.contenders.remove(contender)
+            else:
+                results[name] = (error, seconds)
+    return results
+
+
+def race(calls: Iterable[Callable[[], None]], threads: int, names: tuple[str, ...]) -> Limits:
+    """Call in turns for some seconds, and measure the named limits of the machine between turns."""
+    limit = probe(threads)
+    limit.reset()
+    turns, end = 0, time.perf_counter() + SECONDS
+    while time.perf_counter() < end or turns < MIN_TURNS:
+        limit.round(names=names)
+        pause = time.perf_counter() + TURNS_SECONDS
+        while time.perf_counter() < pause:
+            for call in calls:
+                call()
+            turns += 1
+    return limit.limits()
+
+
+@pytest.mark.parametrize("tokens", TOKENS)
+def test_experts(benchmark: Any, arena: Arena, tokens: int) -> None:
+    if not arena.contenders:
+        pytest.skip(f"nobody has {arena.format} here: {arena.absent}")
+    x = torch.randn(tokens, HIDDEN).to(ACTIVATIONS[arena.format])
+    weights, routings = torch.rand(tokens, SLOTS), random_routings(tokens)
+    checked = check(arena, x, weights, routings[0])
+    present = [one for one in arena.contenders if one.peer.name in checked]
+    for contender in present:
+        contender.seconds.clear()
+    calls = {one.peer.name: one.calls(x, weights, routings) for one in present}
+    slow = SLOW * min(seconds for _, seconds in checked.values())
+    apart = {one.peer.name for one in present if one.peer.spins or checked[one.peer.name][1] > slow}
+    peak = "int8" if arena.format.startswith("int") else PEAKS[ACTIVATIONS[arena.format]]
+    time.sleep(REST)
+    limits = race([call for name, call in calls.items() if name not in apart], arena.threads, ("dram", peak))
+    for name in sorted(apart, key=lambda name: checked[name][1]):
+        for _ in range(MIN_TURNS):
+            calls[name]()
+    touched = sum(routing.unique().numel() for routing in routings) / len(routings)
+    weight_bytes = touched * 3 * HIDDEN * INTERMEDIATE * WEIGHT_BYTES[arena.format]
+    work = (weight_bytes + 2.0 * x.nbytes, 6.0 * tokens * SLOTS * HIDDEN * INTERMEDIATE, peak)
+    times = {
+        one.peer.name: {
+            "median": median(one.seconds),
+            "min": min(one.seconds),
+            "calls": len(one.seconds),
+            "fraction": limits.fraction(median(one.seconds), *work),
+            "relative_error": checked[one.peer.name][0],
+        }
+        for one in present
+    }
+    row = {
+        "format": arena.format,
+        "threads": arena.threads,
+        "tokens": tokens,
+        "experts_touched": touched,
+        "limit": limits.seconds(*work),
+        "bound": limits.bound(*work),
+        "limits": limits.as_dict(),
+        "times": times,
+        "absent": arena.absent,
+        "processor": processor(),
+        "torch": torch.__version__,
+    }
+    arena.rows.append(row)
+    benchmark.extra_info.update(row)
+    name = next(iter(calls))
+    benchmark.group = f"experts {arena.format}, {arena.threads} threads: {name}"
+    benchmark.pedantic(calls[name], rounds=3, iterations=1)

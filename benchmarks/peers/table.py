@@ -1,0 +1,76 @@
+"""The tables of runs, from pytest-benchmark's JSON or from rows saved before.
+
+python -m benchmarks.peers.table bf16.json int8.json --save benchmarks/results/experts.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from .peer import FORMATS
+
+OURS = "ours"
+
+
+def table(rows: Iterable[Mapping[str, Any]], statistic: str = "median") -> str:
+    """One table per format and thread count: milliseconds, and how many times ours each takes.
+
+    The last columns are the least time that the machine of that moment could have taken, and what sets it.
+    """
+    groups = itertools.groupby(rows, lambda row: (row["format"], row["threads"]))
+    return "\n\n".join(_one(name, list(group), statistic) for name, group in groups)
+
+
+def _one(name: tuple[str, int], rows: list[Mapping[str, Any]], statistic: str) -> str:
+    contenders = list(dict.fromkeys(contender for row in rows for contender in row["times"]))
+    lines = [
+        f"{name[0]}, {name[1]} thread{'s' if name[1] > 1 else ''}: {statistic} ms (times ours)",
+        "| T | " + " | ".join(contenders) + " | best peer | limit | by |",
+        "|---" * (len(contenders) + 4) + "|",
+    ]
+    for row in rows:
+        seconds = {contender: times[statistic] for contender, times in row["times"].items()}
+        best = min(seconds.keys() - {OURS}, key=seconds.__getitem__, default="")
+        cells = [_cell(seconds.get(contender), seconds.get(OURS), contender) for contender in contenders]
+        lines.append(
+            "| " + " | ".join([str(row["tokens"]), *cells, best, f"{row['limit'] * 1e3:.3g}", row["bound"]]) + " |"
+        )
+    lines += [f"{contender} absent: {reason}" for contender, reason in rows[-1]["absent"].items()]
+    return "\n".join(lines)
+
+
+def _cell(seconds: float | None, ours: float | None, contender: str) -> str:
+    if seconds is None:
+        return ""
+    text = f"{seconds * 1e3:.3g}" if seconds < 1 else f"{seconds * 1e3:.0f}"
+    return text if ours is None or contender == OURS else f"{text} ({seconds / ours:.2f})"
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of one file."""
+    report = json.loads(path.read_text(encoding="utf-8"))
+    rows = report["rows"] if "rows" in report else [benchmark["extra_info"] for benchmark in report["benchmarks"]]
+    return [row for row in rows if "times" in row]
+
+
+def main() -> None:
+    """Parse the command line, print the tables and save the rows."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", type=Path, nargs="+")
+    parser.add_argument("--statistic", choices=("median", "min"), default="median")
+    parser.add_argument("--save", type=Path, help="write the rows alone there, without the reports around them")
+    options = parser.parse_args()
+    rows = {(row["format"], row["threads"], row["tokens"]): row for path in options.files for row in read_rows(path)}
+    ordered = [rows[case] for case in sorted(rows, key=lambda case: (FORMATS.index(case[0]), -case[1], case[2]))]
+    print(table(ordered, options.statistic))
+    if options.save:
+        options.save.write_text(json.dumps({"rows": ordered}, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,10 +1,12 @@
 """The published 7B geometry with random weights: write it, load it, run one forward pass; time and memory.
 
 Every layer holds the same random numbers (timing does not depend on them), so that writing 14 GB takes seconds.
-Loading and the forward pass run in a process of their own, whose peak resident memory is reported.
+Loading and the forward passes run in a process of their own, whose resident memory is reported: anonymous, and pages of
+mapped files. Time to the first step counts from the start of that process, imports included.
 
     python benchmarks/full_size.py                 # all 16 layers: 14 GB on disk, about 15 GB of memory
     python benchmarks/full_size.py --layers 2      # smaller machines; whole-model figures are then extrapolated
+    python benchmarks/full_size.py --quantization int4 --packed     # written by llada-moe pack first, then mapped
 """
 
 from __future__ import annotations
@@ -12,12 +14,12 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import resource
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -26,7 +28,7 @@ from llada_moe_ops.machine import processor
 from safetensors.torch import save_file
 
 FULL_LAYERS = 16
-GIB = 2**30
+MEMORY = {"VmHWM": "peak", "VmRSS": "now", "RssAnon": "anonymous", "RssFile": "mapped"}
 
 
 def full_config(layers: int) -> LLaDAMoEConfig:
@@ -81,65 +83,101 @@ def write_checkpoint(config: LLaDAMoEConfig, folder: Path) -> None:
     config.save_pretrained(folder)
 
 
-def measure(folder: Path, tokens: int, repeats: int) -> dict[str, Any]:
-    """Load, then time forward passes; run in a fresh process."""
-    started = time.perf_counter()
-    model = LLaDAMoEModel.from_pretrained(folder, progress=sys.stderr.isatty())
-    load_seconds = time.perf_counter() - started
-    loaded = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def resident() -> dict[str, float]:
+    """Resident memory now and at most, in GiB."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    kib = {key: int(value.split()[0]) for key, value in (line.split(":", 1) for line in lines) if key in MEMORY}
+    return {name: round(kib[key] / 2**20, 2) for key, name in MEMORY.items()}
+
+
+def measure(folder: Path, quantization: str | None, counts: list[int], repeats: int, started: float) -> dict[str, Any]:
+    """Load, then time forward passes of so many tokens; run in a fresh process, which began at time ``started``."""
+    before = time.perf_counter()
+    model = LLaDAMoEModel.from_pretrained(folder, quantization=quantization, progress=sys.stderr.isatty())
+    load_seconds = time.perf_counter() - before
+    loaded = resident()
     marks: list[float] = []
     for layer in model.layers:
         layer.register_forward_pre_hook(lambda *_: marks.append(time.perf_counter()))
     model.layers[-1].register_forward_hook(lambda *_: marks.append(time.perf_counter()))
-    ids = torch.randint(0, 150_000, (1, tokens), generator=torch.Generator().manual_seed(1))
-    passes, layers = [], []
-    with torch.no_grad():
+    steps: dict[str, Any] = {}
+    first_step = 0.0
+    for tokens in counts:
+        ids = torch.randint(0, 150_000, (1, tokens), generator=torch.Generator().manual_seed(1))
+        passes, layers = [], []
         for _ in range(repeats):
             marks.clear()
-            started = time.perf_counter()
-            finite = bool(model(ids).logits.isfinite().all())
-            passes.append(time.perf_counter() - started)
+            before = time.perf_counter()
+            with torch.no_grad():
+                finite = bool(model(ids).logits.isfinite().all())
+            passes.append(time.perf_counter() - before)
+            first_step = first_step or time.time() - started
             layers += [after - before for before, after in itertools.pairwise(marks)]
             assert finite, "logits must be finite"
-    passes, layers = sorted(passes), sorted(layers)
+        steps[str(tokens)] = {"forward_ms": milliseconds(passes), "layer_ms": milliseconds(layers)}
+        missing = FULL_LAYERS - len(model.layers)
+        if missing:
+            medians = steps[str(tokens)]["forward_ms"]["median"], steps[str(tokens)]["layer_ms"]["median"]
+            steps[str(tokens)]["extrapolated_16_layers_forward_ms"] = round(medians[0] + missing * medians[1], 2)
     return {
         "layers": len(model.layers),
-        "tokens": tokens,
+        "quantization": model.quantization,
         "threads": torch.get_num_threads(),
         "load_seconds": round(load_seconds, 2),
-        "forward_ms": {"min": passes[0] * 1e3, "median": passes[len(passes) // 2] * 1e3},
-        "layer_ms": {"min": layers[0] * 1e3, "median": layers[len(layers) // 2] * 1e3},
-        "peak_resident_gib_after_load": round(loaded / GIB, 2),
-        "peak_resident_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIB, 2),
+        "seconds_to_first_step": round(first_step, 2),
+        "resident_gib_after_load": loaded,
+        "resident_gib_after_steps": resident(),
+        "steps": steps,
     }
+
+
+def milliseconds(seconds: list[float]) -> dict[str, float]:
+    return {"min": round(min(seconds) * 1e3, 2), "median": round(median(seconds) * 1e3, 2)}
+
+
+def write_packed(folder: Path, quantization: str | None) -> tuple[Path, float]:
+    """The checkpoint's packed form beside it, and the seconds that ``llada-moe pack`` takes, 0 where it is there."""
+    target = folder / f"packed-{quantization or 'plain'}"
+    if target.exists():
+        return target, 0.0
+    command = [sys.executable, "-m", "llada_moe_ops.cli", "pack", str(folder), str(target)]
+    command += ["--quantization", quantization] if quantization else []
+    before = time.perf_counter()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return target, time.perf_counter() - before
 
 
 def main() -> None:
     """Parse the command line, run, print and optionally write JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", type=int, default=FULL_LAYERS)
-    parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--tokens", type=int, nargs="+", default=[1, 32, 64, 128], help="of the forward passes")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--quantization", choices=["int8", "int4"], help="default: bf16, as the checkpoint is")
+    parser.add_argument("--packed", action="store_true", help="measure the form that llada-moe pack writes")
     parser.add_argument("--folder", type=Path, help="where the checkpoint is written, or found (default: temporary)")
     parser.add_argument("--output", type=Path, help="also write the figures there as JSON")
-    parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--measure", type=float, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
-        print(json.dumps(measure(options.folder, options.tokens, options.repeats)))
+        figures = measure(options.folder, options.quantization, options.tokens, options.repeats, options.measure)
+        print(json.dumps(figures))
         return
+    figures = {"processor": processor(), "torch": torch.__version__}
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
         if not (folder / "config.json").exists():
             folder.mkdir(parents=True, exist_ok=True)
             print(f"writing {options.layers} layers to {folder} …", file=sys.stderr)
             write_checkpoint(full_config(options.layers), folder)
-        command = [sys.executable, __file__, "--measure", "--folder", str(folder)]
-        command += ["--tokens", str(options.tokens), "--repeats", str(options.repeats)]
-        figures = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
-    figures = {"processor": processor(), "torch": torch.__version__, **figures}
-    if figures["layers"] < FULL_LAYERS:
-        rest = figures["forward_ms"]["median"] - figures["layers"] * figures["layer_ms"]["median"]
-        figures["extrapolated_16_layers_forward_ms"] = rest + FULL_LAYERS * figures["layer_ms"]["median"]
+        if options.packed:
+            folder, seconds = write_packed(folder, options.quantization)
+            figures["pack_seconds"] = round(seconds, 2)
+        command = [sys.executable, __file__, "--folder", str(folder), "--repeats", str(options.repeats)]
+        command += ["--tokens", *map(str, options.tokens)]
+        command += ["--quantization", options.quantization] if options.quantization else []
+        command += ["--measure", repr(time.time())]
+        figures |= json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
     text = json.dumps(figures, indent=2)
     print(text)
     if options.output:

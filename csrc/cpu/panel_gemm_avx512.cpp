@@ -63,23 +63,30 @@ void panel_gemm(const PanelGemmArgs& args) {
 }
 
 // A block of 16 rows x 16 lanes, transposed: result i holds lane i of every row. Quarters of rows 4 apart are loaded
-// side by side (a masked broadcast costs a load, no shuffle), which leaves only half of a transpose's shuffles.
+// side by side (a masked broadcast costs a load, no shuffle), which leaves only half of a transpose's shuffles. A row's
+// four quarters are loaded together: rows of 4 KB all fall into one set of L1, which holds eight lines.
+template <int Rows>
 LLADA_INLINE void transpose_block(const char* const (&row)[16], std::int64_t byte, __m512i (&out)[16]) {
+  __m512i v[4][4];
 #pragma GCC unroll 4
-  for (int quarter = 0; quarter < 4; ++quarter) {
-    __m512i v[4];
+  for (int i = 0; i < 4; ++i) {
 #pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) {
-      const auto load = [&](int r) {
+    for (int quarter = 0; quarter < 4; ++quarter) {
+      const auto load = [&](int r) LLADA_INLINE_LAMBDA {
         return _mm_loadu_si128(reinterpret_cast<const __m128i*>(row[r] + byte + 16 * quarter));
       };
-      v[i] = _mm512_castsi128_si512(load(i));
-      v[i] = _mm512_mask_broadcast_i32x4(v[i], 0x00f0, load(i + 4));
-      v[i] = _mm512_mask_broadcast_i32x4(v[i], 0x0f00, load(i + 8));
-      v[i] = _mm512_mask_broadcast_i32x4(v[i], 0xf000, load(i + 12));
+      __m512i& rows = v[quarter][i];
+      rows = _mm512_castsi128_si512(load(i));
+      rows = _mm512_mask_broadcast_i32x4(rows, 0x00f0, load(i + 4));
+      rows = _mm512_mask_broadcast_i32x4(rows, 0x0f00, load(i + 8));
+      if constexpr (Rows > 12) rows = _mm512_mask_broadcast_i32x4(rows, 0xf000, load(i + 12));
     }
-    const __m512i low01 = _mm512_unpacklo_epi32(v[0], v[1]), low23 = _mm512_unpacklo_epi32(v[2], v[3]);
-    const __m512i high01 = _mm512_unpackhi_epi32(v[0], v[1]), high23 = _mm512_unpackhi_epi32(v[2], v[3]);
+  }
+#pragma GCC unroll 4
+  for (int quarter = 0; quarter < 4; ++quarter) {
+    const __m512i(&rows)[4] = v[quarter];
+    const __m512i low01 = _mm512_unpacklo_epi32(rows[0], rows[1]), low23 = _mm512_unpacklo_epi32(rows[2], rows[3]);
+    const __m512i high01 = _mm512_unpackhi_epi32(rows[0], rows[1]), high23 = _mm512_unpackhi_epi32(rows[2], rows[3]);
     out[4 * quarter] = _mm512_unpacklo_epi64(low01, low23);
     out[4 * quarter + 1] = _mm512_unpackhi_epi64(low01, low23);
     out[4 * quarter + 2] = _mm512_unpacklo_epi64(high01, high23);
@@ -87,8 +94,8 @@ LLADA_INLINE void transpose_block(const char* const (&row)[16], std::int64_t byt
   }
 }
 
-// Calls store(l, lane l of all rows) for every lane of `count` <= 16 rows of row_bytes; absent rows give zeros.
-template <class Store>
+// Calls store(l, lane l of all rows) for every lane of `count` <= Rows rows of row_bytes; absent rows give zeros.
+template <int Rows, class Store>
 LLADA_INLINE void transpose_rows(const char* (&row)[16], int count, std::int64_t row_bytes, const Store& store) {
   if (count == 0) {
     for (std::int64_t lane = 0; lane * 4 < row_bytes; ++lane) store(lane, _mm512_setzero_si512());
@@ -99,7 +106,7 @@ LLADA_INLINE void transpose_rows(const char* (&row)[16], int count, std::int64_t
   __m512i block[16];
   const std::int64_t whole = row_bytes / 64 * 64;
   for (std::int64_t byte = 0; byte < whole; byte += 64) {
-    transpose_block(row, byte, block);
+    transpose_block<Rows>(row, byte, block);
     for (int i = 0; i < 16; ++i) store(byte / 4 + i, _mm512_maskz_mov_epi32(present, block[i]));
   }
   if (whole == row_bytes) return;
@@ -108,7 +115,7 @@ LLADA_INLINE void transpose_rows(const char* (&row)[16], int count, std::int64_t
     if (r < count) std::memcpy(tail[r], row[r] + whole, row_bytes - whole);
     row[r] = tail[r];
   }
-  transpose_block(row, 0, block);
+  transpose_block<Rows>(row, 0, block);
   for (int i = 0; i < (row_bytes - whole + 3) / 4; ++i) store(whole / 4 + i, block[i]);
 }
 
@@ -122,7 +129,7 @@ void pack_half_panel_avx512(DType dtype, const void* source, std::int64_t row_st
   const std::int64_t bytes = dtype_bytes(dtype);
   const char* row[16];
   for (int c = 0; c < num_columns; ++c) row[c] = static_cast<const char*>(source) + c * row_stride * bytes;
-  transpose_rows(row, num_columns, k * bytes, [&](std::int64_t lane, __m512i columns) {
+  transpose_rows<16>(row, num_columns, k * bytes, [&](std::int64_t lane, __m512i columns) {
     _mm512_storeu_si512(panel + lane * kPanelColumns, columns);
   });
 }
@@ -135,8 +142,15 @@ void pack_rows_avx512(DType dtype, const void* source, std::int64_t row_stride, 
   for (int r = 0; r < num_rows; ++r) {
     row[r] = static_cast<const char*>(source) + (index_of_row == nullptr ? r : index_of_row[r]) * row_stride * bytes;
   }
-  transpose_rows(row, num_rows, k * bytes, [&](std::int64_t lane, __m512i values) {
-    _mm512_mask_storeu_epi32(rows + lane * num_rows, present, values);
+  // A whole vector is stored where the lanes after it will overwrite the excess; near the end, only the rows present.
+  const std::int64_t last_whole = (k * bytes + 3) / 4 * num_rows - 16;
+  transpose_rows<kMaxPanelRows>(row, num_rows, k * bytes, [&](std::int64_t lane, __m512i values) {
+    std::uint32_t* out = rows + lane * num_rows;
+    if (lane * num_rows <= last_whole) {
+      _mm512_storeu_si512(out, values);
+    } else {
+      _mm512_mask_storeu_epi32(out, present, values);
+    }
   });
 }
 

@@ -135,16 +135,13 @@ def milliseconds(seconds: list[float]) -> dict[str, float]:
     return {"min": round(min(seconds) * 1e3, 2), "median": round(median(seconds) * 1e3, 2)}
 
 
-def write_packed(folder: Path, quantization: str | None) -> tuple[Path, float]:
-    """The checkpoint's packed form beside it, and the seconds that ``llada-moe pack`` takes, 0 where it is there."""
-    target = folder / f"packed-{quantization or 'plain'}"
-    if target.exists():
-        return target, 0.0
+def write_packed(folder: Path, target: Path, quantization: str | None) -> float:
+    """Seconds that ``llada-moe pack`` takes."""
     command = [sys.executable, "-m", "llada_moe_ops.cli", "pack", str(folder), str(target)]
     command += ["--quantization", quantization] if quantization else []
     before = time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return target, time.perf_counter() - before
+    return time.perf_counter() - before
 
 
 def main() -> None:
@@ -163,7 +160,7 @@ def main() -> None:
         figures = measure(options.folder, options.quantization, options.tokens, options.repeats, options.measure)
         print(json.dumps(figures))
         return
-    figures = {"processor": processor(), "torch": torch.__version__}
+    figures: dict[str, Any] = {"processor": processor(), "torch": torch.__version__}
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
         if not (folder / "config.json").exists():
@@ -171,8 +168,10 @@ def main() -> None:
             print(f"writing {options.layers} layers to {folder} …", file=sys.stderr)
             write_checkpoint(full_config(options.layers), folder)
         if options.packed:
-            folder, seconds = write_packed(folder, options.quantization)
-            figures["pack_seconds"] = round(seconds, 2)
+            target = folder / f"packed-{options.quantization or 'plain'}"
+            if not target.exists():
+                figures["pack_seconds"] = round(write_packed(folder, target, options.quantization), 2)
+            folder = target
         command = [sys.executable, __file__, "--folder", str(folder), "--repeats", str(options.repeats)]
         command += ["--tokens", *map(str, options.tokens)]
         command += ["--quantization", options.quantization] if options.quantization else []

@@ -13,6 +13,7 @@ import pytest
 import torch
 from llada_moe_ops.ops._library import native
 from llada_moe_ops.roofline import Limits, Probe
+from llada_moe_ops.training import Accuracy
 
 from benchmarks import compare
 
@@ -68,6 +69,27 @@ def test_a_wrong_result_is_no_speed() -> None:
             dtype=torch.float32,
             bytes_moved=16.0,
         )
+
+
+def test_losses_are_paired_and_roundings_keep_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    from quantization_quality import divergence, paired_loss
+    from rounding import ROUNDINGS
+
+    base = [Accuracy("sort", (True, True, False, True), 1.0), Accuracy("reverse", (True,) * 96, 1.0)]
+    same = paired_loss(base, base)
+    assert (same["points"], same["lost"], same["won"]) == (0.0, 0, 0)
+    worse = paired_loss(base, [Accuracy("sort", (False, True, True, False), 1.0), base[1]])
+    assert (worse["points"], worse["lost"], worse["won"]) == (1.0, 2, 1)
+    assert worse["interval"][0] < 1.0 < worse["interval"][1]
+    rows = torch.tensor([[0.25, 0.75], [0.5, 0.5]]).log().double()
+    assert divergence(rows, rows)["kl_nats"] == 0.0
+    assert divergence(rows, rows.flip(1))["argmax_agreement"] == 0.5
+    weight = torch.randn(64, 256, generator=torch.Generator().manual_seed(0))
+    errors = {name: float((one.apply(weight) - weight).square().mean()) for name, one in ROUNDINGS.items()}
+    for group in (32, 64, 128):
+        assert errors[f"int4, groups of {group}, searched"] < errors[f"int4, groups of {group}"]
+    assert errors["int4, groups of 32"] < errors["int4, groups of 64"] < errors["int4, groups of 128"]
 
 
 def test_plot(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

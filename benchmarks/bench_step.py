@@ -24,9 +24,8 @@ from typing import Any
 import torch
 from llada_moe_ops import LLaDAMoEModel, ops
 from llada_moe_ops.machine import machine_facts
-from llada_moe_ops.model.checkpoint import QUANTIZATIONS, dense_slots, expert_layers
-from llada_moe_ops.model.modules import Linear
-from llada_moe_ops.ops import PackedExperts
+from llada_moe_ops.model.slots import QUANTIZATIONS, dense_slots, expert_layers
+from llada_moe_ops.ops import PackedExperts, pack_linear
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
@@ -52,8 +51,8 @@ def random_model(layers: int, format: str) -> LLaDAMoEModel:
     with torch.device("meta"):
         model = LLaDAMoEModel(config)
     for slot in list(dense_slots(model)):
-        if isinstance(slot.module, Linear) and slot.attribute == "weight":
-            slot.module.set_packed(random(*slot.shape), dense_format)
+        if slot.projection is not None:
+            slot.projection.set_packed(pack_linear(random(*slot.shape), dense_format))
         else:
             value = torch.ones(slot.shape).bfloat16() if len(slot.shape) == 1 else random(*slot.shape)
             setattr(slot.module, slot.attribute, nn.Parameter(value))

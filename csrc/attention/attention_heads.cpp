@@ -42,7 +42,7 @@ void AttentionWorker::run_all_heads(const AttentionItem& item) {
 void AttentionWorker::find_head_tiles(const AttentionItem& item) {
   const std::int64_t heads = args_.k.size(2), tiles = (item.rows() + kernel_.rows - 1) / kernel_.rows;
   const std::int64_t count = heads * tiles, scores_size = kAttentionRows * kAttentionBlock;
-  const std::int64_t queries_size = kAttentionRows * tile_.depth_lanes;
+  const std::int64_t queries_size = kAttentionRows * kQueryStride;
   const std::int64_t weights_size = scores_size / lane_values(args_.q.dtype);
   auto* queries = thread_scratch<struct HeadQueries, std::uint32_t>(count * queries_size);
   auto* scores = thread_scratch<struct HeadScores, float>(count * scores_size);

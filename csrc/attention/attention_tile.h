@@ -1,8 +1,8 @@
 // One tile of attention: up to 12 query rows against one block of 256 keys, added to the rows' running states.
 //
-//   queries [rows][depth lanes]              keys   [8 panels][depth lanes][32 keys]
-//   scores  [rows][256 keys]  = queries x keys, fp32, scaled by log2(e)
-//   weights [rows][256 keys]  = 2^(score - the block's maximum), in the element type
+//   queries [rows][272 lanes]                keys   [8 panels][depth lanes][32 keys]
+//   scores  [rows][256 keys]  = queries x keys, fp32
+//   weights [rows][256 keys]  = 2^(scale x log2(e) x (score - the block's highest)), in the element type
 //   sums    [rows][depth]     = weights x values        values [depth panels][lanes of 256 keys][32 components]
 //   state   = fold(state, (sums, sum of weights, maximum))
 //
@@ -21,6 +21,9 @@ namespace llada {
 inline constexpr int kAttentionRows = 12;
 inline constexpr int kAttentionBlock = 256;   // keys
 inline constexpr int kAttentionColumns = 32;  // of a packed panel
+// Lanes from one query row to the next: a constant leaves the products' registers alone, and the 16 more than the most
+// a row has spread the rows over a cache's sets.
+inline constexpr int kQueryStride = 256 + 16;
 
 // A row's state: its unscaled output, padded to whole panels of components, then the maximum and the sum of weights.
 inline constexpr int kStateExtra = 16;  // floats after the output, so that states stay 64-byte aligned
@@ -41,9 +44,9 @@ struct AttentionTileArgs {
   int row_keys[kAttentionRows];  // row r sees keys [0, row_keys[r]) of the block
   int num_rows;
   int first_key, end_key;  // what the rows see lies between these multiples of 32
-  int depth_lanes;         // of one query row and one key panel
+  int depth_lanes;         // of one query row and one key panel, at most kQueryStride
   int depth_panels;        // of values
-  float scale_log2;        // scale x log2(e)
+  float scale_log2;        // scale x log2(e), above zero
   float* states;           // row r at states + r * state_stride
   std::int64_t state_stride;
   AttentionSums sums;

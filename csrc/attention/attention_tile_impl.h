@@ -20,17 +20,35 @@ template <class Element>
 constexpr int kBlockLanes = kAttentionBlock / kLaneValues<Element>;
 
 // sum[m] += rows[m] x panel over `lanes` lanes, for two vectors of the panel's columns.
-template <class Element, int Rows>
-LLADA_INLINE void product(const std::uint32_t* rows, std::int64_t row_stride, const std::uint32_t* panel, int lanes,
+template <class Element, int RowStride, int Rows>
+LLADA_INLINE void product(const std::uint32_t* rows, const std::uint32_t* panel, int lanes,
                           Vector::Float (&sum)[Rows][2]) {
   for (int lane = 0; lane < lanes; ++lane, panel += kAttentionColumns) {
     const auto left = Vector::load_lanes(panel), right = Vector::load_lanes(panel + Vector::kWidth);
 #pragma GCC unroll 12
     for (int m = 0; m < Rows; ++m) {
-      const auto value = Vector::broadcast_lane(rows + m * row_stride + lane);
+      const auto value = Vector::broadcast_lane(rows + m * RowStride + lane);
       sum[m][0] = Vector::dot<Element>(sum[m][0], left, value);
       sum[m][1] = Vector::dot<Element>(sum[m][1], right, value);
     }
+  }
+}
+
+template <int Rows>
+LLADA_INLINE void add_scores(const float* scores, Vector::Float (&sum)[Rows][2]) {
+#pragma GCC unroll 12
+  for (int m = 0; m < Rows; ++m, scores += kAttentionBlock) {
+    sum[m][0] = Vector::add(Vector::load(scores), sum[m][0]);
+    sum[m][1] = Vector::add(Vector::load(scores + Vector::kWidth), sum[m][1]);
+  }
+}
+
+template <int Rows>
+LLADA_INLINE void store_scores(float* scores, const Vector::Float (&sum)[Rows][2]) {
+#pragma GCC unroll 12
+  for (int m = 0; m < Rows; ++m, scores += kAttentionBlock) {
+    Vector::store(scores, sum[m][0]);
+    Vector::store(scores + Vector::kWidth, sum[m][1]);
   }
 }
 
@@ -38,23 +56,19 @@ LLADA_INLINE void product(const std::uint32_t* rows, std::int64_t row_stride, co
 template <class Element, int Rows>
 __attribute__((noinline)) void score_keys(const AttentionTileArgs& args) {
   constexpr int kChainLanes = 128;
-  const int panel_size = args.depth_lanes * kAttentionColumns;
-  const auto scale = Vector::set(args.scale_log2);
+  const int depth_lanes = args.depth_lanes, panel_size = depth_lanes * kAttentionColumns;
+  const std::uint32_t* queries = args.queries;
   for (int key = args.first_key; key < args.end_key; key += kPairWidth) {
     const int column = key - args.first_key;
     const std::uint32_t* panel = args.keys + column / kAttentionColumns * panel_size + column % kAttentionColumns;
-    for (int lane = 0; lane < args.depth_lanes; lane += kChainLanes) {
-      const int lanes = args.depth_lanes - lane < kChainLanes ? args.depth_lanes - lane : kChainLanes;
+    float* scores = args.scores + key;
+    for (int lane = 0; lane < depth_lanes; lane += kChainLanes) {
+      const int lanes = depth_lanes - lane < kChainLanes ? depth_lanes - lane : kChainLanes;
       Vector::Float sum[Rows][2];
       for (int m = 0; m < Rows; ++m) sum[m][0] = sum[m][1] = Vector::set(0.0f);
-      product<Element, Rows>(args.queries + lane, args.depth_lanes, panel + lane * kAttentionColumns, lanes, sum);
-      for (int m = 0; m < Rows; ++m) {
-        for (int half = 0; half < 2; ++half) {
-          float* out = args.scores + m * kAttentionBlock + key + half * Vector::kWidth;
-          const auto earlier = lane == 0 ? Vector::set(0.0f) : Vector::load(out);
-          Vector::store(out, Vector::multiply_add(sum[m][half], scale, earlier));
-        }
-      }
+      product<Element, kQueryStride>(queries + lane, panel + lane * kAttentionColumns, lanes, sum);
+      if (lane > 0) add_scores<Rows>(scores, sum);
+      store_scores<Rows>(scores, sum);
     }
   }
 }
@@ -108,6 +122,18 @@ LLADA_INLINE Vector::Float fold_output(Vector::Float earlier, Vector::Float late
   return Vector::multiply_add(earlier, earlier_factor, Vector::multiply(later, later_factor));
 }
 
+template <int Rows>
+LLADA_INLINE void fold_sums(const float* state, std::int64_t stride, int num_rows, const Fold& factors,
+                            Vector::Float (&sum)[Rows][2]) {
+#pragma GCC unroll 12
+  for (int m = 0; m < Rows; ++m, state += stride) {
+    if (m >= num_rows) break;
+    const auto earlier = Vector::set(factors.earlier[m]), later = Vector::set(factors.later[m]);
+    sum[m][0] = fold_output(Vector::load(state), sum[m][0], earlier, later);
+    sum[m][1] = fold_output(Vector::load(state + Vector::kWidth), sum[m][1], earlier, later);
+  }
+}
+
 // Scores to weights, row by row; each row's maximum and sum.
 template <class Element, int Rows>
 LLADA_INLINE void softmax(const AttentionTileArgs& args, Element* weights, float (&maximum)[16], float (&sum)[16]) {
@@ -119,15 +145,16 @@ LLADA_INLINE void softmax(const AttentionTileArgs& args, Element* weights, float
       even = Vector::max(even, Vector::load(scores + key));
       odd = Vector::max(odd, Vector::load(scores + key + Vector::kWidth));
     }
-    maximum[m] = Vector::reduce_max(Vector::max(even, odd));
+    maximum[m] = Vector::reduce_max(Vector::max(even, odd)) * args.scale_log2;
   }
   for (int m = 0; m < Rows; ++m) {
     const float* scores = args.scores + m * kAttentionBlock;
-    const auto reference = Vector::set(reference_of(maximum[m]));
+    const auto scale = Vector::set(args.scale_log2), offset = Vector::set(-reference_of(maximum[m]));
     auto even = Vector::set(0.0f), odd = even;
     for (int key = args.first_key; key < args.end_key; key += kPairWidth) {
-      const auto left = Vector::exp2(Vector::subtract(Vector::load(scores + key), reference));
-      const auto right = Vector::exp2(Vector::subtract(Vector::load(scores + key + Vector::kWidth), reference));
+      const auto left = Vector::exp2<Element>(Vector::multiply_add(Vector::load(scores + key), scale, offset));
+      const auto right =
+          Vector::exp2<Element>(Vector::multiply_add(Vector::load(scores + key + Vector::kWidth), scale, offset));
       even = Vector::add(even, left);
       odd = Vector::add(odd, right);
       Vector::store_elements(weights + m * kAttentionBlock + key, left, right);
@@ -139,32 +166,25 @@ LLADA_INLINE void softmax(const AttentionTileArgs& args, Element* weights, float
 template <class Element, int Rows>
 __attribute__((noinline)) void add_values(const AttentionTileArgs& args, const Fold& factors) {
   const std::uint32_t* weights = weights_of<Element>(args) + args.first_key / kLaneValues<Element>;
-  const int lanes = (args.end_key - args.first_key) / kLaneValues<Element>;
-  const std::uint32_t* panel = args.values;
-  for (int p = 0; p < args.depth_panels; ++p, panel += args.value_lanes * kAttentionColumns) {
-    for (int column = 0; column < kAttentionColumns; column += kPairWidth) {
-      float* out = args.states + p * kAttentionColumns + column;
-      Vector::Float sum[Rows][2];
-      for (int m = 0; m < Rows; ++m) {
-        const bool more = args.sums == AttentionSums::kAdd && m < args.num_rows;
-        const float* earlier = out + m * args.state_stride;
-        sum[m][0] = more ? Vector::load(earlier) : Vector::set(0.0f);
-        sum[m][1] = more ? Vector::load(earlier + Vector::kWidth) : Vector::set(0.0f);
-      }
-      product<Element, Rows>(weights, kBlockLanes<Element>, panel + column, lanes, sum);
+  const int lanes = (args.end_key - args.first_key) / kLaneValues<Element>, num_rows = args.num_rows;
+  const std::int64_t stride = args.state_stride;
+  const AttentionSums sums = args.sums;
+  for (int column = 0; column < args.depth_panels * kAttentionColumns; column += kPairWidth) {
+    const std::uint32_t* panel = args.values + column / kAttentionColumns * args.value_lanes * kAttentionColumns;
+    float* state = args.states + column;
+    Vector::Float sum[Rows][2];
+    for (int m = 0; m < Rows; ++m) {
+      const bool more = sums == AttentionSums::kAdd && m < num_rows;
+      sum[m][0] = more ? Vector::load(state + m * stride) : Vector::set(0.0f);
+      sum[m][1] = more ? Vector::load(state + m * stride + Vector::kWidth) : Vector::set(0.0f);
+    }
+    product<Element, kBlockLanes<Element>>(weights, panel + column % kAttentionColumns, lanes, sum);
+    if (sums == AttentionSums::kFold) fold_sums<Rows>(state, stride, num_rows, factors, sum);
 #pragma GCC unroll 12
-      for (int m = 0; m < Rows; ++m) {
-        if (m >= args.num_rows) break;
-        for (int half = 0; half < 2; ++half) {
-          float* target = out + m * args.state_stride + half * Vector::kWidth;
-          auto total = sum[m][half];
-          if (args.sums == AttentionSums::kFold) {
-            total = fold_output(Vector::load(target), total, Vector::set(factors.earlier[m]),
-                                Vector::set(factors.later[m]));
-          }
-          Vector::store(target, total);
-        }
-      }
+    for (int m = 0; m < Rows; ++m, state += stride) {
+      if (m >= num_rows) break;
+      Vector::store(state, sum[m][0]);
+      Vector::store(state + Vector::kWidth, sum[m][1]);
     }
   }
 }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 #include "cpu/exp2_coefficients.h"
 #include "cpu/panel_gemm.h"
@@ -52,7 +53,7 @@ AttentionWorker::AttentionWorker(const AttentionArgs& args, const AttentionPlan&
       columns_(static_cast<int>(whole_panels(args.q.size(3)))) {
   const std::int64_t depth_lanes = lane_count(args.q.dtype, args.q.size(3));
   const std::int64_t rows = plan.item_rows + kAttentionRows, values = lane_values(args.q.dtype);
-  queries_ = thread_scratch<struct Queries, std::uint32_t>(rows * depth_lanes);
+  queries_ = thread_scratch<struct Queries, std::uint32_t>(rows * kQueryStride);
   keys_ = thread_scratch<struct Keys, std::uint32_t>(kAttentionBlock * depth_lanes);
   values_ = thread_scratch<struct Values, std::uint32_t>(kAttentionBlock / values * columns_);
   states_ = thread_scratch<struct States, float>(rows * state_size_);
@@ -62,7 +63,10 @@ AttentionWorker::AttentionWorker(const AttentionArgs& args, const AttentionPlan&
   tile_.depth_lanes = static_cast<int>(depth_lanes);
   tile_.depth_panels = columns_ / kColumns;
   const double depth = static_cast<double>(args.q.size(3));
-  tile_.scale_log2 = static_cast<float>(args.scale.value_or(1.0 / std::sqrt(depth)) * kLog2E);
+  // A scale of zero leaves the masked keys' minus infinity alone when it is not quite zero.
+  const double scale = args.scale.value_or(1.0 / std::sqrt(depth)) * kLog2E, least = std::numeric_limits<float>::min();
+  tile_.scale_log2 = static_cast<float>(std::max(std::fabs(scale), least));
+  negative_scale_ = scale < 0.0;
   tile_.scores = thread_scratch<struct Scores, float>(kAttentionRows * kAttentionBlock);
   tile_.weights = thread_scratch<struct Weights, std::uint32_t>(kAttentionRows * kAttentionBlock / values);
 }
@@ -106,8 +110,8 @@ void AttentionWorker::place_tile(std::int64_t block, std::int64_t row, std::uint
 void AttentionWorker::run_tile(std::int64_t block, std::int64_t tile) {
   const bool last = block + 1 == item_->end_block && !plan_.cut_keys;
   const std::int64_t row = tile * kernel_.rows;
-  place_tile(block, row, queries_ + row * tile_.depth_lanes);
-  for (int m = 0; m < tile_.num_rows && last; ++m) prefetch<1>(row_of(args_.out, row + m), depth_bytes_);
+  place_tile(block, row, queries_ + row * kQueryStride);
+  for (int m = 0; m < tile_.num_rows && last; ++m) prefetch<1>(rows_[row + m].out, depth_bytes_);
   prefetch_next(tile);
 
   if (find_range(row, block * kAttentionBlock)) {
@@ -152,7 +156,9 @@ void AttentionWorker::begin(const AttentionItem& item) {
       query = 0;
       ++head;
     }
-    rows_[row] = {head, sequence_->first_query + query, visible_keys(sequence_->first_query + query)};
+    const std::int64_t position = sequence_->first_query + query;
+    rows_[row] = {head, position, visible_keys(position), element(args_.q, sequence_->batch, position, head),
+                  element(args_.out, sequence_->batch, position, head)};
   }
 }
 
@@ -163,16 +169,14 @@ AttentionWorker::Block AttentionWorker::find_block(const AttentionItem& item, st
           static_cast<int>(std::min<std::int64_t>(kAttentionBlock, sequence.keys() - first))};
 }
 
-char* AttentionWorker::row_of(const ArrayView& view, std::int64_t row) const {
-  return element(view, sequence_->batch, rows_[row].query, rows_[row].head);
-}
-
 void AttentionWorker::load_queries(std::int64_t row, std::uint32_t* target) const {
   const std::int64_t end = std::min<std::int64_t>(row + kernel_.rows, item_->rows());
-  for (; row < end; ++row, target += tile_.depth_lanes) {
+  const std::uint32_t sign = args_.q.dtype == DType::kBFloat16 ? 0x80008000 : 0x80000000;
+  for (; row < end; ++row, target += kQueryStride) {
     target[tile_.depth_lanes - 1] = 0;  // an odd depth leaves half a lane
-    std::memcpy(target, row_of(args_.q, row), depth_bytes_);
-    if (row + kernel_.rows < item_->rows()) prefetch<0>(row_of(args_.q, row + kernel_.rows), depth_bytes_);
+    std::memcpy(target, rows_[row].source, depth_bytes_);
+    for (int lane = 0; lane < tile_.depth_lanes && negative_scale_; ++lane) target[lane] ^= sign;
+    if (row + kernel_.rows < item_->rows()) prefetch<0>(rows_[row + kernel_.rows].source, depth_bytes_);
   }
 }
 
@@ -240,9 +244,9 @@ void AttentionWorker::gather_mask(std::int64_t row, std::int64_t first, int coun
   const ArrayView& mask = args_.mask;
   const std::int64_t key_stride = mask.stride(3);
   for (int m = 0; m < tile_.num_rows; ++m) {
-    const auto [head, query, keys] = rows_[row + m];
+    const Row& at = rows_[row + m];
     const std::uint8_t* source = mask.as<std::uint8_t>() + (mask.size(0) == 1 ? 0 : sequence_->batch * mask.stride(0)) +
-                                 (mask.size(1) == 1 ? 0 : head * mask.stride(1)) + query * mask.stride(2) +
+                                 (mask.size(1) == 1 ? 0 : at.head * mask.stride(1)) + at.query * mask.stride(2) +
                                  (sequence_->first_key + first) * key_stride;
     std::uint8_t* target = mask_ + m * kAttentionBlock;
     if (key_stride == 1) {
@@ -256,7 +260,7 @@ void AttentionWorker::gather_mask(std::int64_t row, std::int64_t first, int coun
 }
 
 void AttentionWorker::write(std::int64_t row, const float* state) const {
-  kernel_.write(state, columns_, static_cast<int>(args_.q.size(3)), row_of(args_.out, row));
+  kernel_.write(state, columns_, static_cast<int>(args_.q.size(3)), rows_[row].out);
 }
 
 }  // namespace llada

@@ -40,11 +40,12 @@ class AttentionWorker {
   struct Row {
     std::int64_t head, query;
     std::int64_t keys;  // of the sequence that it sees, but for the caller's mask
+    const char* source;
+    char* out;
   };
 
   void begin(const AttentionItem& item);
   Block find_block(const AttentionItem& item, std::int64_t block) const;
-  char* row_of(const ArrayView& view, std::int64_t row) const;
   float* partial_state(std::int64_t row, std::int64_t block) const;
   void place_tile(std::int64_t block, std::int64_t row, std::uint32_t* queries);
   void run_tile(std::int64_t block, std::int64_t tile);
@@ -66,7 +67,8 @@ class AttentionWorker {
   const AttentionKernel& kernel_;
   float* partial_;
   std::int64_t group_, depth_bytes_, state_size_;
-  int columns_;  // of a state's output
+  int columns_;          // of a state's output
+  bool negative_scale_;  // the queries are negated, so that a row's highest score is always its largest weight
   // Of this thread.
   std::uint32_t *queries_, *keys_, *values_;
   float* states_;

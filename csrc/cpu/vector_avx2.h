@@ -41,13 +41,14 @@ struct Vector {
     return _mm_cvtss_f32(_mm_add_ss(half, _mm_shuffle_ps(half, half, 1)));
   }
 
-  // 2^x for x <= 126; exactly 0 below 2^-127, NaN for NaN.
+  // 2^x for x <= 126; exactly 0 below 2^-127, NaN for NaN; as precise as Element asks for.
+  template <class Element = float>
   static LLADA_INLINE Float exp2(Float x) {
     x = max(set(kExp2Floor), x);
     const Float whole = _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     const Float part = subtract(x, whole);
-    Float sum = set(kExp2[6]);
-    for (int i = 5; i >= 0; --i) sum = multiply_add(sum, part, set(kExp2[i]));
+    Float sum = set(kExp2Of<Element>[kExp2Degree<Element>]);
+    for (int i = kExp2Degree<Element> - 1; i >= 0; --i) sum = multiply_add(sum, part, set(kExp2Of<Element>[i]));
     const __m256i exponent = _mm256_add_epi32(_mm256_cvtps_epi32(whole), _mm256_set1_epi32(127));
     return multiply(sum, _mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23)));
   }

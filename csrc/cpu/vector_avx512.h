@@ -33,13 +33,13 @@ struct Vector {
   static LLADA_INLINE float reduce_max(Float a) { return _mm512_reduce_max_ps(a); }
   static LLADA_INLINE float reduce_add(Float a) { return _mm512_reduce_add_ps(a); }
 
-  // 2^x; exactly 0 below 2^-150, NaN for NaN.
+  // 2^x; exactly 0 below 2^-150, NaN for NaN; as precise as Element asks for.
+  template <class Element = float>
   static LLADA_INLINE Float exp2(Float x) {
-    x = max(set(-160.0f), x);
     const Float whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    const Float part = subtract(x, whole);
-    Float sum = set(kExp2[6]);
-    for (int i = 5; i >= 0; --i) sum = multiply_add(sum, part, set(kExp2[i]));
+    const Float part = _mm512_reduce_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);  // 0 for an infinity
+    Float sum = set(kExp2Of<Element>[kExp2Degree<Element>]);
+    for (int i = kExp2Degree<Element> - 1; i >= 0; --i) sum = multiply_add(sum, part, set(kExp2Of<Element>[i]));
     return _mm512_scalef_ps(sum, whole);
   }
 

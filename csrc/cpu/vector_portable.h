@@ -38,15 +38,16 @@ struct Vector {
   }
   static LLADA_INLINE float reduce_add(Float a) { return (a[0] + a[1]) + (a[2] + a[3]); }
 
-  // 2^x for x <= 126; exactly 0 below 2^-127, NaN for NaN.
+  // 2^x for x <= 126; exactly 0 below 2^-127, NaN for NaN; as precise as Element asks for.
+  template <class Element = float>
   static LLADA_INLINE Float exp2(Float x) {
     // Adding 1.5 * 2^23 leaves the nearest integer in the low bits.
     constexpr float kRound = 12582912.0f;
     x = max(set(kExp2Floor), x);
     const Float shifted = x + kRound;
     const Float part = x - (shifted - kRound);
-    Float sum = set(kExp2[6]);
-    for (int i = 5; i >= 0; --i) sum = multiply_add(sum, part, set(kExp2[i]));
+    Float sum = set(kExp2Of<Element>[kExp2Degree<Element>]);
+    for (int i = kExp2Degree<Element> - 1; i >= 0; --i) sum = multiply_add(sum, part, set(kExp2Of<Element>[i]));
     const Int exponent = bits(shifted) - bits(set(kRound)) + 127;
     return sum * from_bits(exponent << 23);
   }

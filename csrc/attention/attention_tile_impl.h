@@ -52,10 +52,11 @@ LLADA_INLINE void store_scores(float* scores, const Vector::Float (&sum)[Rows][2
   }
 }
 
-// Depths beyond 128 lanes are summed in parts: one chain of 256 fp32 additions would lose a bit against library GEMMs.
+// Depths beyond 64 lanes are summed in parts. With a large scale it is the error of one long fp32 sum that decides, and
+// library GEMMs of few rows sum in shorter ones.
 template <class Element, int Rows>
 __attribute__((noinline)) void score_keys(const AttentionTileArgs& args) {
-  constexpr int kChainLanes = 128;
+  constexpr int kChainLanes = 64;
   const int depth_lanes = args.depth_lanes, panel_size = depth_lanes * kAttentionColumns;
   const std::uint32_t* queries = args.queries;
   for (int key = args.first_key; key < args.end_key; key += kPairWidth) {

@@ -12,11 +12,8 @@ namespace {
 constexpr std::int64_t kFewestRows = 48;
 constexpr std::int64_t kMostRows = 1056;
 constexpr std::int64_t kItemsPerThread = 4;
-// Up to so many rows a call waits for keys and values rather than for products: one tile, or three where keys and
-// values are more than a cache holds.
+// Up to so many rows a call waits for keys and values rather than for products: one tile.
 constexpr std::int64_t kFewRows = kAttentionRows;
-constexpr std::int64_t kFewRowsFar = 3 * kAttentionRows;
-constexpr std::int64_t kFarBytes = 1 << 24;
 
 std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
@@ -70,8 +67,7 @@ AttentionPlan plan_attention(const AttentionArgs& args, int threads) {
   plan.item_rows = std::min(longest, std::clamp(even, kFewestRows, kMostRows));
   const auto sequences = static_cast<std::int64_t>(plan.sequences.size());
   const bool scarce = plan.threads > 1 && divide_up(rows, std::max<std::int64_t>(plan.item_rows, 1)) < plan.threads;
-  const std::int64_t key_bytes = 2 * blocks * kAttentionBlock * args.k.size(3) * dtype_bytes(args.k.dtype);
-  const bool few = longest <= (key_bytes > kFarBytes ? kFewRowsFar : kFewRows);
+  const bool few = longest <= kFewRows;
   plan.cut_keys = blocks > sequences * key_heads && (few || scarce);
   // Where the heads of a token lie side by side and there are blocks enough to share out.
   plan.all_heads = plan.cut_keys && few && token_major(args.k) && token_major(args.v) &&

@@ -191,6 +191,18 @@ void AttentionWorker::prefetch_next(std::int64_t tile) const {
   }
 }
 
+// The panel of keys and values from `key` on, or the next block's first. With few tiles the fetch has nothing but the
+// packing of the panel before it to hide behind.
+void AttentionWorker::prefetch_panel(int key) const {
+  const Block& block = key < block_.count ? block_ : next_;
+  const std::int64_t bytes = dtype_bytes(args_.k.dtype);
+  if (key >= block_.count) key = 0;
+  for (const int end = std::min(key + kColumns, block.count); key < end; ++key) {
+    prefetch<0>(block.keys + key * args_.k.stride(1) * bytes, depth_bytes_);
+    prefetch<0>(block.values + key * args_.v.stride(1) * bytes, depth_bytes_);
+  }
+}
+
 void AttentionWorker::pack_block() {
   if (packed_) return;
   packed_ = true;
@@ -198,6 +210,7 @@ void AttentionWorker::pack_block() {
   const std::int64_t bytes = dtype_bytes(dtype), key_stride = args_.k.stride(1), value_stride = args_.v.stride(1);
   for (int key = 0; key < block_.count; key += kColumns) {
     const int count = std::min(kColumns, block_.count - key);
+    if (tiles_ < kSpreadTiles) prefetch_panel(key + kColumns);
     pack_panel(dtype, block_.keys + key * key_stride * bytes, key_stride, count, args_.k.size(3),
                keys_ + key * tile_.depth_lanes);
     kernel_.pack_values({block_.values + key * value_stride * bytes, value_stride, count, kColumns,

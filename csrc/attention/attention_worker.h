@@ -56,6 +56,7 @@ class AttentionWorker {
   void add_head_values(int key);
   void load_queries(std::int64_t row, std::uint32_t* target) const;
   void prefetch_next(std::int64_t tile) const;
+  void prefetch_panel(int key) const;
   void pack_block();
   std::int64_t visible_keys(std::int64_t query) const;
   bool find_range(std::int64_t row, std::int64_t first);

@@ -149,16 +149,17 @@ float* AttentionWorker::partial_state(std::int64_t row, std::int64_t block) cons
 void AttentionWorker::begin(const AttentionItem& item) {
   item_ = &item;
   sequence_ = &plan_.sequences[item.sequence];
-  const std::int64_t queries = sequence_->queries();
+  const std::int64_t queries = sequence_->queries(), bytes = dtype_bytes(args_.q.dtype);
+  const std::int64_t source_step = args_.q.stride(1) * bytes, out_step = args_.out.stride(1) * bytes;
   std::int64_t head = item.key_head * group_ + item.first_row / queries, query = item.first_row % queries;
-  for (std::int64_t row = 0; row < item.rows(); ++row, ++query) {
-    if (query == queries) {
-      query = 0;
-      ++head;
+  for (std::int64_t row = 0; row < item.rows(); ++head, query = 0) {
+    const std::int64_t first = sequence_->first_query + query;
+    const std::int64_t count = std::min(queries - query, item.rows() - row);
+    const char* source = element(args_.q, sequence_->batch, first, head);
+    char* out = element(args_.out, sequence_->batch, first, head);
+    for (std::int64_t i = 0; i < count; ++i, ++row) {
+      rows_[row] = {head, first + i, visible_keys(first + i), source + i * source_step, out + i * out_step};
     }
-    const std::int64_t position = sequence_->first_query + query;
-    rows_[row] = {head, position, visible_keys(position), element(args_.q, sequence_->batch, position, head),
-                  element(args_.out, sequence_->batch, position, head)};
   }
 }
 

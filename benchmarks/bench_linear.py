@@ -130,7 +130,7 @@ def test_linear(benchmark: Any, k: int, n: int, tokens: int, format: str) -> Non
         title("linear", format, T=tokens, K=k, N=n),
         runs.pop("ours"),
         runs,
-        dtype="int8" if format.startswith("int") else dtype,
+        dtype=format if format.startswith("int") else dtype,
         bytes_moved=x.nbytes + weight_bytes + tokens * n * dtype.itemsize,
         flops=2.0 * tokens * k * n,
         cold=cold,

@@ -65,7 +65,7 @@ def test_moe_mlp(benchmark: Any, geometry: tuple[int, int, int, int], format: st
         title("moe_mlp", format, T=tokens, E=experts, k=k, H=hidden, I=intermediate),
         runs.pop("ours"),
         runs,
-        dtype="int8" if format.startswith("int") else dtype,
+        dtype=format if format.startswith("int") else dtype,
         bytes_moved=2.0 * x.nbytes + used * sum(weight.nbytes for weight in layers["ours"][0]),
         flops=6.0 * tokens * k * hidden * intermediate,
         cold=geometry == LARGE,

@@ -20,7 +20,7 @@ from torch import Tensor
 
 Run = Callable[[], Any]
 
-PEAKS = {torch.bfloat16: "bf16", torch.float32: "fp32"}
+PEAKS = {torch.bfloat16: "bf16", torch.float32: "fp32", "int4": "int8"}
 MIN_TURNS = 3
 TURNS_SECONDS = 0.15  # of turns between two measurements of the limit
 LIMIT_ROUNDS = 3  # of each such measurement: one alone may be disturbed
@@ -45,7 +45,7 @@ def compare(
         name: the case, from ``title``.
         ours: the op.
         peers: others that compute the same; the first is what ours is checked against.
-        dtype: what is multiplied: a torch dtype, or ``"int8"``.
+        dtype: what is multiplied: a torch dtype, ``"int8"`` or ``"int4"`` (which is multiplied as int8).
         bytes_moved: that must be read or written at least once: inputs, weights in their format, outputs.
         flops: operations that must be made; a multiply-add is two.
         cold: the case sees to it that no weights are in a cache from the call before. Otherwise they count as being in
@@ -55,7 +55,8 @@ def compare(
     first = next(iter(peers.values()))
     assert_close(ours(), first(), tolerance)
     threads = torch.get_num_threads()
-    peak = PEAKS.get(dtype, "fp32") if isinstance(dtype, torch.dtype) else dtype
+    peak = PEAKS.get(dtype, "fp32" if isinstance(dtype, torch.dtype) else dtype)
+    format = dtype if isinstance(dtype, str) else peak
     level = "dram" if cold else level_of(bytes_moved, threads)
     times, limits = take_turns({"ours": ours, **peers}, probe(threads), (level, "dram", peak))
 
@@ -72,7 +73,7 @@ def compare(
     bound = limits.bound(bytes_moved, flops, peak, level=level)
     print("\n" + line(name, runs, bound, bytes_moved, flops))
     benchmark.extra_info.update(
-        name=name, dtype=peak, bytes=bytes_moved, operations=flops, level=level, bound=bound, runs=runs
+        name=name, format=format, dtype=peak, bytes=bytes_moved, operations=flops, level=level, bound=bound, runs=runs
     )
     benchmark.extra_info["limits"] = limits.as_dict()
     benchmark.pedantic(ours, rounds=5, iterations=1)

@@ -28,20 +28,20 @@ class Attention(nn.Module):
         super().__init__()
         self.config = config
         hidden, size = config.hidden_size, config.head_dim
-        self.q_proj = Linear(hidden, config.num_attention_heads * size, config.attention_bias)
-        self.k_proj = Linear(hidden, config.key_value_heads * size, config.attention_bias)
-        self.v_proj = Linear(hidden, config.key_value_heads * size, config.attention_bias)
+        query_size, key_size = config.num_attention_heads * size, config.key_value_heads * size
+        self.qkv_sizes = (query_size, key_size, key_size)
+        # The published q_proj, k_proj and v_proj as one product: x is packed (and quantised) once.
+        self.qkv_proj = Linear(hidden, sum(self.qkv_sizes), config.attention_bias)
         self.o_proj = Linear(config.num_attention_heads * size, hidden, config.attention_bias)
         self.q_norm = RMSNorm(size, config.rms_norm_eps) if config.qk_layernorm else None
         self.k_norm = RMSNorm(size, config.rms_norm_eps) if config.qk_layernorm else None
 
     def forward(self, x: Tensor, positions: Tensor, keys: KeyMask) -> Tensor:
         config = self.config
-        query_heads = (*x.shape[:2], config.num_attention_heads, config.head_dim)
-        key_heads = (*x.shape[:2], config.key_value_heads, config.head_dim)
+        q, k, v = (part.unflatten(-1, (-1, config.head_dim)) for part in self.qkv_proj(x).split(self.qkv_sizes, -1))
         q, k = ops.qk_norm_rope(
-            self.q_proj(x).view(query_heads),
-            self.k_proj(x).view(key_heads),
+            q,
+            k,
             None if self.q_norm is None else self.q_norm.weight,
             None if self.k_norm is None else self.k_norm.weight,
             positions,
@@ -50,7 +50,6 @@ class Attention(nn.Module):
             eps=config.rms_norm_eps,
             clip=config.clip_qkv,
         )
-        v = self.v_proj(x).view(key_heads)
         if config.clip_qkv is not None:
             v = v.clamp(-config.clip_qkv, config.clip_qkv)
         out = ops.attention(q, k, v, mask=keys.mask, key_range=keys.key_range)

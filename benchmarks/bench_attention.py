@@ -51,7 +51,8 @@ def test_cached(benchmark: Any, queries: int, keys: int, dtype: torch.dtype) -> 
     flops = 4.0 * queries * keys * HEADS * DEPTH
     peers = {"sdpa": lambda: sdpa(q, k, v)}
     name = title("attention cached", dtype, S=queries, L=keys)
-    compare(benchmark, name, lambda: ops.attention(q, k, v), peers, flops=flops)
+    bytes_moved = 2.0 * (q.nbytes + k.nbytes)
+    compare(benchmark, name, lambda: ops.attention(q, k, v), peers, dtype=dtype, bytes_moved=bytes_moved, flops=flops)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -78,7 +79,15 @@ def test_masked(benchmark: Any, kind: str, dtype: torch.dtype) -> None:
     same_work = (lambda: ops.attention(*rows)) if kind == "cu_seqlens" else (lambda: ops.attention(q, k, v))
     name = title(f"attention {kind}", dtype, S=length)
     peers = {"sdpa": lambda: sdpa(q, k, v, masks[kind]), "unmasked": same_work}
-    compare(benchmark, name, lambda: ops.attention(q, k, v, **{kind: options[kind]}), peers, flops=flops)
+    compare(
+        benchmark,
+        name,
+        lambda: ops.attention(q, k, v, **{kind: options[kind]}),
+        peers,
+        dtype=dtype,
+        bytes_moved=4.0 * q.nbytes,
+        flops=flops,
+    )
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -169,9 +169,9 @@ Arrays run_grouped(DType dtype) {
   const Array offsets = integers({kGroups + 1}, [](std::int64_t i) { return 14 * i; });
   Arrays out;
   out.emplace_back(dtype, Sizes{kRows, kColumns});
-  grouped_gemm({x.view, weight.view, offsets.view, out[0].view});
+  grouped_gemm({x.view, weight.view, false, offsets.view, out[0].view});
   out.emplace_back(dtype, Sizes{kRows, kColumns / 2});
-  grouped_swiglu({x.view, weight.view, offsets.view, out[1].view});
+  grouped_swiglu({x.view, weight.view, false, offsets.view, out[1].view});
   return out;
 }
 

@@ -129,6 +129,13 @@ y = _C.moe_mlp_packed(x, np.ones((3, 1), np.float32), experts, gate_up, down, 4)
 hidden = _C.grouped_swiglu_packed(x, gate_up, 4, np.array([0, 1, 2], np.int32))
 z = _C.grouped_gemm_packed(hidden, down, 4, np.array([0, 1, 2], np.int32))
 np.testing.assert_array_equal(y, z)
+large, rows = _C.pack_linear(np.sin(np.arange(700 * 900, dtype=np.float32)).reshape(700, 900), "int4"), np.eye(25, 900)
+results = []
+for threads in (1, 2, 3):
+    _C.set_num_threads(threads)
+    results.append(_C.linear_packed(rows.astype(np.float32), large, 700))
+np.testing.assert_array_equal(results[0], results[1])
+np.testing.assert_array_equal(results[0], results[2])
 assert y[:2].min() > 0 and not y[2].any() and "torch" not in sys.modules
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)

@@ -140,6 +140,19 @@ Arrays run_linear(const Format& format, std::int64_t rows, std::int64_t columns,
   return out;
 }
 
+// Appends the panels of gate_up [E, 2I, H] and of down [E, H, I].
+void pack_experts(const Format& format, const ArrayView& gate_up, const ArrayView& down, Arrays& out) {
+  const std::int64_t experts = down.size(0), hidden = down.size(1), intermediate = down.size(2);
+  out.push_back(panels_for(format, experts, intermediate / (kPanelColumns / 2), hidden));
+  out.push_back(panels_for(format, experts, hidden / kPanelColumns, intermediate));
+  for (std::int64_t e = 0; e < experts; ++e) {
+    ArrayView gate = item(gate_up, e), up = gate;
+    gate.sizes[0] = up.sizes[0] = intermediate;
+    up.data = gate.as<char>() + intermediate * hidden * dtype_bytes(gate.dtype);
+    pack_expert({gate, up, item(down, e), item(out[0].view, e), item(out[1].view, e)});
+  }
+}
+
 Arrays run_moe_mlp(const Format& format, std::int64_t tokens) {
   constexpr std::int64_t kExperts = 5, kSlots = 3, kHidden = 192, kIntermediate = 96;
   const Array gate_up = numbers(format.plain, {kExperts, 2 * kIntermediate, kHidden}, 1);
@@ -147,14 +160,7 @@ Arrays run_moe_mlp(const Format& format, std::int64_t tokens) {
   const Array x = numbers(format.plain, {tokens, kHidden}, 3), weights = numbers(DType::kFloat32, {tokens, kSlots}, 4);
   const Array experts = integers({tokens, kSlots}, [](std::int64_t i) { return i * i % (kExperts + 1); });
   Arrays out;
-  out.push_back(panels_for(format, kExperts, kIntermediate / (kPanelColumns / 2), kHidden));
-  out.push_back(panels_for(format, kExperts, kHidden / kPanelColumns, kIntermediate));
-  for (std::int64_t e = 0; e < kExperts; ++e) {
-    ArrayView gate = item(gate_up.view, e), up = gate;
-    gate.sizes[0] = up.sizes[0] = kIntermediate;
-    up.data = gate.as<char>() + kIntermediate * kHidden * dtype_bytes(gate.dtype);
-    pack_expert({gate, up, item(down.view, e), item(out[0].view, e), item(out[1].view, e)});
-  }
+  pack_experts(format, gate_up.view, down.view, out);
   for (const bool packed : {true, false}) {
     out.emplace_back(format.plain, Sizes{tokens, kHidden});
     moe_mlp({x.view, weights.view, experts.view, packed ? out[0].view : gate_up.view, packed ? out[1].view : down.view,
@@ -163,15 +169,22 @@ Arrays run_moe_mlp(const Format& format, std::int64_t tokens) {
   return out;
 }
 
-Arrays run_grouped(DType dtype) {
-  constexpr std::int64_t kGroups = 4, kRows = 60, kDepth = 160, kColumns = 192;
-  const Array x = numbers(dtype, {kRows, kDepth}, 1), weight = numbers(dtype, {kGroups, kColumns, kDepth}, 2);
+// The two halves of an expert layer, one behind the other.
+Arrays run_grouped(const Format& format) {
+  constexpr std::int64_t kGroups = 4, kRows = 60, kHidden = 160, kIntermediate = 96;
+  const Array gate_up = numbers(format.plain, {kGroups, 2 * kIntermediate, kHidden}, 1);
+  const Array down = numbers(format.plain, {kGroups, kHidden, kIntermediate}, 2);
+  const Array x = numbers(format.plain, {kRows, kHidden}, 3);
   const Array offsets = integers({kGroups + 1}, [](std::int64_t i) { return 14 * i; });
   Arrays out;
-  out.emplace_back(dtype, Sizes{kRows, kColumns});
-  grouped_gemm({x.view, weight.view, offsets.view, out[0].view});
-  out.emplace_back(dtype, Sizes{kRows, kColumns / 2});
-  grouped_swiglu({x.view, weight.view, offsets.view, out[1].view});
+  pack_experts(format, gate_up.view, down.view, out);
+  for (const bool packed : {true, false}) {
+    out.emplace_back(format.plain, Sizes{kRows, kIntermediate});
+    grouped_swiglu({x.view, packed ? out[0].view : gate_up.view, packed, offsets.view, out.back().view});
+    const ArrayView hidden = out.back().view;
+    out.emplace_back(format.plain, Sizes{kRows, kHidden});
+    grouped_gemm({hidden, packed ? out[1].view : down.view, packed, offsets.view, out.back().view});
+  }
   return out;
 }
 
@@ -299,10 +312,10 @@ std::vector<Case> all_cases() {
     for (const std::int64_t tokens : {1, 25}) {
       cases.push_back({"moe_mlp " + name, [&format, tokens] { return run_moe_mlp(format, tokens); }});
     }
+    cases.push_back({"grouped " + name, [&format] { return run_grouped(format); }});
     if (format.stored != format.plain) continue;
     const DType dtype = format.plain;
     cases.push_back({"token_confidence " + name, [&format] { return run_token_confidence(format); }});
-    cases.push_back({"grouped " + name, [dtype] { return run_grouped(dtype); }});
     for (const std::int64_t keys : {700, 5000}) {
       cases.push_back({"attention cut over keys " + name, [dtype, keys] { return run_cut_attention(dtype, keys); }});
     }

@@ -33,7 +33,7 @@ def test_token_confidence(benchmark: Any, rows: int, dtype: torch.dtype, tempera
     def run(weight: Any) -> Any:
         return ops.token_confidence(hidden, weight, temperature=temperature, seed=3)
 
-    peers = {"eager": eager, "weights not packed": lambda: run(head)}
+    peers = {"eager": eager, "plain weights": lambda: run(head)}
     name = title("token_confidence", dtype, R=rows, V=VOCABULARY) + f" T={temperature}"
     compare(
         benchmark,

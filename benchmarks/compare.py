@@ -20,7 +20,7 @@ from torch import Tensor
 
 Run = Callable[[], Any]
 
-PEAKS = {torch.bfloat16: "bf16", torch.float32: "fp32"}
+PEAKS = {torch.bfloat16: "bf16", torch.float32: "fp32", "int4": "int8"}
 MIN_TURNS = 3
 TURNS_SECONDS = 0.15  # of turns between two measurements of the limit
 LIMIT_ROUNDS = 3  # of each such measurement: one alone may be disturbed
@@ -36,6 +36,7 @@ def compare(
     bytes_moved: float,
     flops: float = 0.0,
     cold: bool = False,
+    tolerance: float = 0.02,
 ) -> None:
     """Check, time in turns for a little more than half a second, print, and record in pytest-benchmark's JSON.
 
@@ -44,16 +45,18 @@ def compare(
         name: the case, from ``title``.
         ours: the op.
         peers: others that compute the same; the first is what ours is checked against.
-        dtype: what is multiplied: a torch dtype, or ``"int8"``.
+        dtype: what is multiplied: a torch dtype, ``"int8"`` or ``"int4"`` (which is multiplied as int8).
         bytes_moved: that must be read or written at least once: inputs, weights in their format, outputs.
         flops: operations that must be made; a multiply-add is two.
         cold: the case sees to it that no weights are in a cache from the call before. Otherwise they count as being in
             the nearest cache of which they fill at most half.
+        tolerance: how far from the first peer ours may be, relative to the result's root mean square.
     """
     first = next(iter(peers.values()))
-    assert_close(ours(), first())
+    assert_close(ours(), first(), tolerance)
     threads = torch.get_num_threads()
-    peak = PEAKS.get(dtype, "fp32") if isinstance(dtype, torch.dtype) else dtype
+    peak = PEAKS.get(dtype, "fp32" if isinstance(dtype, torch.dtype) else dtype)
+    format = dtype if isinstance(dtype, str) else peak
     level = "dram" if cold else level_of(bytes_moved, threads)
     times, limits = take_turns({"ours": ours, **peers}, probe(threads), (level, "dram", peak))
 
@@ -70,7 +73,7 @@ def compare(
     bound = limits.bound(bytes_moved, flops, peak, level=level)
     print("\n" + line(name, runs, bound, bytes_moved, flops))
     benchmark.extra_info.update(
-        name=name, dtype=peak, bytes=bytes_moved, operations=flops, level=level, bound=bound, runs=runs
+        name=name, format=format, dtype=peak, bytes=bytes_moved, operations=flops, level=level, bound=bound, runs=runs
     )
     benchmark.extra_info["limits"] = limits.as_dict()
     benchmark.pedantic(ours, rounds=5, iterations=1)
@@ -123,17 +126,17 @@ def take_turns(
     return times, limit.limits()
 
 
-def assert_close(ours: Any, peer: Any) -> None:
-    """Floating results agree to bf16's precision; tuples by their first element."""
+def assert_close(ours: Any, peer: Any, tolerance: float) -> None:
+    """Floating results agree in the root mean square; tuples are compared by their first element."""
     if isinstance(ours, tuple):
-        return assert_close(ours[0], peer[0])
+        return assert_close(ours[0], peer[0], tolerance)
     assert isinstance(ours, Tensor)
     if not ours.is_floating_point():
         assert (ours == peer).float().mean() > 0.9
         return None
     size = peer.float().square().mean().sqrt()
     error = (ours.float() - peer.float()).square().mean().sqrt()
-    assert error <= 0.02 * size, f"wrong result: error {float(error):.3g}, size {float(size):.3g}"
+    assert error <= tolerance * size, f"wrong result: error {float(error):.3g}, size {float(size):.3g}"
     return None
 
 

@@ -1,11 +1,12 @@
-"""The roofline plot of a benchmark's JSON: one panel per dtype and number of threads, each case a point at (operations
+"""The roofline plot of a benchmark's JSON: one panel per format and number of threads, each case a point at (operations
 a byte, operations a second) for ours and every peer, under the roofs measured beside them.
 
     make bench    # or: python -m pytest benchmarks -s --benchmark-json=results.json
     python benchmarks/roofline_plot.py results.json roofline.png
 
 Memory's roof is a band, from the slowest to the fastest median rate among the cases: it drifts. Cases without
-operations (copies) have no place in the plot.
+operations (copies) have no place in the plot, and those below a billion operations a second, where a call costs more
+than its work, are only counted.
 """
 
 from __future__ import annotations
@@ -13,18 +14,22 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from itertools import product
+from itertools import product, zip_longest
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
-from llada_moe_ops.roofline import DTYPES, LEVELS, Limits
+from llada_moe_ops.roofline import LEVELS, Limits
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 matplotlib.use("Agg")
 
+FORMATS = ("fp32", "bf16", "int8", "int4")
+COLUMNS = 2
+LOWEST = 1.0  # billions of operations a second
 MARKERS = "osD^vPX<>ph*"
 ROOFS = {"l1": ":", "l2": "-.", "l3": "--", "dram": "-"}
 
@@ -43,27 +48,36 @@ def read_cases(path: Path) -> list[dict[str, Any]]:
 
 
 def draw(cases: Sequence[dict[str, Any]], title: str) -> Figure:
-    """A panel for each dtype that occurs; a row of panels for each number of threads."""
-    dtypes = [dtype for dtype in DTYPES if any(case["dtype"] == dtype for case in cases)]
-    threads = sorted({case["limits"]["threads"] for case in cases})
+    """A panel for each format that occurs with each number of threads."""
+    found = {(case["limits"]["threads"], case["format"]) for case in cases}
+    shown = [one for one in product(sorted({threads for threads, _ in found}), FORMATS) if one in found]
     names = list(dict.fromkeys(name for case in cases for name in case["runs"]))
-    figure = Figure(figsize=(7 * len(dtypes), 5.5 * len(threads)), layout="constrained")
-    panels = figure.subplots(len(threads), len(dtypes), squeeze=False, sharey=True)
+    rows = -(-len(shown) // COLUMNS)
+    figure = Figure(figsize=(7.5 * COLUMNS + 2, 5.5 * rows), layout="constrained")
+    panels = figure.subplots(rows, COLUMNS, squeeze=False)
     points: dict[str, Any] = {}
-    for panel, (count, dtype) in zip(panels.flat, product(threads, dtypes), strict=True):
-        mine = [case for case in cases if case["dtype"] == dtype and case["limits"]["threads"] == count]
-        panel.set(xscale="log", yscale="log", title=f"{dtype}, {count} thread" + "s" * (count > 1))
-        panel.set(xlabel="operations a byte that must be moved", ylabel="GOP/s" if dtype == "int8" else "GFLOP/s")
-        if mine:
-            draw_roofs(panel, mine, dtype)
-            points |= draw_points(panel, mine, names)
+    for panel, one in zip_longest(panels.flat, shown):
+        if one is None:
+            panel.remove()
+            continue
+        threads, format = one
+        mine = [case for case in cases if case["format"] == format and case["limits"]["threads"] == threads]
+        low = sum(case["operations"] / case["runs"]["ours"]["median"] / 1e9 < LOWEST for case in mine)
+        below = f"; {low} of our {len(mine)} cases are below" if low else ""
+        panel.set(xscale="log", yscale="log", title=f"{format}, {threads} thread{'s' * (threads > 1)}{below}")
+        panel.set(
+            xlabel="operations a byte that must be moved", ylabel=f"billion {mine[0]['dtype']} operations a second"
+        )
+        draw_roofs(panel, mine)
+        points |= draw_points(panel, mine, names)
     figure.legend(points.values(), points.keys(), loc="outside right upper", fontsize="small")
     figure.suptitle(title)
     return figure
 
 
-def draw_roofs(panel: Axes, cases: Sequence[dict[str, Any]], dtype: str) -> None:
+def draw_roofs(panel: Axes, cases: Sequence[dict[str, Any]]) -> None:
     """The peak and the slopes of the levels that were measured: medians over the cases' medians."""
+    dtype = cases[0]["dtype"]
     limits = [Limits.from_dict(case["limits"]) for case in cases]
     peak = float(np.median([one.peak[dtype].median for one in limits])) / 1e9
     rates = {
@@ -81,6 +95,7 @@ def draw_roofs(panel: Axes, cases: Sequence[dict[str, Any]], dtype: str) -> None
         panel.plot(x, slope, ROOFS[level], color="0.35", linewidth=1.2, zorder=1, label=label)
     low, high = (np.minimum(x * rate, peak) for rate in (min(rates["dram"]), max(rates["dram"])))
     panel.fill_between(x, low, high, color="0.85", zorder=0)
+    panel.set_ylim(LOWEST, 2 * peak)
     panel.annotate(f"peak {peak:.0f}", (x[-1], peak), ha="right", va="bottom", fontsize=8, color="0.35")
     panel.legend(loc="lower right", fontsize="small")
 
@@ -90,9 +105,12 @@ def draw_points(panel: Axes, cases: Sequence[dict[str, Any]], names: Sequence[st
     handles: dict[str, Any] = {}
     for number, name in enumerate(names):
         mine = [case for case in cases if name in case["runs"]]
+        if not mine:
+            continue
         x = [case["operations"] / case["bytes"] for case in mine]
         y = [case["operations"] / case["runs"][name]["median"] / 1e9 for case in mine]
-        style = {"color": "black", "s": 36, "zorder": 4} if name == "ours" else {"s": 20, "alpha": 0.6, "zorder": 3}
+        style = {"color": "black", "s": 36, "zorder": 4} if name == "ours" else {"s": 24, "alpha": 0.8, "zorder": 3}
+        style.setdefault("color", colormaps["tab20"]((2 * number + number // 10) % 20))  # the strong colours first
         handles[name] = panel.scatter(x, y, marker=MARKERS[number % len(MARKERS)], **style)
     return handles
 

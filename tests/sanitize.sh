@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The op tests on an AddressSanitizer + UBSan build of the core and its doors, beside the normal build.
+# The C++ tests on a ThreadSanitizer build of the core, then the op tests on an AddressSanitizer + UBSan build of the core
+# and its doors; both beside the normal build.
 #   PYTHON  the interpreter with torch, pytest, cmake, ninja and pybind11 (default: python3)
 #   further arguments go to pytest
 set -euo pipefail
@@ -7,6 +8,15 @@ cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
 bin=$(cd "$(dirname "$(command -v "$python")")" && pwd)
 export PATH="$bin:$PATH"
+
+# On the core's own threads: torch's OpenMP pool is not instrumented, and its barriers would pass for races.
+build=$PWD/build/thread
+cmake -S . -B "$build" -G Ninja -DLLADA_MOE_OPS_DOORS=OFF -DLLADA_MOE_OPS_SANITIZE=thread >/dev/null
+cmake --build "$build"
+for test in threads_test core_test; do
+  TSAN_OPTIONS=halt_on_error=1 "$build/$test"
+done
+
 build=$PWD/build/sanitize
 cmake -S . -B "$build" -G Ninja -DPython_EXECUTABLE="$bin/$(basename "$python")" -DLLADA_MOE_OPS_TESTS=OFF \
   -DLLADA_MOE_OPS_SANITIZE=address,undefined -DLLADA_MOE_OPS_OUTPUT_DIR="$build/lib" >/dev/null

@@ -19,6 +19,7 @@ from benchmarks import compare
 
 pytestmark = pytest.mark.skipif(not native(), reason="the extension is not built")
 ROOT = Path(__file__).resolve().parent.parent
+DTYPES = (torch.float32, torch.bfloat16, "int8", "int4")
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -54,9 +55,10 @@ def test_a_case_records_every_run_and_its_limits(
 
 
 def test_cold_data_are_in_memory_and_quantised_ones_have_their_peak(monkeypatch: pytest.MonkeyPatch) -> None:
-    info = run_case(monkeypatch, cold=True, dtype="int8")
-    assert (info["level"], info["dtype"]) == ("dram", "int8")
-    assert set(info["limits"]["peak"]) == {"int8"}
+    for format in ("int8", "int4"):
+        info = run_case(monkeypatch, cold=True, dtype=format)
+        assert (info["level"], info["format"], info["dtype"]) == ("dram", format, "int8")
+        assert set(info["limits"]["peak"]) == {"int8"}
 
 
 def test_a_wrong_result_is_no_speed() -> None:
@@ -97,7 +99,7 @@ def test_plot(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     results, picture = tmp_path / "results.json", tmp_path / "roofline.png"
     plot = [sys.executable, str(ROOT / "benchmarks" / "roofline_plot.py"), str(results), str(picture)]
     copies = {"extra_info": {"operations": 0.0}}
-    cases = [{"extra_info": run_case(monkeypatch, dtype=dtype)} for dtype in (torch.float32, torch.bfloat16, "int8")]
+    cases = [{"extra_info": run_case(monkeypatch, dtype=dtype)} for dtype in DTYPES]
     values = {"machine_info": {"llada_moe_ops": {"processor": "some"}}, "benchmarks": [copies, *cases]}
     results.write_text(json.dumps(values), encoding="utf-8")
     done = subprocess.run(plot, capture_output=True, text=True, timeout=120)

@@ -11,8 +11,9 @@
 namespace llada {
 
 struct GroupedGemmArgs {
-  ArrayView x;        // fp32 or bf16, rows may be strided
-  ArrayView weight;   // last dimension contiguous
+  ArrayView x;       // fp32 or bf16, rows may be strided
+  ArrayView weight;  // last dimension contiguous, or packed (cpu/panel_weights.h), gate and up sharing panels
+  bool packed;
   ArrayView offsets;  // int32
   ArrayView y;        // contiguous
 };

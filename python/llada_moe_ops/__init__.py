@@ -8,6 +8,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "CheckpointError",
+    "KeyValueCache",
     "LLaDAMoEConfig",
     "LLaDAMoEModel",
     "Tokenizer",
@@ -21,12 +22,13 @@ __all__ = [
 if TYPE_CHECKING:
     from . import ops
     from .files import CheckpointError
-    from .model import LLaDAMoEConfig, LLaDAMoEModel
+    from .model import KeyValueCache, LLaDAMoEConfig, LLaDAMoEModel
     from .model.tokenizer import Tokenizer
     from .sampling import generate, infill, score
 
 _HOMES = {
     "CheckpointError": "files",
+    "KeyValueCache": "model",
     "LLaDAMoEConfig": "model",
     "LLaDAMoEModel": "model",
     "Tokenizer": "model.tokenizer",

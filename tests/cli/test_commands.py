@@ -60,6 +60,14 @@ def test_the_same_text_by_argument_file_and_standard_input(command: Command, che
     assert command("generate", "-f", path, "--lines", *options).out == expected * 2
 
 
+def test_cache(command: Command) -> None:
+    """On the embedded model: with a single layer keys do not depend on other tokens, and nothing would differ."""
+    options = ("generate", "sort cab", "--json", "--trace", "--cache")
+    exact, kept = (json.loads(command(*options, cache).out)["trace"]["steps"] for cache in ("none", "dual"))
+    assert exact[0] == kept[0]
+    assert exact[1]["probabilities"] != kept[1]["probabilities"]
+
+
 def test_seed_and_raw(command: Command, checkpoint: Path) -> None:
     base = ("generate", "sort cab", "-m", checkpoint, "--gen-length", "16", "--json")
 

@@ -22,6 +22,7 @@ from .conftest import Command
         (("generate", "x", "--gen-length", "0"), "--gen-length"),
         (("generate", "x", "--temperature", "-1"), "--temperature"),
         (("generate", "x", "--remasking", "sure"), "low_confidence"),
+        (("generate", "x", "--cache", "all"), "vicinity"),
         (("generate", "x", "--dtype", "float16"), "bfloat16"),
         (("generate", "x", "--quantization", "int2"), "int4"),
         (("generate", "x", "--speed", "9"), "--speed"),

@@ -74,7 +74,7 @@ def test_empty_batch(model: LLaDAMoEModel) -> None:
         (torch.zeros(1, 513, dtype=torch.int64), {}, ValueError, "max_position_embeddings 512"),
         (random_ids(1, 4), {"attention_mask": torch.ones(1, 5)}, ValueError, "attention_mask must have shape"),
         (random_ids(1, 4), {"positions": torch.ones(2, 4)}, ValueError, "positions must have shape"),
-        (random_ids(1, 4), {"cache": object()}, ValueError, "cache must be None"),
+        (random_ids(1, 4), {"cache": object()}, TypeError, "cache must be a KeyValueCache or None, got object"),
     ],
 )
 def test_errors(model: LLaDAMoEModel, ids: object, options: dict, error: type[Exception], message: str) -> None:

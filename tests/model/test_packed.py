@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from llada_moe_ops import CheckpointError, LLaDAMoEModel
-from llada_moe_ops.model.packed_file import map_packed, write_packed
+from llada_moe_ops.model.packed_file import VERSION, map_packed, write_packed
 from llada_moe_ops.model.slots import dense_slots, expert_layers
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -94,7 +94,7 @@ def test_any_safetensors_reader_reads_the_file(packed: Path) -> None:
     for name, tensor in mapped.tensors.items():
         assert torch.equal(read[name], tensor)
     facts = metadata(packed)
-    assert (facts["dtype"], facts["quantization"], facts["version"]) == ("float32", "int4", "1")
+    assert (facts["dtype"], facts["quantization"], facts["version"]) == ("float32", "int4", VERSION)
 
 
 def test_a_plain_packed_checkpoint_is_written_back_exactly(tmp_path: Path) -> None:
@@ -140,11 +140,11 @@ def test_truncated_file(packed: Path, keep: int) -> None:
     [
         b"[]",
         b"{",
-        b'{"__metadata__":{"format":"llada_moe_ops packed","version":"1"},"a":{"dtype":"I64"}}',
-        b'{"__metadata__":{"format":"llada_moe_ops packed","version":"1"},"a":7}',
-        b'{"__metadata__":{"format":"llada_moe_ops packed","version":"1"},'
+        b'{"__metadata__":{"format":"llada_moe_ops packed","version":"2"},"a":{"dtype":"I64"}}',
+        b'{"__metadata__":{"format":"llada_moe_ops packed","version":"2"},"a":7}',
+        b'{"__metadata__":{"format":"llada_moe_ops packed","version":"2"},'
         b'"a":{"dtype":"U8","shape":[9],"data_offsets":[-9,0]}}',
-        b'{"__metadata__":{"format":"llada_moe_ops packed","version":"1"},'
+        b'{"__metadata__":{"format":"llada_moe_ops packed","version":"2"},'
         b'"a":{"dtype":"U8","shape":[9],"data_offsets":[0,8]}}',
     ],
 )
@@ -174,8 +174,8 @@ def test_wrong_tensors_are_named(packed: Path, change: dict[str, Tensor | None],
 
 def test_another_version(packed: Path) -> None:
     content = (packed / NAME).read_bytes()
-    (packed / NAME).write_bytes(content.replace(b'"version":"1"', b'"version":"7"'))
-    with pytest.raises(CheckpointError, match=r"is of version 7 of the packed format \(by llada-moe-ops .*version 1"):
+    (packed / NAME).write_bytes(content.replace(b'"version":"2"', b'"version":"7"'))
+    with pytest.raises(CheckpointError, match=r"is of version 7 of the packed format \(by llada-moe-ops .*version 2"):
         LLaDAMoEModel.from_pretrained(packed)
 
 

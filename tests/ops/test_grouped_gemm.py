@@ -118,7 +118,7 @@ def test_opcheck() -> None:
 X, WEIGHT, OFFSETS = inputs((3, 5), (8, 6), torch.float32)
 ERRORS: list[tuple[tuple[Any, ...], type[Exception], str]] = [
     ((X.half(), WEIGHT, OFFSETS), TypeError, "x_sorted must be float32 or bfloat16, got float16"),
-    ((X[0], WEIGHT, OFFSETS), ValueError, r"x_sorted must have shape \[A, K\], got \[8\]"),
+    ((X[0], WEIGHT, OFFSETS), ValueError, r"x_sorted must have shape \[A, [KH]\], got \[8\]"),
     ((X, WEIGHT.bfloat16(), OFFSETS), TypeError, "must be float32, got bfloat16"),
     ((X, WEIGHT[..., :5], OFFSETS), ValueError, r"must have shape \[E, 2?[NI], 8\], got \[2, 6, 5\]"),
     ((X, WEIGHT, OFFSETS.float()), TypeError, "offsets must be int32 or int64, got float32"),

@@ -12,6 +12,7 @@
 namespace llada {
 
 // One file per op beside this one.
+void bind_packing(py::module_& module);
 void bind_linear(py::module_& module);
 void bind_grouped_gemm(py::module_& module);
 void bind_moe_mlp(py::module_& module);
@@ -60,6 +61,7 @@ PYBIND11_MODULE(_C, module) {
       "The kernels of llada_moe_ops on NumPy arrays and DLPack tensors; build facts, instruction set, threads.";
   py::register_local_exception_translator(translate);
   bind_arrays(module);
+  bind_packing(module);
   bind_linear(module);
   bind_grouped_gemm(module);
   bind_moe_mlp(module);

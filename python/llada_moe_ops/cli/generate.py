@@ -10,7 +10,7 @@ import typer
 
 from . import live
 from .checkpoint import load, reply_text
-from .options import ModelChoice, Remasking
+from .options import Cache, ModelChoice, Remasking
 from .output import as_json, figures, speed_line, write
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ def generate(
     temperature: float,
     cfg_scale: float,
     remasking: Remasking,
+    cache: Cache,
     stop_at_eos: bool,
     seed: int | None,
     raw: bool,
@@ -71,6 +72,7 @@ def generate(
             temperature=temperature,
             cfg_scale=cfg_scale,
             remasking=remasking.value,
+            cache=cache.value,
             stop_at_eos=stop_at_eos,
             seed=seed,
             mask_token_id=loaded.mask_token_id,

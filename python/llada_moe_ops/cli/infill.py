@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from . import live
 from .checkpoint import load
-from .options import ModelChoice, Remasking
+from .options import Cache, ModelChoice, Remasking
 from .output import as_json, figures, speed_line, write
 from .texts import encode_masked
 
@@ -25,6 +25,7 @@ def infill(
     temperature: float,
     cfg_scale: float,
     remasking: Remasking,
+    cache: Cache,
     seed: int | None,
     json: bool,
     trace: bool,
@@ -51,6 +52,7 @@ def infill(
             temperature=temperature,
             cfg_scale=cfg_scale,
             remasking=remasking.value,
+            cache=cache.value,
             seed=seed,
             mask_token_id=loaded.mask_token_id,
             eos_token_id=loaded.eos_token_id,

@@ -40,6 +40,15 @@ class Remasking(str, Enum):
     random = "random"
 
 
+class Cache(str, Enum):
+    """What a step need not recompute."""
+
+    none = "none"
+    prefix = "prefix"
+    dual = "dual"
+    vicinity = "vicinity"
+
+
 Model = Annotated[
     str | None,
     typer.Option(
@@ -79,6 +88,13 @@ Temperature = Annotated[
 ]
 CfgScale = Annotated[float, typer.Option(min=0.0, help="Classifier-free guidance; 0 switches it off.")]
 RemaskingOption = Annotated[Remasking, typer.Option(help="Which positions are committed first.")]
+CacheOption = Annotated[
+    Cache,
+    typer.Option(
+        help="Positions whose keys and values are kept within a block: none (exact), those before it (prefix), all but "
+        "the block (dual), or but the block and its neighbours (vicinity)."
+    ),
+]
 Seed = Annotated[int | None, typer.Option(help="Makes random runs repeatable.", show_default=False)]
 Raw = Annotated[bool, typer.Option("--raw", help="Give the prompt to the model as it is, without the chat template.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]

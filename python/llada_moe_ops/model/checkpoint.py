@@ -89,7 +89,7 @@ class _Loader:
         with tqdm(total=len(names), desc="loading", unit="tensor", disable=not progress) as bar:
             for slot in list(dense_slots(self.model)):
                 self._fill(slot)
-                bar.update()
+                bar.update(len(slot.published))
             self.reader.release()
             for prefix, experts in expert_layers(self.model):
                 bar.update(self._fill_experts(prefix, experts))
@@ -98,7 +98,7 @@ class _Loader:
     def _check_names(self) -> set[str]:
         """Compare the names present with those expected, before anything is read."""
         config, present = self.model.config, self.reader.names
-        expected = {slot.name for slot in dense_slots(self.model)}
+        expected = {name for slot in dense_slots(self.model) for name, _ in slot.published}
         for prefix, _ in expert_layers(self.model):
             fused = next((pair for pair in _FUSED_NAMES if f"{prefix}.{pair[0]}" in present), None)
             if fused is not None:
@@ -119,7 +119,8 @@ class _Loader:
         return self.reader.read(name, shape).to(self.dtype)
 
     def _fill(self, slot: Slot) -> None:
-        tensor = self._read(slot.name, slot.shape)
+        parts = [self._read(name, shape) for name, shape in slot.published]
+        tensor = parts[0] if len(parts) == 1 else torch.cat(parts)
         if self.pack and slot.projection is not None:
             slot.projection.set_packed(pack_linear(tensor, self.dense_format))
         else:
@@ -176,7 +177,9 @@ def published_tensors(model: LLaDAMoEModel) -> Iterator[tuple[str, Tensor]]:
     layers = dict(expert_layers(model))
     for slot in dense_slots(model):
         value = getattr(slot.module, slot.attribute)
-        yield slot.name, value.unpack() if isinstance(value, PackedLinear) else value.detach()
+        value = value.unpack() if isinstance(value, PackedLinear) else value.detach()
+        parts = value.split([shape[0] for _, shape in slot.published])
+        yield from ((name, part) for (name, _), part in zip(slot.published, parts, strict=True))
         prefix = slot.name.removesuffix(".gate.weight")
         if prefix in layers:
             yield from _expert_tensors(prefix, layers[prefix])

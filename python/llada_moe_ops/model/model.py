@@ -18,42 +18,45 @@ from torch.nn import functional
 from .. import ops
 from ..ops import PackedExperts, PackedLinear
 from .config import LLaDAMoEConfig
-from .modules import KeyMask, Linear, RMSNorm, check_inputs
+from .inputs import Place, check_inputs
+from .key_value_cache import KeyValueCache
+from .modules import Linear, RMSNorm
 
 
 class Attention(nn.Module):
     """Bidirectional multi-head attention with per-head normalisation of queries and keys, and rotary embedding."""
 
-    def __init__(self, config: LLaDAMoEConfig) -> None:
+    def __init__(self, config: LLaDAMoEConfig, index: int) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.index = config, index
         hidden, size = config.hidden_size, config.head_dim
-        self.q_proj = Linear(hidden, config.num_attention_heads * size, config.attention_bias)
-        self.k_proj = Linear(hidden, config.key_value_heads * size, config.attention_bias)
-        self.v_proj = Linear(hidden, config.key_value_heads * size, config.attention_bias)
+        query_size, key_size = config.num_attention_heads * size, config.key_value_heads * size
+        self.qkv_sizes = (query_size, key_size, key_size)
+        # The published q_proj, k_proj and v_proj as one product: x is packed (and quantised) once.
+        self.qkv_proj = Linear(hidden, sum(self.qkv_sizes), config.attention_bias)
         self.o_proj = Linear(config.num_attention_heads * size, hidden, config.attention_bias)
         self.q_norm = RMSNorm(size, config.rms_norm_eps) if config.qk_layernorm else None
         self.k_norm = RMSNorm(size, config.rms_norm_eps) if config.qk_layernorm else None
 
-    def forward(self, x: Tensor, positions: Tensor, keys: KeyMask) -> Tensor:
+    def forward(self, x: Tensor, place: Place) -> Tensor:
         config = self.config
-        query_heads = (*x.shape[:2], config.num_attention_heads, config.head_dim)
-        key_heads = (*x.shape[:2], config.key_value_heads, config.head_dim)
+        q, k, v = (part.unflatten(-1, (-1, config.head_dim)) for part in self.qkv_proj(x).split(self.qkv_sizes, -1))
         q, k = ops.qk_norm_rope(
-            self.q_proj(x).view(query_heads),
-            self.k_proj(x).view(key_heads),
+            q,
+            k,
             None if self.q_norm is None else self.q_norm.weight,
             None if self.k_norm is None else self.k_norm.weight,
-            positions,
+            place.positions,
             theta=config.rope_theta,
             rotary_dim=config.rotary_dim,
             eps=config.rms_norm_eps,
             clip=config.clip_qkv,
         )
-        v = self.v_proj(x).view(key_heads)
         if config.clip_qkv is not None:
             v = v.clamp(-config.clip_qkv, config.clip_qkv)
-        out = ops.attention(q, k, v, mask=keys.mask, key_range=keys.key_range)
+        if place.cache is not None:
+            k, v = place.cache.write(self.index, k, v, place.positions)
+        out = ops.attention(q, k, v, mask=place.keys.mask, key_range=place.keys.key_range)
         return self.o_proj(out.flatten(2))
 
 
@@ -142,7 +145,7 @@ class Layer(nn.Module):
     def __init__(self, config: LLaDAMoEConfig, index: int) -> None:
         super().__init__()
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.self_attn = Attention(config)
+        self.self_attn = Attention(config, index)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp: Experts | SwiGLU
         self.shared_expert: SwiGLU | None = None
@@ -154,8 +157,8 @@ class Layer(nn.Module):
             assert config.dense_intermediate_size is not None
             self.mlp = SwiGLU(config.hidden_size, config.dense_intermediate_size)
 
-    def forward(self, x: Tensor, positions: Tensor, keys: KeyMask, router_logits: list[Tensor] | None) -> Tensor:
-        attended = self.self_attn(self.input_layernorm(x), positions, keys)
+    def forward(self, x: Tensor, place: Place, router_logits: list[Tensor] | None) -> Tensor:
+        attended = self.self_attn(self.input_layernorm(x), place)
         norm = self.post_attention_layernorm
         h, x = ops.add_rms_norm(attended, x, norm.weight, norm.eps)
         out = self.mlp(h, router_logits)
@@ -285,31 +288,30 @@ class LLaDAMoEModel(nn.Module):
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         positions: Tensor | None = None,
-        cache: None = None,
+        cache: KeyValueCache | None = None,
         *,
         router_logits: list[Tensor] | None = None,
     ) -> Tensor:
-        """The final hidden states [B, L, H], normalised, before the head.
+        """The final hidden states [B, W, H], normalised, before the head.
 
         Args:
-            input_ids: int64 [B, L], each below the vocabulary's size.
-            attention_mask: [B, L], 1 at real tokens; padded tokens are attended to by nobody. None: all are real.
-            positions: int64 [B, L]; None means 0 … L−1 in every row. Left padding needs no shift: rotary embedding
-                is relative.
-            cache: must be None in this version.
-            router_logits: a list that receives each expert layer's router logits [B·L, E] (for training losses).
+            input_ids: int64 [B, W], each below the vocabulary's size.
+            attention_mask: [B, L], 1 at real tokens; padded tokens are attended to by nobody. None: all are real. L is
+                W, or with a cache the cache's length.
+            positions: int64 [B, W]; None means 0 … W−1 in every row. Left padding needs no shift: rotary embedding
+                is relative. With a cache also the places in it; positions from L on are padding.
+            cache: keys and values of the whole canvas; those of ``input_ids`` are written to it, then all L are
+                attended to. None: ``input_ids`` is the whole canvas.
+            router_logits: a list that receives each expert layer's router logits [B·W, E] (for training losses).
 
         Raises:
-            TypeError, ValueError: an argument of the wrong dtype, shape or range; the message names it.
+            TypeError, ValueError: an argument of the wrong type, dtype, shape or range; the message names it.
         """
         check_inputs(self.config, input_ids, attention_mask, positions, cache)
-        length = input_ids.shape[1]
-        if positions is None:
-            positions = torch.arange(length, device=input_ids.device).expand_as(input_ids)
-        keys = KeyMask.from_attention_mask(attention_mask, length)
+        place = Place.build(input_ids, attention_mask, positions, cache)
         x = functional.embedding(input_ids, self.embed_tokens)
         for layer in self.layers:
-            x = layer(x, positions, keys, router_logits)
+            x = layer(x, place, router_logits)
         return self.norm(x)
 
     def forward(
@@ -317,7 +319,7 @@ class LLaDAMoEModel(nn.Module):
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         positions: Tensor | None = None,
-        cache: None = None,
+        cache: KeyValueCache | None = None,
     ) -> ModelOutput:
         """Logits for every position; arguments and errors as :meth:`hidden`."""
         return ModelOutput(logits=self.head(self.hidden(input_ids, attention_mask, positions, cache)))

@@ -1,15 +1,12 @@
-"""The small parts of the model: a projection, a normalisation, the mask of padded keys, the input checks."""
+"""The small parts of the model: a projection and a normalisation."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from .. import ops
 from ..ops import PackedLinear
-from .config import LLaDAMoEConfig
 
 
 class Linear(nn.Module):
@@ -45,61 +42,3 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return ops.rms_norm(x, self.weight, self.eps)
-
-
-@dataclass(frozen=True)
-class KeyMask:
-    """Which keys a batch may attend to: a contiguous range per row, or any set of positions."""
-
-    key_range: Tensor | None = None
-    mask: Tensor | None = None
-
-    @classmethod
-    def from_attention_mask(cls, attention_mask: Tensor | None, length: int) -> KeyMask:
-        """From [B, L] with 1 (or True) at real tokens; no mask when every token is real."""
-        if attention_mask is None:
-            return cls()
-        real = attention_mask.bool()
-        if bool(real.all()):
-            return cls()
-        counts = real.sum(1)
-        start = real.int().argmax(1)
-        positions = torch.arange(length, device=real.device)
-        end = start + counts
-        contiguous = ((positions >= start[:, None]) & (positions < end[:, None])) == real
-        if bool(contiguous.all()):
-            return cls(key_range=torch.stack([start, end], dim=1).to(torch.int32))
-        return cls(mask=real[:, None, None, :].expand(-1, 1, length, -1).contiguous())
-
-
-def check_inputs(
-    config: LLaDAMoEConfig,
-    input_ids: object,
-    attention_mask: Tensor | None,
-    positions: Tensor | None,
-    cache: None,
-) -> None:
-    """Check the arguments of a forward pass.
-
-    Raises:
-        TypeError, ValueError: an argument of the wrong dtype, shape or range; the message names it.
-    """
-    if not isinstance(input_ids, Tensor) or input_ids.dtype not in (torch.int32, torch.int64):
-        kind = input_ids.dtype if isinstance(input_ids, Tensor) else type(input_ids).__name__
-        raise TypeError(f"input_ids must be an integer tensor, got {kind}")
-    if input_ids.dim() != 2:
-        raise ValueError(f"input_ids must have shape [B, L], got {list(input_ids.shape)}")
-    if input_ids.shape[1] > config.max_position_embeddings:
-        raise ValueError(
-            f"input_ids must have at most max_position_embeddings {config.max_position_embeddings} positions, "
-            f"got {input_ids.shape[1]}"
-        )
-    for name, value in (("attention_mask", attention_mask), ("positions", positions)):
-        if value is not None and value.shape != input_ids.shape:
-            raise ValueError(f"{name} must have shape {list(input_ids.shape)}, got {list(value.shape)}")
-    if input_ids.numel() and not 0 <= int(input_ids.min()) <= int(input_ids.max()) < config.vocab_size:
-        raise ValueError(
-            f"input_ids must be in [0, {config.vocab_size}), got {int(input_ids.min())} … {int(input_ids.max())}"
-        )
-    if cache is not None:
-        raise ValueError(f"cache must be None in this version, got {type(cache).__name__}")

@@ -1,7 +1,8 @@
 """Checkpoints in packed form: ``config.json`` and ``packed.safetensors``, whose tensors are the model's own memory.
 
-Dense tensors keep their published names and the packed ones among them hold panels; an expert layer has the two tensors
-``model.layers.0.mlp.experts.gate_up`` and ``.down``. One file serves every instruction set.
+Dense tensors keep their published names, but queries, keys and values are one, ``self_attn.qkv_proj.weight``; the
+packed ones among them hold panels. An expert layer has the two tensors ``model.layers.0.mlp.experts.gate_up`` and
+``.down``. One file serves every instruction set.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from ..files import CheckpointError, write_aside
 
 ALIGNMENT = 64
 FORMAT = "llada_moe_ops packed"
-VERSION = "1"  # raised when the layout of panels (ops/_panels.py), the names or their shapes change
+VERSION = "2"  # raised when the layout of panels (ops/_panels.py), the names or their shapes change
 AGAIN = "write it again with `llada-moe pack`"
 _DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "I8": torch.int8, "U8": torch.uint8}
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}

@@ -16,7 +16,7 @@ from .norm_rope import (
     rms_norm,
     rms_norm_reference,
 )
-from .packing import PackedExperts, PackedLinear, pack_experts, pack_linear
+from .packing import PackedExperts, PackedGroups, PackedLinear, pack_experts, pack_grouped, pack_linear
 from .permute import (
     expert_order,
     expert_order_reference,
@@ -30,6 +30,7 @@ from .token_confidence import TokenConfidence, gumbel_noise, token_confidence, t
 
 __all__ = [
     "PackedExperts",
+    "PackedGroups",
     "PackedLinear",
     "TokenConfidence",
     "add_rms_norm",
@@ -48,6 +49,7 @@ __all__ = [
     "moe_mlp",
     "moe_mlp_reference",
     "pack_experts",
+    "pack_grouped",
     "pack_linear",
     "permute",
     "permute_reference",

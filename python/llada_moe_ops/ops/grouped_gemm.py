@@ -12,27 +12,36 @@ from torch.nn import functional
 
 from . import _check
 from ._library import differentiable, native, runs_natively
+from ._panels import rounded_rows
+from .packing import PackedExperts, PackedGroups, check_format
 
 
-def grouped_gemm_reference(x_sorted: Tensor, weight: Tensor, offsets: Tensor) -> Tensor:
+def grouped_gemm_reference(x_sorted: Tensor, weight: Tensor | PackedGroups, offsets: Tensor) -> Tensor:
     """The specification of :func:`grouped_gemm` in plain PyTorch."""
+    if isinstance(weight, PackedGroups):
+        rows = rounded_rows(x_sorted) if weight.quantized else x_sorted
+        return grouped_gemm_reference(rows, weight.unpack(), offsets).to(x_sorted.dtype)
     sizes = offsets.diff().tolist()
     groups = x_sorted.split([*sizes, x_sorted.shape[0] - sum(sizes)])[: len(sizes)]
     return torch.cat([functional.linear(rows, weight[e]) for e, rows in enumerate(groups)])
 
 
-def grouped_swiglu_reference(x_sorted: Tensor, gate_up_proj: Tensor, offsets: Tensor) -> Tensor:
+def grouped_swiglu_reference(x_sorted: Tensor, gate_up_proj: Tensor | PackedExperts, offsets: Tensor) -> Tensor:
     """The specification of :func:`grouped_swiglu` in plain PyTorch."""
+    if isinstance(gate_up_proj, PackedExperts):
+        rows = rounded_rows(x_sorted) if gate_up_proj.quantized else x_sorted
+        return grouped_swiglu_reference(rows, gate_up_proj.unpack()[0], offsets).to(x_sorted.dtype)
     gate, up = grouped_gemm_reference(x_sorted, gate_up_proj, offsets).chunk(2, dim=-1)
     return functional.silu(gate) * up
 
 
-def grouped_gemm(x_sorted: Tensor, weight: Tensor, offsets: Tensor) -> Tensor:
+def grouped_gemm(x_sorted: Tensor, weight: Tensor | PackedGroups, offsets: Tensor) -> Tensor:
     """y = rows of each group times that group's weightᵀ, summed in fp32, rounded once.
 
     Args:
         x_sorted: [A, K] float32 or bfloat16, sorted by group; rows may be strided.
-        weight: [E, N, K] of x_sorted's dtype, last dimension contiguous.
+        weight: [E, N, K] of x_sorted's dtype, last dimension contiguous, or packed by :func:`pack_grouped` (inference
+            only; int8 and int4 weights take either dtype of x_sorted).
         offsets: [E + 1] int32 or int64, rising from 0: group e has rows offsets[e] .. offsets[e + 1].
 
     Returns:
@@ -42,19 +51,31 @@ def grouped_gemm(x_sorted: Tensor, weight: Tensor, offsets: Tensor) -> Tensor:
         TypeError: an argument is no tensor or has another dtype.
         ValueError: a wrong shape, device or layout, or offsets that do not rise from 0 to at most A.
     """
-    offsets = _checked("grouped_gemm", "weight", x_sorted, weight, "N", offsets)
+    op = "grouped_gemm"
+    _check.tensor(op, "x_sorted", x_sorted, dtypes=_check.FLOATING, shape=("A", "K"), rows_contiguous=True)
+    if isinstance(weight, PackedGroups):
+        weight.check_input(op, "x_sorted", x_sorted)
+        offsets = _checked_offsets(op, x_sorted, offsets, weight.num_groups)
+    else:
+        _check_plain(op, "weight", x_sorted, weight, "N")
+        offsets = _checked_offsets(op, x_sorted, offsets, weight.shape[0])
     if not runs_natively(x_sorted):
         return _padded(grouped_gemm_reference(x_sorted, weight, offsets), x_sorted.shape[0])
-    y: Tensor = differentiable("grouped_gemm", x_sorted, weight, offsets)
+    if isinstance(weight, PackedGroups):
+        packed: Tensor = torch.ops.llada_moe.grouped_gemm_packed(x_sorted, weight.panels, weight.out_features, offsets)
+        return packed
+    y: Tensor = differentiable(op, x_sorted, weight, offsets)
     return y
 
 
-def grouped_swiglu(x_sorted: Tensor, gate_up_proj: Tensor, offsets: Tensor) -> Tensor:
+def grouped_swiglu(x_sorted: Tensor, gate_up_proj: Tensor | PackedExperts, offsets: Tensor) -> Tensor:
     """silu(gate) · up of each group's rows, the two products and SwiGLU in fp32, rounded once.
 
     Args:
         x_sorted: [A, H] float32 or bfloat16, sorted by group; rows may be strided.
-        gate_up_proj: [E, 2I, H] of x_sorted's dtype, gate rows first, last dimension contiguous.
+        gate_up_proj: [E, 2I, H] of x_sorted's dtype, gate rows first, last dimension contiguous, or the experts packed
+            by :func:`pack_experts`, whose down projection is not used here (inference only; int8 and int4 weights take
+            either dtype of x_sorted).
         offsets: as for :func:`grouped_gemm`.
 
     Returns:
@@ -64,22 +85,37 @@ def grouped_swiglu(x_sorted: Tensor, gate_up_proj: Tensor, offsets: Tensor) -> T
         TypeError: an argument is no tensor or has another dtype.
         ValueError: a wrong shape, device or layout, or offsets that do not rise from 0 to at most A.
     """
-    offsets = _checked("grouped_swiglu", "gate_up_proj", x_sorted, gate_up_proj, "2I", offsets)
-    size = gate_up_proj.shape[1]
-    _check.require("grouped_swiglu", "gate_up_proj", size % 2 == 0, "of an even second size", list(gate_up_proj.shape))
+    op = "grouped_swiglu"
+    _check.tensor(op, "x_sorted", x_sorted, dtypes=_check.FLOATING, shape=("A", "H"), rows_contiguous=True)
+    if isinstance(gate_up_proj, PackedExperts):
+        check_format(op, "x_sorted", x_sorted, gate_up_proj.format, gate_up_proj.gate_up)
+        hidden = gate_up_proj.hidden_size
+        _check.require(op, "x_sorted", x_sorted.shape[1] == hidden, f"[.., {hidden}]", list(x_sorted.shape))
+        offsets = _checked_offsets(op, x_sorted, offsets, gate_up_proj.num_experts)
+    else:
+        _check_plain(op, "gate_up_proj", x_sorted, gate_up_proj, "2I")
+        size = gate_up_proj.shape[1]
+        _check.require(op, "gate_up_proj", size % 2 == 0, "of an even second size", list(gate_up_proj.shape))
+        offsets = _checked_offsets(op, x_sorted, offsets, gate_up_proj.shape[0])
     if not runs_natively(x_sorted):
         return _padded(grouped_swiglu_reference(x_sorted, gate_up_proj, offsets), x_sorted.shape[0])
-    y: Tensor = differentiable("grouped_swiglu", x_sorted, gate_up_proj, offsets)
+    if isinstance(gate_up_proj, PackedExperts):
+        packed: Tensor = torch.ops.llada_moe.grouped_swiglu_packed(
+            x_sorted, gate_up_proj.gate_up, gate_up_proj.intermediate_size, offsets
+        )
+        return packed
+    y: Tensor = differentiable(op, x_sorted, gate_up_proj, offsets)
     return y
 
 
-def _checked(op: str, name: str, x_sorted: Tensor, weight: Tensor, rows: str, offsets: Tensor) -> Tensor:
-    """Check the arguments; offsets as contiguous int32."""
-    _check.tensor(op, "x_sorted", x_sorted, dtypes=_check.FLOATING, shape=("A", "K"), rows_contiguous=True)
-    shape = ("E", rows, x_sorted.shape[1])
-    device = x_sorted.device
-    _check.tensor(op, name, weight, dtypes=(x_sorted.dtype,), shape=shape, device=device, rows_contiguous=True)
-    _check.tensor(op, "offsets", offsets, dtypes=_check.INDEX, shape=(weight.shape[0] + 1,), device=device)
+def _check_plain(op: str, name: str, x_sorted: Tensor, weight: object, rows: str) -> None:
+    like: dict[str, Any] = {"dtypes": (x_sorted.dtype,), "device": x_sorted.device}
+    _check.tensor(op, name, weight, shape=("E", rows, x_sorted.shape[1]), rows_contiguous=True, **like)
+
+
+def _checked_offsets(op: str, x_sorted: Tensor, offsets: Tensor, groups: int) -> Tensor:
+    """Offsets as contiguous int32."""
+    _check.tensor(op, "offsets", offsets, dtypes=_check.INDEX, shape=(groups + 1,), device=x_sorted.device)
     _check.index_range(op, "offsets", offsets, x_sorted.shape[0])
     if _check.has_values(offsets):
         values = offsets.tolist()
@@ -157,6 +193,11 @@ if native():
     @torch.library.register_fake("llada_moe::grouped_gemm")
     def _grouped_gemm_fake(x_sorted: Tensor, weight: Tensor, offsets: Tensor) -> Tensor:
         return x_sorted.new_empty(x_sorted.shape[0], weight.shape[1])
+
+    @torch.library.register_fake("llada_moe::grouped_gemm_packed")
+    @torch.library.register_fake("llada_moe::grouped_swiglu_packed")
+    def _packed_fake(x_sorted: Tensor, packed: Tensor, columns: int, offsets: Tensor) -> Tensor:
+        return x_sorted.new_empty(x_sorted.shape[0], columns)
 
     @torch.library.register_fake("llada_moe::grouped_swiglu")
     def _grouped_swiglu_fake(x_sorted: Tensor, gate_up_proj: Tensor, offsets: Tensor) -> Tensor:

@@ -31,8 +31,8 @@ LARGE_PAGE_FROM = 1 << 22  # bytes: two large pages
 
 
 @dataclass(frozen=True)
-class PackedLinear:
-    """A weight [out_features, in_features] in panels; see :func:`pack_linear`."""
+class PackedWeight:
+    """A weight [.., out_features, in_features] in panels."""
 
     panels: Tensor
     out_features: int
@@ -51,7 +51,7 @@ class PackedLinear:
         return self.panels.nbytes
 
     def unpack(self) -> Tensor:
-        """The weight [out_features, in_features]: bit for bit, or in float32 what the quantised weight stands for."""
+        """The weight [.., out_features, in_features]: bit for bit, or in float32 what the quantised one stands for."""
         return unpack_panels(self.panels, self.out_features, self.in_features, self.format)[0].contiguous()
 
     def check_input(self, op: str, name: str, x: Tensor) -> None:
@@ -60,11 +60,30 @@ class PackedLinear:
             raise ValueError(f"{op}: {name} must be [.., {self.in_features}], got {list(x.shape)}")
         check_format(op, name, x, self.format, self.panels)
 
+
+@dataclass(frozen=True)
+class PackedLinear(PackedWeight):
+    """A weight [out_features, in_features] in panels; see :func:`pack_linear`."""
+
     def reference(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """x weightᵀ + bias in plain PyTorch, in x's dtype."""
         rows = rounded_rows(x) if self.quantized else x
         bias = bias.to(rows.dtype) if bias is not None else None
         return torch.nn.functional.linear(rows, self.unpack(), bias).to(x.dtype)
+
+
+@dataclass(frozen=True)
+class PackedGroups(PackedWeight):
+    """Weights [E, out_features, in_features] in panels; see :func:`pack_grouped`.
+
+    ``PackedGroups(experts.down, experts.hidden_size, experts.intermediate_size, experts.format)`` is the down
+    projection of :class:`PackedExperts`, in the same memory.
+    """
+
+    @property
+    def num_groups(self) -> int:
+        """E."""
+        return self.panels.shape[0]
 
 
 def check_format(op: str, name: str, x: Tensor, format: str, panels: Tensor) -> None:
@@ -194,6 +213,32 @@ def pack_linear(weight: Tensor, format: str | None = None) -> PackedLinear:
     panels = _room(panel_shape(columns, k, format), format, weight.device)
     torch.ops.llada_moe.pack_linear(weight, panels)
     return PackedLinear(panels, columns, k, format)
+
+
+@torch.no_grad()
+def pack_grouped(weight: Tensor, format: str | None = None) -> PackedGroups:
+    """Pack the weights [E, N, K] of E groups once, so that :func:`grouped_gemm` streams them.
+
+    Args:
+        weight: [E, N, K] float32 or bfloat16, last dimension contiguous.
+        format: as for :func:`pack_linear`.
+
+    Raises:
+        TypeError: not a tensor, or another dtype.
+        ValueError: a wrong shape or layout, or an unknown format.
+    """
+    op = "pack_grouped"
+    _check.tensor(op, "weight", weight, dtypes=_check.FLOATING, shape=("E", "N", "K"), rows_contiguous=True)
+    format = _in_format(op, format, weight[:0])[0]
+    groups, columns, k = weight.shape
+    panels = _room((groups, *panel_shape(columns, k, format)), format, weight.device)
+    for group in range(groups):
+        matrix = _in_format(op, format, weight[group])[1]
+        if runs_natively(weight):
+            torch.ops.llada_moe.pack_linear(matrix, panels[group])
+        else:
+            panels[group].copy_(pack_panels_reference([matrix], format))
+    return PackedGroups(panels, columns, k, format)
 
 
 @torch.no_grad()

@@ -55,7 +55,7 @@ def denoise(
         index = 0
         while bool(canvas.masked(positions).any()) if unmasker.adaptive else index < counts.shape[1]:
             quota = counts[:, min(index, counts.shape[1] - 1)].clamp(min=int(unmasker.adaptive))
-            trace.steps.append(_step(predictor, unmasker, trace, block, positions, quota, end_token))
+            trace.steps.append(_step(predictor, unmasker, trace, (block, index), positions, quota, end_token))
             if on_step is not None:
                 on_step(trace.steps[-1])
             index += 1
@@ -66,12 +66,13 @@ def _step(
     predictor: Predictor,
     unmasker: Unmasker,
     trace: Trace,
-    block: int,
+    place: tuple[int, int],
     positions: Tensor,
     quota: Tensor,
     end_token: int | None,
 ) -> TraceStep:
     canvas, step = predictor.canvas, len(trace.steps)
+    block, index = place
     masked = canvas.masked(positions)
     # Rows that are done, or have nothing to commit in this step, are left out of the forward pass.
     active = (masked.any(1) & (quota > 0)).nonzero().squeeze(1)
@@ -79,7 +80,7 @@ def _step(
     probabilities = torch.empty(0, device=active.device)
     if active.numel():
         try:
-            statistics = predictor(active, positions[active], masked[active], step)
+            statistics = predictor(active, positions[active], masked[active], step, index)
         except FloatingPointError as error:
             raise NonFiniteLogitsError(step, trace) from error
         commit = unmasker.select(statistics, masked[active], quota[active])

@@ -13,6 +13,7 @@ from .. import ops
 from ..ops import TokenConfidence
 from .cache import CachePolicy
 from .canvas import Canvas
+from .forward import Forward
 from .noise import Draw, NoiseSource
 
 if TYPE_CHECKING:
@@ -60,20 +61,22 @@ class Predictor:
     ) -> None:
         self.model = model
         self.canvas = canvas
-        self.cache = cache
+        self.forward = Forward(model, cache)
         self.noise = noise
         self.options = options
         self.forward_passes = 0
 
-    def __call__(self, rows: Tensor, positions: Tensor, masked: Tensor, step: int) -> Statistics:
+    def __call__(self, rows: Tensor, positions: Tensor, masked: Tensor, step: int, index: int) -> Statistics:
         """Statistics of the batch's ``rows`` [A] at their block's ``positions`` [A, W] where ``masked`` [A, W].
+
+        ``step`` counts over the whole generation, ``index`` within the block.
 
         Raises:
             FloatingPointError: NaN or infinity in the hidden states or logits.
         """
         row, slot = masked.nonzero(as_tuple=True)
         position = positions[row, slot]
-        hidden = self._hidden(rows, row, position)
+        hidden = self._hidden(rows, positions, index, row, position)
         options, draw = self.options, Draw(step, rows[row], position)
         best = self.noise.choose(
             hidden,
@@ -100,23 +103,32 @@ class Predictor:
             entropy=dense(best.entropy),
         )
 
-    def _hidden(self, rows: Tensor, row: Tensor, position: Tensor) -> Tensor:
+    def _hidden(self, rows: Tensor, block: Tensor, index: int, row: Tensor, position: Tensor) -> Tensor:
         """Final hidden states [R, H] of position[r] in the canvas rows[row[r]].
 
         With guidance w they are u + (w + 1)(l − u), u being those of the canvas with its given tokens masked: the
-        head is linear, so these give the combined logits.
+        head is linear, so these give the combined logits. The canvases of u follow the others in the batch.
         """
         canvas, scale = self.canvas, self.options.cfg_scale
-        tokens, mask = canvas.tokens[rows], canvas.attention_mask(rows)
+        tokens, mask, lengths = canvas.tokens[rows], canvas.attention_mask(rows), canvas.lengths[rows]
+        self.forward_passes += 1
         if scale == 0:
-            self.forward_passes += 1
-            return self.cache.hidden(self.model, tokens, mask)[row, position]
+            return self.forward(
+                rows, tokens, mask, block=block, lengths=lengths, index=index, row=row, position=position
+            )
+        self.forward_passes += 1
         unconditional = tokens.masked_fill(~canvas.filled[rows], self.options.mask_token_id)
-        self.forward_passes += 2
-        both = self.cache.hidden(
-            self.model, torch.cat([tokens, unconditional]), None if mask is None else torch.cat([mask, mask])
+        both = self.forward(
+            torch.cat([rows, rows + len(canvas.tokens)]),
+            torch.cat([tokens, unconditional]),
+            None if mask is None else torch.cat([mask, mask]),
+            block=torch.cat([block, block]),
+            lengths=torch.cat([lengths, lengths]),
+            index=index,
+            row=torch.cat([row, row + len(rows)]),
+            position=torch.cat([position, position]),
         )
-        return guide(both[row, position], both[row + len(rows), position], scale)
+        return guide(both[: len(row)], both[len(row) :], scale)
 
     def _probability(self, hidden: Tensor, best: TokenConfidence) -> Tensor:
         """The chosen tokens' probabilities [R]; those of ``unconfident`` ids are 0 and the others renormalised."""

@@ -1,0 +1,56 @@
+"""Keys and values kept between forward passes, so that a pass recomputes only some positions of a canvas."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from .model import LLaDAMoEModel
+
+
+class KeyValueCache:
+    """Keys and values of every layer for B rows of L positions, in one buffer that attention reads in place.
+
+    A forward pass with this cache writes the keys and values of its tokens at their positions, then attends to all L:
+    the first pass must give every position, later ones those that are to be recomputed. The result is exact only where
+    nothing else has changed since: attention is bidirectional.
+
+    Attributes:
+        length: L.
+    """
+
+    def __init__(self, model: LLaDAMoEModel, batch: int, length: int) -> None:
+        config = model.config
+        # One position past the end takes what is written outside the canvas; nobody reads it.
+        shape = (config.num_hidden_layers, 2, batch, length + 1, config.key_value_heads, config.head_dim)
+        self._buffer = torch.zeros(shape, dtype=model.dtype, device=model.device)
+        self.length = length
+
+    @property
+    def batch(self) -> int:
+        """B."""
+        return self._buffer.shape[2]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return self._buffer.nbytes
+
+    def keep(self, rows: Tensor) -> None:
+        """Keep only ``rows`` int64 [B'], in that order."""
+        self._buffer = self._buffer[:, :, rows]
+
+    def write(self, layer: int, k: Tensor, v: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Store k and v [B, W, Hkv, D] at ``positions`` [B, W]; returns all keys and values of a layer, [B, L, Hkv, D].
+
+        Positions from L on lie outside the canvas: what is written there is never read.
+        """
+        rows = torch.arange(self.batch, device=positions.device)[:, None]
+        inside = positions.clamp(max=self.length)
+        for stored, new in zip(self._buffer[layer], (k, v), strict=True):
+            stored[rows, inside] = new
+        keys, values = self._buffer[layer, :, :, : self.length]
+        return keys, values

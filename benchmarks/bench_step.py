@@ -3,12 +3,14 @@
 A step of T tokens is what a decoding loop pays for each block: embedding, all layers, the final norm, and the choice of
 a token at every position (head over 157184 entries and its statistics, or plain logits with --logits).
 
-    python benchmarks/bench_step.py                                   # 2 layers a format; 16 are extrapolated
-    python benchmarks/bench_step.py --formats int4 --layers 16        # a whole model
-    python benchmarks/bench_step.py --tokens 32 128 --threads 1 2 --output step.json
+    python -m benchmarks.bench_step                                   # 2 layers a format; 16 are extrapolated
+    python -m benchmarks.bench_step --formats int4 --layers 16        # a whole model
+    python -m benchmarks.bench_step --tokens 32 --prefix 128          # a block behind 128 cached positions
+    .venv-peers/bin/python -m benchmarks.bench_step --formats int4 --layers 16 --llama-cpp files    # against llama.cpp
 
-Layers have weights of their own, larger than any cache. Formats take turns at each size, so that a memory rate that
-drifts favours none. "Whole model" figures of fewer layers are extrapolated: layers x 16, plus the rest once.
+Every layer has memory of its own, larger than any cache. Formats, and llama.cpp beside them, take turns at each size,
+so that a memory rate that drifts favours none. "Whole model" figures of fewer layers are extrapolated: layers x 16,
+plus the rest once. llama.cpp computes all logits and chooses nothing, and keeps no keys: it has no use for --prefix.
 """
 
 from __future__ import annotations
@@ -16,35 +18,36 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import cache, partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
-from llada_moe_ops import LLaDAMoEModel, ops
+from llada_moe_ops import KeyValueCache, LLaDAMoEModel, ops
 from llada_moe_ops.machine import machine_facts
 from llada_moe_ops.model.slots import QUANTIZATIONS, dense_slots, expert_layers
 from llada_moe_ops.ops import PackedExperts, pack_linear
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-try:
-    from .full_size import FULL_LAYERS, full_config
-except ImportError:
-    from full_size import FULL_LAYERS, full_config  # type: ignore[import-not-found, no-redef]
+from .full_size import FULL_LAYERS, full_config
+from .peers import llama_cpp
 
 TOKENS = (1, 8, 32, 64, 128, 256, 512)
-FORMATS = ("bf16", "int8", "int4")
+FORMATS = {"bf16": "bf16", "int8": "q8_0", "int4": "q4_0"}  # ours, and llama.cpp's of that size
 
 
 def random_model(layers: int, format: str) -> LLaDAMoEModel:
-    """The 7B geometry with a number of layers and random weights, packed."""
+    """The 7B geometry with a number of layers and random weights, packed: equal where shapes are, each in its place."""
     config = full_config(layers)
     experts_format, dense_format = QUANTIZATIONS.get(format, (format, format))
     hidden, intermediate = config.hidden_size, config.expert_intermediate_size
     draws = torch.Generator().manual_seed(0)
 
+    @cache
     def random(*shape: int) -> torch.Tensor:
         return torch.empty(shape, dtype=torch.bfloat16).uniform_(-0.035, 0.035, generator=draws)
 
@@ -69,9 +72,11 @@ def random_model(layers: int, format: str) -> LLaDAMoEModel:
 class Step:
     """One forward pass and the choice of tokens; the seconds of the layers apart from the rest."""
 
-    def __init__(self, model: LLaDAMoEModel, tokens: int, logits: bool) -> None:
+    def __init__(self, model: LLaDAMoEModel, tokens: int, prefix: int, logits: bool) -> None:
         self.model, self.logits = model, logits
         self.ids = torch.randint(0, 150_000, (1, tokens), generator=torch.Generator().manual_seed(tokens))
+        self.positions = torch.arange(prefix, prefix + tokens)[None]
+        self.cache = KeyValueCache(model, 1, prefix + tokens) if prefix else None
 
     @torch.no_grad()
     def __call__(self) -> float:
@@ -82,7 +87,7 @@ class Step:
             layers[0].register_forward_pre_hook(lambda *_: marks.append(time.perf_counter())),
             layers[-1].register_forward_hook(lambda *_: marks.append(time.perf_counter())),
         ]
-        hidden = self.model.hidden(self.ids)
+        hidden = self.model.hidden(self.ids, None, self.positions, self.cache)
         if self.logits:
             self.model.head(hidden)
         else:
@@ -101,28 +106,28 @@ class Step:
         return float(inside) / 1e6 / seconds
 
 
-def measure(models: dict[str, LLaDAMoEModel], tokens: int, rounds: int, logits: bool) -> dict[str, dict[str, float]]:
-    """Milliseconds by format: median and minimum of the step, median of its layers."""
-    steps = {format: Step(model, tokens, logits) for format, model in models.items()}
-    whole: dict[str, list[float]] = {format: [] for format in steps}
+def measure(steps: dict[str, Step], others: dict[str, Callable[[], Any]], rounds: int) -> dict[str, dict[str, float]]:
+    """Milliseconds of each: median and minimum; of ours by format also its layers and what 16 of them would take."""
+    whole: dict[str, list[float]] = {name: [] for name in (*steps, *others)}
     layers: dict[str, list[float]] = {format: [] for format in steps}
     for _ in range(rounds + 1):
-        for format, step in steps.items():
+        for name, run in (*steps.items(), *others.items()):
             started = time.perf_counter()
-            inside = step()
-            whole[format].append(time.perf_counter() - started)
-            layers[format].append(inside)
-    results = {}
+            inside = run()
+            whole[name].append(time.perf_counter() - started)
+            if name in steps:
+                layers[name].append(inside)
+    # the first of each warms up
+    results = {
+        name: {"step_ms": median(seconds[1:]) * 1e3, "step_min_ms": min(seconds[1:]) * 1e3}
+        for name, seconds in whole.items()
+    }
     for format, step in steps.items():
-        seconds, inside = median(whole[format][1:]), median(layers[format][1:])  # the first of each warms up
-        full = inside / len(step.model.layers) * FULL_LAYERS + seconds - inside
-        results[format] = {
-            "step_ms": seconds * 1e3,
-            "step_min_ms": min(whole[format][1:]) * 1e3,
-            "layer_ms": inside / len(step.model.layers) * 1e3,
-            "whole_model_ms": full * 1e3,
-            "share_in_kernels": step.share_in_kernels(),
-        }
+        row, count = results[format], len(step.model.layers)
+        inside = median(layers[format][1:]) * 1e3
+        row["layer_ms"] = inside / count
+        row["whole_model_ms"] = inside / count * FULL_LAYERS + row["step_ms"] - inside
+        row["share_in_kernels"] = step.share_in_kernels()
     return results
 
 
@@ -133,26 +138,48 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--tokens", nargs="+", type=int, default=list(TOKENS))
     parser.add_argument("--threads", nargs="+", type=int, default=[torch.get_num_threads()])
     parser.add_argument("--layers", type=int, default=2)
+    parser.add_argument("--prefix", type=int, default=0, help="positions before the tokens whose keys are cached")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--logits", action="store_true", help="all logits instead of the choice of tokens")
+    parser.add_argument("--llama-cpp", type=Path, help="folder for llama.cpp's model files, to time it as well")
     parser.add_argument("--output", type=Path, help="write the results as JSON")
     options = parser.parse_args(arguments)
+    if options.llama_cpp is not None and (reason := llama_cpp.available()):
+        parser.error(reason)
 
     models = {format: random_model(options.layers, format) for format in options.formats}
     results: list[dict[str, Any]] = []
     for threads in options.threads:
         torch.set_num_threads(threads)
         for tokens in options.tokens:
-            for format, row in measure(models, tokens, options.rounds, options.logits).items():
-                results.append({"format": format, "tokens": tokens, "threads": threads, **row})
-                print(
-                    f"T={tokens:<5} threads={threads} {format:<5} layer {row['layer_ms']:8.2f} ms   whole model "
-                    f"{row['whole_model_ms']:9.1f} ms   in kernels {row['share_in_kernels']:6.1%}",
-                    flush=True,
-                )
+            steps = {format: Step(model, tokens, options.prefix, options.logits) for format, model in models.items()}
+            with ExitStack() as stack:
+                others = {}
+                for format in options.formats if options.llama_cpp is not None else ():
+                    path = llama_cpp.random_file(options.llama_cpp, options.layers, FORMATS[format])
+                    loaded = stack.enter_context(llama_cpp.opened(path, tokens, threads))
+                    others[f"llama.cpp {FORMATS[format]}"] = partial(loaded.forward, steps[format].ids[0])
+                rows = measure(steps, others, options.rounds)
+            for name, row in rows.items():
+                results.append({"run": name, "tokens": tokens, "threads": threads, **row})
+                print(line(name, tokens, threads, row, rows), flush=True)
     if options.output is not None:
-        report = {"machine": machine_facts(), "layers": options.layers, "logits": options.logits, "results": results}
+        facts = {key: getattr(options, key) for key in ("layers", "prefix", "logits", "rounds")}
+        report = {"machine": machine_facts(), **facts, "results": results}
         options.output.write_text(json.dumps(report, indent=2) + "\n")
+
+
+def line(name: str, tokens: int, threads: int, row: dict[str, float], rows: dict[str, dict[str, float]]) -> str:
+    """One result in words; ours beside llama.cpp's where that was timed."""
+    text = f"T={tokens:<5} threads={threads} {name:<15} step {row['step_ms']:9.1f} ms"
+    if name not in FORMATS:
+        return text
+    text += (
+        f"   layer {row['layer_ms']:8.2f} ms   whole model {row['whole_model_ms']:9.1f} ms"
+        f"   in kernels {row['share_in_kernels']:6.1%}"
+    )
+    other = rows.get(f"llama.cpp {FORMATS[name]}")
+    return text if other is None else f"{text}   {row['step_ms'] / other['step_ms']:.3f} x llama.cpp's time"
 
 
 if __name__ == "__main__":

@@ -163,15 +163,22 @@ def model_source(model: LLaDAMoEModel) -> Source:
     return lambda name, shape: tensors[name]
 
 
+def random_file(folder: Path, layers: int, format: str) -> Path:
+    """The file of the 7B's geometry with random weights; written unless it is there."""
+    path = folder / f"llada-moe-{layers}-{format}.gguf"
+    if not path.exists():
+        config, aside = full_config(layers), path.with_suffix(".part")
+        write(aside, config, format, random_source(config.initializer_range))
+        aside.rename(path)
+    return path
+
+
 def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Write and measure every size asked for; with two sizes, what 16 layers would take."""
     facts = {"processor": processor(), "llama-cpp-python": version("llama-cpp-python"), "threads": options.threads}
     forwards: list[dict[str, Any]] = []
     for layers in options.layers:
-        path = folder / f"llada-moe-{layers}-{options.format}.gguf"
-        if not path.exists():
-            config = full_config(layers)
-            write(path, config, options.format, random_source(config.initializer_range))
+        path = random_file(folder, layers, options.format)
         for tokens in options.tokens:
             times = measure(path, tokens, options.threads, options.repeats)
             forwards.append({"layers": layers, "format": options.format, "tokens": tokens, **times})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
@@ -66,7 +67,7 @@ def test_every_intermediate(name: str, case: str) -> None:
         if key.startswith(f"{case}/fp32/")
     }
     model = load(name, torch.float32, False)
-    seen: dict[str, Tensor] = {}
+    seen: dict[str, Any] = {}
     hooks = []
     for index, layer in enumerate(model.layers):
         for kind, module in (("hidden", layer), ("attn_out", layer.self_attn), ("mlp_out", layer.mlp)):
@@ -77,6 +78,9 @@ def test_every_intermediate(name: str, case: str) -> None:
     seen["hidden.final_norm"] = model.hidden(ids, router_logits=router_logits)
     for hook in hooks:
         hook.remove()
+    for index in range(len(model.layers)):
+        update, residual = seen[f"hidden.layer{index}"]
+        seen[f"hidden.layer{index}"] = update + residual
     expert_layers = [index for index in range(len(model.layers)) if model.config.is_expert_layer(index)]
     for index, logits in zip(expert_layers, router_logits, strict=True):
         seen[f"router_logits.layer{index}"] = logits.view(*ids.shape, -1)

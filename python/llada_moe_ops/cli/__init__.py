@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 
 def main() -> None:
     """Run the command line and exit."""
+    # Read by OpenMP when torch loads it: threads that wait sleep. Spinning, its default, makes short calls several
+    # times slower as soon as another process shares a core.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from .app import app
 
     try:

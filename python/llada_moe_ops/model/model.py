@@ -157,14 +157,19 @@ class Layer(nn.Module):
             assert config.dense_intermediate_size is not None
             self.mlp = SwiGLU(config.hidden_size, config.dense_intermediate_size)
 
-    def forward(self, x: Tensor, place: Place, router_logits: list[Tensor] | None) -> Tensor:
-        attended = self.self_attn(self.input_layernorm(x), place)
-        norm = self.post_attention_layernorm
-        h, x = ops.add_rms_norm(attended, x, norm.weight, norm.eps)
+    def forward(
+        self, update: Tensor | None, residual: Tensor, place: Place, router_logits: list[Tensor] | None
+    ) -> tuple[Tensor, Tensor]:
+        """(what this layer adds to the residual stream, the stream before that); the next norm sums them, in one pass.
+
+        ``update`` and ``residual`` are the same of the layer before; the first has no update.
+        """
+        h, residual = self.input_layernorm.add(update, residual)
+        h, residual = self.post_attention_layernorm.add(self.self_attn(h, place), residual)
         out = self.mlp(h, router_logits)
         if self.shared_expert is not None:
             out = out + self.shared_expert(h)
-        return x + out
+        return out, residual
 
 
 @dataclass
@@ -309,10 +314,11 @@ class LLaDAMoEModel(nn.Module):
         """
         check_inputs(self.config, input_ids, attention_mask, positions, cache)
         place = Place.build(input_ids, attention_mask, positions, cache)
-        x = functional.embedding(input_ids, self.embed_tokens)
+        residual = functional.embedding(input_ids, self.embed_tokens)
+        update = None
         for layer in self.layers:
-            x = layer(x, place, router_logits)
-        return self.norm(x)
+            update, residual = layer(update, residual, place, router_logits)
+        return self.norm.add(update, residual)[0]
 
     def forward(
         self,

@@ -42,3 +42,9 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return ops.rms_norm(x, self.weight, self.eps)
+
+    def add(self, update: Tensor | None, residual: Tensor) -> tuple[Tensor, Tensor]:
+        """(normalised sum, sum) of the residual stream and what a layer adds to it; None adds nothing."""
+        if update is None:
+            return self(residual), residual
+        return ops.add_rms_norm(update, residual, self.weight, self.eps)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -36,6 +37,12 @@ def rope_frequencies(theta: float, rotary_dim: int, device: torch.device) -> Ten
     """theta^(-2i / rotary_dim), fp32 [rotary_dim / 2], by the published expression: at position 8192 its ulps show."""
     exponents = torch.arange(0, rotary_dim, 2, dtype=torch.float32, device=device) / rotary_dim
     return 1.0 / theta**exponents
+
+
+@cache
+def _kept_frequencies(theta: float, rotary_dim: int, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # a tensor of inference mode could not be saved for a backward later
+        return rope_frequencies(theta, rotary_dim, device)
 
 
 def _rotate(x: Tensor, positions: Tensor, frequencies: Tensor) -> Tensor:
@@ -171,9 +178,8 @@ def qk_norm_rope(
         return qk_norm_rope_reference(
             q, k, q_weight, k_weight, positions, theta=theta, rotary_dim=rotary_dim, eps=eps, clip=clip
         )
-    turned_q, turned_k = differentiable(
-        "qk_norm_rope", q, k, q_weight, k_weight, positions, rope_frequencies(theta, rotary_dim, q.device), eps, clip
-    )
+    frequencies = (_kept_frequencies if _check.has_values(q) else rope_frequencies)(theta, rotary_dim, q.device)
+    turned_q, turned_k = differentiable("qk_norm_rope", q, k, q_weight, k_weight, positions, frequencies, eps, clip)
     return turned_q, turned_k
 
 

@@ -1,4 +1,4 @@
-"""One forward pass of the 7B geometry with random weights: time by tokens and format, and the share spent in kernels.
+"""One forward pass of the 7B geometry with random weights: time by tokens and format, and the share spent in our ops.
 
 A step of T tokens is what a decoding loop pays for each block: embedding, all layers, the final norm, and the choice of
 a token at every position (head over 157184 entries and its statistics, or plain logits with --logits).
@@ -24,19 +24,21 @@ from functools import cache, partial
 from pathlib import Path
 from statistics import median
 from typing import Any
+from unittest import mock
 
 import torch
 from llada_moe_ops import KeyValueCache, LLaDAMoEModel, ops
 from llada_moe_ops.machine import machine_facts
 from llada_moe_ops.model.slots import QUANTIZATIONS, dense_slots, expert_layers
 from llada_moe_ops.ops import PackedExperts, pack_linear
+from llada_moe_ops.ops._library import NAMESPACE
 from torch import nn
-from torch.profiler import ProfilerActivity, profile
+from torch._ops import OpOverload
 
 from .full_size import FULL_LAYERS, full_config
 from .peers import llama_cpp
 
-TOKENS = (1, 8, 32, 64, 128, 256, 512)
+TOKENS = (1, 8, 32, 64, 128, 256, 512, 1024, 2048)
 FORMATS = {"bf16": "bf16", "int8": "q8_0", "int4": "q4_0"}  # ours, and llama.cpp's of that size
 
 
@@ -78,7 +80,7 @@ class Step:
         self.positions = torch.arange(prefix, prefix + tokens)[None]
         self.cache = KeyValueCache(model, 1, prefix + tokens) if prefix else None
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def __call__(self) -> float:
         """Run; seconds spent in the layers."""
         marks: list[float] = []
@@ -96,14 +98,23 @@ class Step:
             hook.remove()
         return marks[1] - marks[0]
 
-    def share_in_kernels(self) -> float:
-        """The part of the wall time that passes inside our ops."""
-        with profile(activities=[ProfilerActivity.CPU]) as recorded:
+    def share_in_ops(self) -> float:
+        """The part of the wall time that passes inside our compiled ops."""
+        call, inside = OpOverload.__call__, 0.0
+
+        def timed(op: OpOverload, /, *arguments: Any, **keywords: Any) -> Any:
+            nonlocal inside
+            started = time.perf_counter()
+            result = call(op, *arguments, **keywords)
+            if op.namespace == NAMESPACE:
+                inside += time.perf_counter() - started
+            return result
+
+        with mock.patch.object(OpOverload, "__call__", timed):
             started = time.perf_counter()
             self()
             seconds = time.perf_counter() - started
-        inside = sum(event.self_cpu_time_total for event in recorded.key_averages() if "llada_moe::" in event.key)
-        return float(inside) / 1e6 / seconds
+        return inside / seconds
 
 
 def measure(steps: dict[str, Step], others: dict[str, Callable[[], Any]], rounds: int) -> dict[str, dict[str, float]]:
@@ -127,7 +138,7 @@ def measure(steps: dict[str, Step], others: dict[str, Callable[[], Any]], rounds
         inside = median(layers[format][1:]) * 1e3
         row["layer_ms"] = inside / count
         row["whole_model_ms"] = inside / count * FULL_LAYERS + row["step_ms"] - inside
-        row["share_in_kernels"] = step.share_in_kernels()
+        row["share_in_ops"] = median(step.share_in_ops() for _ in range(rounds))
     return results
 
 
@@ -176,7 +187,7 @@ def line(name: str, tokens: int, threads: int, row: dict[str, float], rows: dict
         return text
     text += (
         f"   layer {row['layer_ms']:8.2f} ms   whole model {row['whole_model_ms']:9.1f} ms"
-        f"   in kernels {row['share_in_kernels']:6.1%}"
+        f"   in our ops {row['share_in_ops']:6.1%}"
     )
     other = rows.get(f"llama.cpp {FORMATS[name]}")
     return text if other is None else f"{text}   {row['step_ms'] / other['step_ms']:.3f} x llama.cpp's time"

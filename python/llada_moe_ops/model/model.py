@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .. import ops
-from ..ops import PackedExperts, PackedLinear
+from ..ops import PackedExperts, PackedLinear, unchecked
 from .config import LLaDAMoEConfig
 from .inputs import Place, check_inputs
 from .key_value_cache import KeyValueCache
@@ -40,8 +40,12 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, place: Place) -> Tensor:
         config = self.config
-        q, k, v = (part.unflatten(-1, (-1, config.head_dim)) for part in self.qkv_proj(x).split(self.qkv_sizes, -1))
-        q, k = ops.qk_norm_rope(
+        batch, length = x.shape[:2]
+        q, k, v = (
+            part.view(batch, length, size // config.head_dim, config.head_dim)
+            for part, size in zip(self.qkv_proj(x).split(self.qkv_sizes, -1), self.qkv_sizes, strict=True)
+        )
+        q, k = unchecked.qk_norm_rope(
             q,
             k,
             None if self.q_norm is None else self.q_norm.weight,
@@ -56,7 +60,7 @@ class Attention(nn.Module):
             v = v.clamp(-config.clip_qkv, config.clip_qkv)
         if place.cache is not None:
             k, v = place.cache.write(self.index, k, v, place.positions)
-        out = ops.attention(q, k, v, mask=place.keys.mask, key_range=place.keys.key_range)
+        out = unchecked.attention(q, k, v, mask=place.keys.mask, key_range=place.keys.key_range)
         return self.o_proj(out.flatten(2))
 
 
@@ -90,22 +94,22 @@ class Experts(nn.Module):
         rows = x.flatten(0, 1)
         weights, experts = self._route(rows, router_logits)
         if self.packed is not None:
-            out = ops.moe_mlp(rows, weights, experts, self.packed)
+            out = unchecked.moe_mlp(rows, weights, experts, self.packed)
         else:
             assert self.gate_up_proj is not None
             assert self.down_proj is not None
-            out = ops.moe_mlp(rows, weights, experts, self.gate_up_proj, self.down_proj)
+            out = unchecked.moe_mlp(rows, weights, experts, self.gate_up_proj, self.down_proj)
         return out.view_as(x)
 
     def choose(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Weights and experts [T, k] from router logits [T, E]."""
-        return ops.router_topk(logits, self.config.num_experts_per_tok, **self._options)
+        return unchecked.router_topk(logits, self.config.num_experts_per_tok, **self._options)
 
     def _route(self, rows: Tensor, router_logits: list[Tensor] | None) -> tuple[Tensor, Tensor]:
         if router_logits is None:
-            weights, experts = ops.router(rows, self.gate, self.config.num_experts_per_tok, **self._options)
+            weights, experts = unchecked.router(rows, self.gate, self.config.num_experts_per_tok, **self._options)
         else:
-            router_logits.append(ops.linear(rows, self.gate))
+            router_logits.append(unchecked.linear(rows, self.gate))
             weights, experts = self.choose(router_logits[-1])
         return weights.to(rows.dtype), experts
 
@@ -332,4 +336,4 @@ class LLaDAMoEModel(nn.Module):
 
     def head(self, hidden: Tensor) -> Tensor:
         """Logits [..., V] of final hidden states [..., H]."""
-        return ops.linear(hidden, self.lm_head)
+        return unchecked.linear(hidden, self.lm_head)

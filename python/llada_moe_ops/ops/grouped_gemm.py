@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from . import _check
-from ._library import differentiable, native, runs_natively
+from ._library import differentiable, native, overload, runs_natively
 from ._panels import rounded_rows
 from .packing import PackedExperts, PackedGroups, check_format
 
@@ -62,7 +62,7 @@ def grouped_gemm(x_sorted: Tensor, weight: Tensor | PackedGroups, offsets: Tenso
     if not runs_natively(x_sorted):
         return _padded(grouped_gemm_reference(x_sorted, weight, offsets), x_sorted.shape[0])
     if isinstance(weight, PackedGroups):
-        packed: Tensor = torch.ops.llada_moe.grouped_gemm_packed(x_sorted, weight.panels, weight.out_features, offsets)
+        packed: Tensor = overload("grouped_gemm_packed")(x_sorted, weight.panels, weight.out_features, offsets)
         return packed
     y: Tensor = differentiable(op, x_sorted, weight, offsets)
     return y
@@ -100,7 +100,7 @@ def grouped_swiglu(x_sorted: Tensor, gate_up_proj: Tensor | PackedExperts, offse
     if not runs_natively(x_sorted):
         return _padded(grouped_swiglu_reference(x_sorted, gate_up_proj, offsets), x_sorted.shape[0])
     if isinstance(gate_up_proj, PackedExperts):
-        packed: Tensor = torch.ops.llada_moe.grouped_swiglu_packed(
+        packed: Tensor = overload("grouped_swiglu_packed")(
             x_sorted, gate_up_proj.gate_up, gate_up_proj.intermediate_size, offsets
         )
         return packed

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from . import _check
-from ._library import differentiable, native, runs_natively
+from ._library import differentiable, native, overload, runs_natively
 from ._panels import rounded_rows
 from .grouped_gemm import group_slices, grouped_gemm_reference, grouped_swiglu_reference, swiglu_backward
 from .packing import PackedExperts, check_format
@@ -69,12 +69,23 @@ def moe_mlp(
     shape = (tokens, weights.shape[1])
     _check.tensor("moe_mlp", "experts", experts, dtypes=_check.INDEX, shape=shape, device=device)
     _check.index_range("moe_mlp", "experts", experts, num_experts)
+    return moe_mlp_unchecked(x, weights, experts, gate_up_proj, down_proj)
+
+
+def moe_mlp_unchecked(
+    x: Tensor,
+    weights: Tensor,
+    experts: Tensor,
+    gate_up_proj: Tensor | PackedExperts,
+    down_proj: Tensor | None = None,
+) -> Tensor:
+    """:func:`moe_mlp` of arguments known to be right."""
     if not runs_natively(x):
         return moe_mlp_reference(x, weights, experts, gate_up_proj, down_proj)
     weights, experts = weights.float().contiguous(), experts.to(torch.int32).contiguous()
-    if packed is not None:
-        y: Tensor = torch.ops.llada_moe.moe_mlp_packed(
-            x, weights, experts, packed.gate_up, packed.down, packed.intermediate_size
+    if isinstance(gate_up_proj, PackedExperts):
+        y: Tensor = overload("moe_mlp_packed")(
+            x, weights, experts, gate_up_proj.gate_up, gate_up_proj.down, gate_up_proj.intermediate_size
         )
         return y
     plain_y: Tensor = differentiable("moe_mlp", x, weights, experts, gate_up_proj, down_proj)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from . import _check
-from ._library import differentiable, native, runs_natively
+from ._library import differentiable, native, overload, runs_natively
 
 
 def expert_order_reference(experts: Tensor, num_experts: int) -> tuple[Tensor, Tensor]:
@@ -53,7 +53,7 @@ def expert_order(experts: Tensor, num_experts: int) -> tuple[Tensor, Tensor]:
     _check.index_range("expert_order", "experts", experts, num_experts)
     if not runs_natively(experts):
         return expert_order_reference(experts, num_experts)
-    order, offsets = torch.ops.llada_moe.expert_order(experts, num_experts)
+    order, offsets = overload("expert_order")(experts, num_experts)
     return order, offsets
 
 

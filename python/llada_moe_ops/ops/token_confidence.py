@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from . import _check
-from ._library import native, runs_natively
+from ._library import native, overload, runs_natively
 from .linear import linear_reference
 from .packing import PackedLinear
 
@@ -187,7 +187,7 @@ def token_confidence(
             mask_token_id=mask_token_id,
         )
     packed = isinstance(lm_head, PackedLinear)
-    result = torch.ops.llada_moe.token_confidence(
+    result = overload("token_confidence")(
         hidden.detach(),
         lm_head.panels if isinstance(lm_head, PackedLinear) else lm_head.detach(),
         packed,

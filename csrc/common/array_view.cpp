@@ -46,6 +46,19 @@ std::int64_t dtype_bytes(DType dtype) {
   return 0;
 }
 
+ArrayView contiguous_view(void* data, DType dtype, std::initializer_list<std::int64_t> sizes) {
+  ArrayView view;
+  view.data = data;
+  view.dtype = dtype;
+  for (const std::int64_t size : sizes) view.sizes[view.rank++] = size;
+  std::int64_t stride = 1;
+  for (int dim = view.rank - 1; dim >= 0; --dim) {
+    view.strides[dim] = stride;
+    stride *= view.sizes[dim];
+  }
+  return view;
+}
+
 std::string shape_text(const ArrayView& view) {
   std::string text = "[";
   for (int dim = 0; dim < view.rank; ++dim) {

@@ -41,6 +41,9 @@ struct ArrayView {
   }
 };
 
+// Memory of the CPU as a contiguous array.
+ArrayView contiguous_view(void* data, DType dtype, std::initializer_list<std::int64_t> sizes);
+
 std::string shape_text(const ArrayView& view);  // "[3, 5]"
 
 }  // namespace llada

@@ -26,8 +26,12 @@ class KeyValueCache:
         config = model.config
         # One position past the end takes what is written outside the canvas; nobody reads it.
         shape = (config.num_hidden_layers, 2, batch, length + 1, config.key_value_heads, config.head_dim)
-        self._buffer = torch.zeros(shape, dtype=model.dtype, device=model.device)
         self.length = length
+        self._hold(torch.zeros(shape, dtype=model.dtype, device=model.device))
+
+    def _hold(self, buffer: Tensor) -> None:
+        self._buffer = buffer
+        self._layers = buffer[:, :, :, : self.length].unbind()
 
     @property
     def batch(self) -> int:
@@ -41,7 +45,11 @@ class KeyValueCache:
 
     def keep(self, rows: Tensor) -> None:
         """Keep only ``rows`` int64 [B'], in that order."""
-        self._buffer = self._buffer[:, :, rows]
+        self._hold(self._buffer[:, :, rows])
+
+    def layer(self, index: int) -> Tensor:
+        """The keys and values of a layer, [2, B, L, Hkv, D], in place."""
+        return self._layers[index]
 
     def write(self, layer: int, k: Tensor, v: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Store k and v [B, W, Hkv, D] at ``positions`` [B, W]; returns all keys and values of a layer, [B, L, Hkv, D].
@@ -52,5 +60,5 @@ class KeyValueCache:
         inside = positions.clamp(max=self.length)
         for stored, new in zip(self._buffer[layer], (k, v), strict=True):
             stored[rows, inside] = new
-        keys, values = self._buffer[layer, :, :, : self.length]
+        keys, values = self._layers[layer]
         return keys, values

@@ -21,6 +21,7 @@ from .config import LLaDAMoEConfig
 from .inputs import Place, check_inputs
 from .key_value_cache import KeyValueCache
 from .modules import Linear, RMSNorm
+from .whole_layer import attend, run_experts
 
 
 class Attention(nn.Module):
@@ -103,18 +104,19 @@ class Experts(nn.Module):
 
     def choose(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Weights and experts [T, k] from router logits [T, E]."""
-        return unchecked.router_topk(logits, self.config.num_experts_per_tok, **self._options)
+        return unchecked.router_topk(logits, self.config.num_experts_per_tok, **self.options)
 
     def _route(self, rows: Tensor, router_logits: list[Tensor] | None) -> tuple[Tensor, Tensor]:
         if router_logits is None:
-            weights, experts = unchecked.router(rows, self.gate, self.config.num_experts_per_tok, **self._options)
+            weights, experts = unchecked.router(rows, self.gate, self.config.num_experts_per_tok, **self.options)
         else:
             router_logits.append(unchecked.linear(rows, self.gate))
             weights, experts = self.choose(router_logits[-1])
         return weights.to(rows.dtype), experts
 
     @property
-    def _options(self) -> dict[str, Any]:
+    def options(self) -> dict[str, Any]:
+        """What the router is told besides k."""
         config = self.config
         return {
             "bias": self.expert_bias,
@@ -168,8 +170,15 @@ class Layer(nn.Module):
 
         ``update`` and ``residual`` are the same of the layer before; the first has no update.
         """
-        h, residual = self.input_layernorm.add(update, residual)
-        h, residual = self.post_attention_layernorm.add(self.self_attn(h, place), residual)
+        whole = attend(self, Attention, update, residual, place)
+        if whole is None:
+            h, residual = self.input_layernorm.add(update, residual)
+            whole = self.self_attn(h, place), residual
+        update, residual = whole
+        whole = run_experts(self, Experts, update, residual, router_logits)
+        if whole is not None:
+            return whole
+        h, residual = self.post_attention_layernorm.add(update, residual)
         out = self.mlp(h, router_logits)
         if self.shared_expert is not None:
             out = out + self.shared_expert(h)

@@ -5,6 +5,8 @@ and without the extension, their references.
 """
 
 from .attention import attention, attention_reference
+from .attention_layer import attention_layer, attention_layer_reference
+from .expert_layer import expert_layer, expert_layer_reference
 from .grouped_gemm import grouped_gemm, grouped_gemm_reference, grouped_swiglu, grouped_swiglu_reference
 from .linear import linear, linear_reference
 from .moe_mlp import moe_mlp, moe_mlp_reference
@@ -36,7 +38,11 @@ __all__ = [
     "add_rms_norm",
     "add_rms_norm_reference",
     "attention",
+    "attention_layer",
+    "attention_layer_reference",
     "attention_reference",
+    "expert_layer",
+    "expert_layer_reference",
     "expert_order",
     "expert_order_reference",
     "grouped_gemm",

@@ -23,6 +23,8 @@ LIBRARY = FOLDER / "libllada_moe_torch.so"
 OPS = (
     "add_rms_norm",
     "attention",
+    "attention_layer",
+    "expert_layer",
     "expert_order",
     "grouped_gemm",
     "grouped_gemm_packed",

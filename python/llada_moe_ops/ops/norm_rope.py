@@ -40,7 +40,8 @@ def rope_frequencies(theta: float, rotary_dim: int, device: torch.device) -> Ten
 
 
 @cache
-def _kept_frequencies(theta: float, rotary_dim: int, device: torch.device) -> Tensor:
+def kept_frequencies(theta: float, rotary_dim: int, device: torch.device) -> Tensor:
+    """:func:`rope_frequencies`, computed once."""
     with torch.inference_mode(False):  # a tensor of inference mode could not be saved for a backward later
         return rope_frequencies(theta, rotary_dim, device)
 
@@ -206,7 +207,7 @@ def qk_norm_rope_unchecked(
         return qk_norm_rope_reference(
             q, k, q_weight, k_weight, positions, theta=theta, rotary_dim=rotary_dim, eps=eps, clip=clip
         )
-    frequencies = (_kept_frequencies if _check.has_values(q) else rope_frequencies)(theta, rotary_dim, q.device)
+    frequencies = (kept_frequencies if _check.has_values(q) else rope_frequencies)(theta, rotary_dim, q.device)
     turned_q, turned_k = differentiable("qk_norm_rope", q, k, q_weight, k_weight, positions, frequencies, eps, clip)
     return turned_q, turned_k
 

@@ -5,6 +5,8 @@ ops of the same name in :mod:`llada_moe_ops.ops`; the compiled ops still check w
 """
 
 from .attention import attention_unchecked as attention
+from .attention_layer import attention_layer_unchecked as attention_layer
+from .expert_layer import expert_layer_unchecked as expert_layer
 from .linear import linear_unchecked as linear
 from .moe_mlp import moe_mlp_unchecked as moe_mlp
 from .norm_rope import add_rms_norm_unchecked as add_rms_norm
@@ -13,4 +15,15 @@ from .norm_rope import rms_norm_unchecked as rms_norm
 from .router_topk import router_topk_unchecked as router_topk
 from .router_topk import router_unchecked as router
 
-__all__ = ["add_rms_norm", "attention", "linear", "moe_mlp", "qk_norm_rope", "rms_norm", "router", "router_topk"]
+__all__ = [
+    "add_rms_norm",
+    "attention",
+    "attention_layer",
+    "expert_layer",
+    "linear",
+    "moe_mlp",
+    "qk_norm_rope",
+    "rms_norm",
+    "router",
+    "router_topk",
+]

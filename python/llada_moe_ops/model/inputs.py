@@ -94,7 +94,7 @@ def check_inputs(
             raise ValueError(f"{name} must have shape {[batch, wanted]}, got {list(value.shape)}")
     if cache is not None and positions is not None and positions.numel() and int(positions.min()) < 0:
         raise ValueError(f"positions must not be negative, got {int(positions.min())}")
-    if input_ids.numel() and not 0 <= int(input_ids.min()) <= int(input_ids.max()) < config.vocab_size:
-        raise ValueError(
-            f"input_ids must be in [0, {config.vocab_size}), got {int(input_ids.min())} … {int(input_ids.max())}"
-        )
+    if input_ids.numel():
+        low, high = (int(bound) for bound in torch.aminmax(input_ids))
+        if low < 0 or high >= config.vocab_size:
+            raise ValueError(f"input_ids must be in [0, {config.vocab_size}), got {low} … {high}")

@@ -26,12 +26,13 @@ LLADA_INLINE __m512i load_weights(const std::uint32_t* lanes) {
   return Rows <= kStreamedRows ? load_halves(lanes) : _mm512_loadu_si512(lanes);
 }
 
-// The two lines at `next`, unless the processor's own prefetchers do better.
+// The two lines at `next`, unless the processor's own prefetchers do better. Into L2: while a panel is multiplied with
+// two chunks of rows, half of the next one arrives with each and would push panel and rows out of L1.
 template <int Rows>
 LLADA_INLINE void prefetch_lines(const char* next) {
   if constexpr (Rows > kStreamedRows) {
-    _mm_prefetch(next, _MM_HINT_T0);
-    _mm_prefetch(next + 64, _MM_HINT_T0);
+    _mm_prefetch(next, _MM_HINT_T1);
+    _mm_prefetch(next + 64, _MM_HINT_T1);
   }
 }
 

@@ -1,4 +1,6 @@
-"""One forward pass of the 7B geometry with random weights: time by tokens and format, and the share spent in our ops.
+"""One forward pass of the 7B geometry with random weights: time by tokens and format, and the share spent in our ops,
+and the fraction of what the machine could do: the larger of bytes / rate and operations / peak, measured between the
+turns.
 
 A step of T tokens is what a decoding loop pays for each block: embedding, all layers, the final norm, and the choice of
 a token at every position (head over 157184 entries and its statistics, or plain logits with --logits).
@@ -35,11 +37,13 @@ from llada_moe_ops.ops._library import NAMESPACE
 from torch import nn
 from torch._ops import OpOverload
 
+from .compare import LIMIT_ROUNDS, probe
 from .full_size import FULL_LAYERS, full_config
 from .peers import llama_cpp
 
 TOKENS = (1, 8, 32, 64, 128, 256, 512, 1024, 2048)
 FORMATS = {"bf16": "bf16", "int8": "q8_0", "int4": "q4_0"}  # ours, and llama.cpp's of that size
+PEAKS = {"bf16": "bf16", "int8": "int8", "int4": "int8"}
 
 
 def random_model(layers: int, format: str) -> LLaDAMoEModel:
@@ -103,6 +107,23 @@ class Step:
         else:
             ops.token_confidence(hidden[0], self.model.lm_head)
 
+    @torch.inference_mode()
+    def work(self) -> tuple[int, float]:
+        """Bytes of weights that a step must read, and operations that it must make."""
+        model, config = self.model, self.model.config
+        logits: list[torch.Tensor] = []
+        model.hidden(self.ids, None, self.positions, self.cache, router_logits=logits)
+        count, hidden = config.num_experts_per_tok, config.hidden_size
+        bytes_moved, operations = model.lm_head.nbytes, 2.0 * hidden * config.vocab_size
+        length = self.ids.shape[1] if self.cache is None else self.cache.length
+        for layer, layer_logits in zip(model.layers, logits, strict=True):
+            used = len(layer_logits.topk(count).indices.unique()) / config.num_experts
+            dense = (layer.self_attn.qkv_proj.weight, layer.self_attn.o_proj.weight, layer.mlp.gate)
+            bytes_moved += int(used * layer.mlp.packed.nbytes) + sum(weight.nbytes for weight in dense)
+            weights = 3 * count * hidden * config.expert_intermediate_size + hidden * (4 * hidden + config.num_experts)
+            operations += 2.0 * weights + 4.0 * length * hidden
+        return bytes_moved, self.ids.shape[1] * operations
+
     def share_in_ops(self) -> float:
         """The part of the wall time that passes inside our compiled ops."""
         call, inside = OpOverload.__call__, 0.0
@@ -126,7 +147,11 @@ def measure(steps: dict[str, Step], others: dict[str, Callable[[], Any]], rounds
     """Milliseconds of each: median and minimum; of ours by format also its layers and what 16 of them would take."""
     whole: dict[str, list[float]] = {name: [] for name in (*steps, *others)}
     layers: dict[str, list[float]] = {format: [] for format in steps}
+    limit = probe(torch.get_num_threads())
+    limit.reset()
     for _ in range(rounds + 1):
+        for _ in range(LIMIT_ROUNDS):
+            limit.round(names=("dram", *{PEAKS[format] for format in steps}))
         for name, run in (*steps.items(), *others.items()):
             started = time.perf_counter()
             inside = run()
@@ -143,6 +168,10 @@ def measure(steps: dict[str, Step], others: dict[str, Callable[[], Any]], rounds
         inside = median(layers[format][1:]) * 1e3
         row["layer_ms"] = inside / count
         row["whole_model_ms"] = inside / count * FULL_LAYERS + row["step_ms"] - inside
+        row["bytes"], row["operations"] = step.work()
+        row["fraction_of_limit"] = limit.limits().fraction(
+            row["step_ms"] / 1e3, row["bytes"], row["operations"], PEAKS[format]
+        )
         row["share_in_ops"] = median(step.share_in_ops() for _ in range(rounds))
     return results
 
@@ -192,7 +221,7 @@ def line(name: str, tokens: int, threads: int, row: dict[str, float], rows: dict
         return text
     text += (
         f"   layer {row['layer_ms']:8.2f} ms   whole model {row['whole_model_ms']:9.1f} ms"
-        f"   in our ops {row['share_in_ops']:6.1%}"
+        f"   {row['fraction_of_limit']:6.1%} of the limit   in our ops {row['share_in_ops']:6.1%}"
     )
     other = rows.get(f"llama.cpp {FORMATS[name]}")
     return text if other is None else f"{text}   {row['step_ms'] / other['step_ms']:.3f} x llama.cpp's time"

@@ -6,6 +6,7 @@
 
 #include "common/bfloat16.h"
 #include "cpu/panel_gemm_isa.h"
+#include "cpu/stream_avx512.h"
 
 namespace llada {
 namespace {
@@ -33,10 +34,9 @@ void tile(const PanelGemmArgs& args) {
     __m512 left[Rows], right[Rows];
     for (int r = 0; r < Rows; ++r) left[r] = right[r] = _mm512_setzero_ps();
     for (std::int64_t lane = begin; lane < end; ++lane, panel += kPanelColumns, rows += Rows, next += args.next_step) {
-      const __m512i weights_left = _mm512_loadu_si512(panel);
-      const __m512i weights_right = _mm512_loadu_si512(panel + 16);
-      _mm_prefetch(next, _MM_HINT_T0);
-      _mm_prefetch(next + 64, _MM_HINT_T0);
+      const __m512i weights_left = load_weights<Rows>(panel);
+      const __m512i weights_right = load_weights<Rows>(panel + 16);
+      prefetch_lines<Rows>(next);
 #pragma GCC unroll 12
       for (int r = 0; r < Rows; ++r) {
         const __m512i value = _mm512_set1_epi32(static_cast<int>(rows[r]));

@@ -9,6 +9,7 @@
 
 #include "common/bfloat16.h"
 #include "cpu/panel_gemm_isa.h"
+#include "cpu/stream_avx512.h"
 
 namespace llada {
 namespace {
@@ -56,9 +57,8 @@ void int8_tile(const PanelGemmArgs& args) {
   Sums<Rows> sums;
   sums.start(scales + Rows);
   for (std::int64_t lane = 0; lane < args.lanes; ++lane, panel += kPanelColumns, rows += Rows, next += args.next_step) {
-    const __m512i left = _mm512_loadu_si512(panel), right = _mm512_loadu_si512(panel + 16);
-    _mm_prefetch(next, _MM_HINT_T0);
-    _mm_prefetch(next + 64, _MM_HINT_T0);
+    const __m512i left = load_weights<Rows>(panel), right = load_weights<Rows>(panel + 16);
+    prefetch_lines<Rows>(next);
     sums.add(left, right, rows);
   }
   sums.finish(scales, panel, args.out, args.out_stride);
@@ -91,7 +91,7 @@ LLADA_INLINE void expand_block(const std::uint32_t* block, const Use& use) {
   for (int group = 0; group < 2; ++group, multipliers += kPanelColumns) {
     const Expansion left(multipliers), right(multipliers + 16);
     for (int lane = 8 * group; lane < 8 * group + 8; lane += 2, nibbles += kPanelColumns) {
-      const __m512i packed_left = _mm512_loadu_si512(nibbles), packed_right = _mm512_loadu_si512(nibbles + 16);
+      const __m512i packed_left = load_halves(nibbles), packed_right = load_halves(nibbles + 16);
       use(lane, left.expand(packed_left), right.expand(packed_right));
       use(lane + 1, left.expand(_mm512_srli_epi16(packed_left, 4)), right.expand(_mm512_srli_epi16(packed_right, 4)));
     }
@@ -111,9 +111,9 @@ LLADA_INLINE void int4_tile(const PanelGemmArgs& args) {
   Sums<Rows> sums;
   sums.start(scales + Rows);
   for (std::int64_t lane = 0; lane < args.lanes; lane += kInt4BlockLanes, panel += kInt4BlockWords) {
-    _mm_prefetch(next + kInt4BlockLanes * args.next_step, _MM_HINT_T0);
+    if constexpr (Rows > kStreamedRows) _mm_prefetch(next + kInt4BlockLanes * args.next_step, _MM_HINT_T0);
     expand_block(panel, [&](int, __m512i left, __m512i right) LLADA_INLINE_LAMBDA {
-      _mm_prefetch(next, _MM_HINT_T0);
+      if constexpr (Rows > kStreamedRows) _mm_prefetch(next, _MM_HINT_T0);
       if constexpr (Keep) {
         _mm512_storeu_si512(expanded, left);
         _mm512_storeu_si512(expanded + 16, right);

@@ -20,7 +20,8 @@ void check(const MoeMlpArgs& args) {
   const ArrayView& x = args.x;
   Check(kOp, "x", x).cpu().dtype({DType::kFloat32, DType::kBFloat16}).shape({kAnySize, kAnySize}).last_dim_contiguous();
   const std::int64_t tokens = x.size(0), hidden = x.size(1), intermediate = args.intermediate;
-  Check(kOp, "experts", args.experts).cpu().dtype({DType::kInt32}).shape({tokens, kAnySize}).contiguous();
+  Check(kOp, "experts", args.experts).cpu().dtype({DType::kInt32, DType::kInt64}).shape({tokens, kAnySize});
+  Check(kOp, "experts", args.experts).contiguous();
   Check(kOp, "weights", args.weights).cpu().dtype({DType::kFloat32}).shape({tokens, args.experts.size(1)}).contiguous();
   require(kOp, "gate_up_proj", args.gate_up.rank > 0, "an array", "a scalar");
   const std::int64_t experts = args.gate_up.size(0);
@@ -33,7 +34,21 @@ void check(const MoeMlpArgs& args) {
   Check(kOp, "y", args.y).cpu().dtype({x.dtype}).shape({tokens, hidden}).contiguous();
   require(kOp, "experts", args.experts.elements() <= std::numeric_limits<std::int32_t>::max(),
           "of fewer than 2^31 assignments", std::to_string(args.experts.elements()));
-  check_range(kOp, "experts", args.experts.as<const std::int32_t>(), args.experts.elements(), experts);
+}
+
+// The experts of all tokens [T][k], in range, as int32.
+const std::int32_t* checked_experts(const MoeMlpArgs& args) {
+  const std::int64_t count = args.experts.elements(), highest = args.gate_up.size(0);
+  const auto* narrow = args.experts.as<const std::int32_t>();
+  if (args.experts.dtype == DType::kInt32) {
+    check_range(kOp, "experts", narrow, count, highest);
+    return narrow;
+  }
+  const auto* wide = args.experts.as<const std::int64_t>();
+  check_range(kOp, "experts", wide, count, highest);
+  auto* narrowed = thread_scratch<struct ExpertScratch, std::int32_t>(count);
+  std::transform(wide, wide + count, narrowed, [](std::int64_t expert) { return static_cast<std::int32_t>(expert); });
+  return narrowed;
 }
 
 // Assignments sorted by expert, then by token.
@@ -55,9 +70,11 @@ struct Order {
 // One pass over few enough tokens for the scratch: its phases, each a body over independent items.
 class Pass {
  public:
-  Pass(const MoeMlpArgs& args, const PanelWeights& gate_up, const PanelWeights& down, std::int64_t first,
-       std::int64_t tokens)
+  // `experts` are those of all tokens.
+  Pass(const MoeMlpArgs& args, const std::int32_t* experts, const PanelWeights& gate_up, const PanelWeights& down,
+       std::int64_t first, std::int64_t tokens)
       : args_(args),
+        experts_(experts + first * args.experts.size(1)),
         gate_up_(gate_up),
         down_(down),
         first_(first),
@@ -67,7 +84,7 @@ class Pass {
         dtype_(args.x.dtype),
         ops_(select_tile_ops(dtype_, active_isa())) {
     const std::int64_t num_experts = args.gate_up.size(0);
-    order_.sort(experts(), tokens, slots_, num_experts);
+    order_.sort(experts_, tokens, slots_, num_experts);
     cut_rows(order_.offsets.data(), num_experts, chunks_);
     const std::int64_t rows = order_.offsets[num_experts];
     packed_x_ = thread_scratch<struct XScratch, std::uint32_t>(rows * gate_up.words_per_row());
@@ -100,8 +117,6 @@ class Pass {
   }
 
  private:
-  const std::int32_t* experts() const { return args_.experts.as<const std::int32_t>() + first_ * slots_; }
-
   void gather(std::int64_t begin, std::int64_t end) const {
     const std::int64_t stride = args_.x.stride(0);
     const char* x = args_.x.as<const char>() + first_ * stride * dtype_bytes(dtype_);
@@ -140,12 +155,13 @@ class Pass {
     const auto num_experts = static_cast<std::int32_t>(args_.gate_up.size(0));
     for (std::int64_t t = begin; t < end; ++t) {
       ops_.combine({outputs_ + t * slots_ * hidden_, args_.weights.as<const float>() + (first_ + t) * slots_,
-                    experts() + t * slots_, static_cast<int>(slots_), num_experts, hidden_,
+                    experts_ + t * slots_, static_cast<int>(slots_), num_experts, hidden_,
                     args_.y.as<char>() + (first_ + t) * hidden_ * dtype_bytes(dtype_)});
     }
   }
 
   const MoeMlpArgs& args_;
+  const std::int32_t* experts_;  // of this pass
   const PanelWeights &gate_up_, &down_;
   const std::int64_t first_, tokens_, hidden_, slots_;
   const DType dtype_;
@@ -161,6 +177,7 @@ class Pass {
 
 void moe_mlp(const MoeMlpArgs& args) {
   check(args);
+  const std::int32_t* chosen = checked_experts(args);
   const std::int64_t tokens = args.x.size(0), hidden = args.x.size(1), intermediate = args.intermediate;
   const std::int64_t experts = args.gate_up.size(0);
   const DType dtype = args.x.dtype;
@@ -173,7 +190,7 @@ void moe_mlp(const MoeMlpArgs& args) {
   const std::int64_t words = std::max<std::int64_t>(1, args.experts.size(1) * std::max(hidden, intermediate));
   const std::int64_t step = std::max<std::int64_t>(1, kScratchWords / words);
   for (std::int64_t first = 0; first < tokens; first += step) {
-    Pass(args, gate_up, down, first, std::min(step, tokens - first)).run();
+    Pass(args, chosen, gate_up, down, first, std::min(step, tokens - first)).run();
   }
 }
 

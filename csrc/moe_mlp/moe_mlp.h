@@ -14,7 +14,7 @@ namespace llada {
 struct MoeMlpArgs {
   ArrayView x;        // [T, H], fp32 or bf16, rows may be strided
   ArrayView weights;  // [T, k] fp32, contiguous
-  ArrayView experts;  // [T, k] int32 in 0 .. E, contiguous; E: not ours, adds nothing
+  ArrayView experts;  // [T, k] int32 or int64 in 0 .. E, contiguous; E: not ours, adds nothing
   ArrayView gate_up;  // [E, 2I, H], or packed [E, panels, lanes, 32, values per lane]
   ArrayView down;     // [E, H, I], or packed
   bool packed;

@@ -3,23 +3,9 @@
 #include <algorithm>
 #include <cmath>
 
-#include "cpu/vector_portable.h"
-
 namespace llada {
-namespace {
-
-float highest(const float* logits) {
-  auto high = Vector::load(logits);
-  for (int c = Vector::kWidth; c < kPanelColumns; c += Vector::kWidth) {
-    high = Vector::max(Vector::load(logits + c), high);  // NaN is not higher; the sum of powers reports it
-  }
-  return Vector::reduce_max(high);
-}
-
-}  // namespace
-
-void RowSummary::add_to_distribution(const float* logits) {
-  const float high = highest(logits);
+float RowSummary::add_to_distribution(const float* logits, const PanelStatistics& statistics) {
+  const float high = statistics.highest(logits);
   if (high > maximum_) {
     const double shift = static_cast<double>(maximum_) - high;
     if (sum_ != 0.0) {
@@ -29,18 +15,10 @@ void RowSummary::add_to_distribution(const float* logits) {
     }
     maximum_ = high;
   }
-  // Minus infinity, absent from the distribution, becomes a difference whose power is exactly zero.
-  const auto reference = Vector::set(maximum_ == kNone ? 0.0f : maximum_), floor = Vector::set(-100.0f);
-  const auto log2e = Vector::set(kLog2E);
-  auto sum = Vector::set(0.0f), weighted = sum;
-  for (int c = 0; c < kPanelColumns; c += Vector::kWidth) {
-    const auto difference = Vector::max(floor, Vector::subtract(Vector::load(logits + c), reference));
-    const auto power = Vector::exp2(Vector::multiply(difference, log2e));
-    sum = Vector::add(sum, power);
-    weighted = Vector::multiply_add(difference, power, weighted);
-  }
-  sum_ += Vector::reduce_add(sum);
-  weighted_ += Vector::reduce_add(weighted);
+  const PowerSums powers = statistics.power_sums(logits, maximum_ == kNone ? 0.0f : maximum_);
+  sum_ += powers.sum;
+  weighted_ += powers.weighted;
+  return high;
 }
 
 void RowSummary::offer_one(Candidate candidate) {
@@ -52,13 +30,14 @@ void RowSummary::offer_one(Candidate candidate) {
   }
 }
 
-void RowSummary::offer(const float* logits, std::int64_t first) {
-  if (!(highest(logits) > second_.logit)) return;
+void RowSummary::offer(const float* logits, float highest, std::int64_t first) {
+  if (!(highest > second_.logit)) return;
   for (int c = 0; c < kPanelColumns; ++c) offer_one({logits[c], static_cast<std::int32_t>(first + c)});
 }
 
-void RowSummary::offer_noised(const float* logits, std::int64_t first, double temperature, const GumbelStream& stream) {
-  const double least = (noised_value_ - static_cast<double>(highest(logits))) / temperature;
+void RowSummary::offer_noised(const float* logits, float highest, std::int64_t first, double temperature,
+                              const GumbelStream& stream) {
+  const double least = (noised_value_ - static_cast<double>(highest)) / temperature;
   const double limit = GumbelStream::bits_limit(least);
   for (int c = 0; c < kPanelColumns; ++c) {
     const std::uint64_t bits = stream.bits(first + c);

@@ -6,17 +6,20 @@
 
 #include "cpu/panel_gemm.h"
 #include "token_confidence/gumbel.h"
+#include "token_confidence/panel_statistics.h"
 
 namespace llada {
 
 class RowSummary {
  public:
-  // Adds up to 32 logits of tokens first, first + 1, ...: all to the distribution.
-  void add_to_distribution(const float* logits);
-  // Offers them to the choice; those that may not be chosen are minus infinity. Tokens must come in rising order.
-  void offer(const float* logits, std::int64_t first);
+  // Adds a panel's logits, of tokens first, first + 1, ...: all to the distribution. Returns the highest.
+  float add_to_distribution(const float* logits, const PanelStatistics& statistics);
+  // Offers them to the choice; those that may not be chosen are minus infinity, `highest` is that of the others. Tokens
+  // must come in rising order.
+  void offer(const float* logits, float highest, std::int64_t first);
   // Offers them with noise as well; call after offer.
-  void offer_noised(const float* logits, std::int64_t first, double temperature, const GumbelStream& stream);
+  void offer_noised(const float* logits, float highest, std::int64_t first, double temperature,
+                    const GumbelStream& stream);
   // Adds a later part of the vocabulary.
   void merge(const RowSummary& later);
 

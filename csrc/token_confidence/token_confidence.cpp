@@ -108,20 +108,22 @@ class Stream {
   void add(float* logits, std::int64_t panel, std::int64_t row, RowSummary* summaries) const {
     constexpr float kNone = -std::numeric_limits<float>::infinity();
     const std::int64_t first = panel * kPanelColumns, end = first + kPanelColumns;
-    if (args_.hidden.dtype == DType::kBFloat16) {
-      for (int c = 0; c < kPanelColumns; ++c) logits[c] = to_float(from_float<bfloat16>(logits[c]));
-    }
+    if (args_.hidden.dtype == DType::kBFloat16) statistics_.round_to_bfloat16(logits);
     for (int c = weights_.columns_of(panel); c < kPanelColumns; ++c) logits[c] = kNone;
     const auto from = std::lower_bound(forbidden_.begin(), forbidden_.end(), first);
     for (auto id = from; id != forbidden_.end() && *id < end; ++id) logits[*id - first] = kNone;
     RowSummary& summary = summaries[row];
-    summary.add_to_distribution(logits);
-    if (args_.mask_token >= first && args_.mask_token < end) logits[args_.mask_token - first] = kNone;
-    summary.offer(logits, first);
-    if (args_.temperature > 0.0) summary.offer_noised(logits, first, args_.temperature, noise_[row]);
+    float highest = summary.add_to_distribution(logits, statistics_);
+    if (args_.mask_token >= first && args_.mask_token < end) {
+      logits[args_.mask_token - first] = kNone;
+      highest = statistics_.highest(logits);
+    }
+    summary.offer(logits, highest, first);
+    if (args_.temperature > 0.0) summary.offer_noised(logits, highest, first, args_.temperature, noise_[row]);
   }
 
   const TokenConfidenceArgs& args_;
+  const PanelStatistics& statistics_ = select_panel_statistics(active_isa());
   std::vector<std::int64_t> forbidden_;
   PanelWeights weights_;
   std::vector<RowChunk> chunks_;

@@ -95,6 +95,16 @@ def test_positions_outside_the_canvas_are_padding() -> None:
     assert torch.equal(model.hidden(ids, cache=cache), whole)
 
 
+def test_positions_in_any_order() -> None:
+    model = load("gqa")
+    ids = random_ids(2, 16)
+    cache = KeyValueCache(model, 2, 16)
+    whole = model.hidden(ids, cache=cache)
+    positions = torch.tensor([[3, 9, 4], [15, 0, 7]])
+    rows = torch.arange(2)[:, None]
+    assert torch.equal(model.hidden(ids[rows, positions], None, positions, cache), whole[rows, positions])
+
+
 def test_kept_rows() -> None:
     model = load("gqa")
     ids = random_ids(3, 16)

@@ -9,12 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pytest
 import torch
 from llada_moe_ops.ops._library import extension, native
 from torch import Tensor
 
 DTYPES = (torch.float32, torch.bfloat16)
-ISAS: list[str] = extension().available_isas() if native() else []
+AVAILABLE: list[str] = extension().available_isas() if native() else []
+ISAS = [
+    pytest.param(name, marks=pytest.mark.skipif(name not in AVAILABLE, reason=f"no {name} path here: {AVAILABLE}"))
+    for name in ("avx512", "avx2", "portable")
+]
 
 
 @contextmanager

@@ -190,6 +190,7 @@ ERRORS: list[tuple[dict[int, Any], type[Exception], str]] = [
     ({2: LAYER[2].float()}, TypeError, "experts must be int32 or int64, got float32"),
     ({2: LAYER[2] + 4}, ValueError, r"experts must be in 0 .. 4, got \d"),
     ({2: LAYER[2] - 4}, ValueError, r"experts must be in 0 .. 4, got -\d"),
+    ({2: LAYER[2].long() + 2**32}, ValueError, r"experts must be in 0 .. 4, got 429496729\d"),
     ({3: LAYER[3][..., :11]}, ValueError, r"gate_up_proj must have shape \[E, 2I, 12\], got \[4, 20, 11\]"),
     ({3: LAYER[3].bfloat16()}, TypeError, "gate_up_proj must be float32, got bfloat16"),
     ({3: LAYER[3][:, :19]}, ValueError, "gate_up_proj must be of an even second size"),
@@ -236,5 +237,7 @@ def test_numpy_door() -> None:
     assert torch.equal(torch.from_dlpack(native.moe_mlp(*half)), ops.moe_mlp(*half))
     with pytest.raises(ValueError, match=r"experts must be in 0 .. 4, got"):
         native.moe_mlp(*arrays[:2], arrays[2] + 4, *arrays[3:])
-    with pytest.raises(TypeError, match="experts must be int32, got int64"):
-        native.moe_mlp(*arrays[:2], arrays[2].astype("int64"), *arrays[3:])
+    wide = native.moe_mlp(*arrays[:2], arrays[2].astype("int64"), *arrays[3:])
+    assert torch.equal(torch.from_numpy(wide), ops.moe_mlp(*LAYER))
+    with pytest.raises(TypeError, match="experts must be int32 or int64, got float32"):
+        native.moe_mlp(*arrays[:2], arrays[2].astype("float32"), *arrays[3:])

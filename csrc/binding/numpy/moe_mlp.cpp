@@ -39,8 +39,8 @@ py::object numpy_moe_mlp_packed(py::handle x, py::handle weights, py::handle exp
 void bind_moe_mlp(py::module_& module) {
   module.def("moe_mlp", &numpy_moe_mlp, py::arg("x"), py::arg("weights"), py::arg("experts"), py::arg("gate_up_proj"),
              py::arg("down_proj"),
-             "The expert layer: x [T, H], weights float32 and experts int32 [T, k], gate_up_proj [E, 2I, H], "
-             "down_proj [E, H, I] -> y [T, H]. Expert index E adds nothing.");
+             "The expert layer: x [T, H], weights float32 and experts int32 or int64 [T, k], "
+             "gate_up_proj [E, 2I, H], down_proj [E, H, I] -> y [T, H]. Expert index E adds nothing.");
   module.def("moe_mlp_packed", &numpy_moe_mlp_packed, py::arg("x"), py::arg("weights"), py::arg("experts"),
              py::arg("gate_up"), py::arg("down"), py::arg("intermediate_size"),
              "The same with both weights from pack_experts, I = intermediate_size.");

@@ -60,7 +60,7 @@ class Attention(nn.Module):
         if config.clip_qkv is not None:
             v = v.clamp(-config.clip_qkv, config.clip_qkv)
         if place.cache is not None:
-            k, v = place.cache.write(self.index, k, v, place.positions)
+            k, v = place.cache.write(self.index, k, v, place.positions, place.starts)
         out = unchecked.attention(q, k, v, mask=place.keys.mask, key_range=place.keys.key_range)
         return self.o_proj(out.flatten(2))
 

@@ -110,21 +110,27 @@ def runs_natively(x: Tensor) -> bool:
     return _loaded and x.device.type in ("cpu", "meta")
 
 
-@cache
 def overload(op: str) -> Any:
-    """The callable of an op without the search among its overloads, which costs as much as a check."""
-    return getattr(getattr(torch.ops, NAMESPACE), op).default
+    """The callable of an op, without the search among its overloads, which costs as much as a check."""
+    if torch.compiler.is_compiling():
+        return getattr(getattr(torch.ops, NAMESPACE), op).default
+    if op not in _overloads:
+        _overloads[op] = getattr(getattr(torch.ops, NAMESPACE), op).default
+    return _overloads[op]
+
+
+_overloads: dict[str, Any] = {}
 
 
 def differentiable(op: str, *args: Any) -> Any:
     """Call an op that has an autograd formula, around torch's autograd layer when nothing asks for a gradient.
 
-    That layer is Python code and costs more than a small kernel: 3 µs of a call.
+    That layer is Python code and costs more than a small kernel: 3 µs of a call. Inference mode has none.
     """
     call = overload(op)
-    if torch.is_inference_mode_enabled():  # has no such layer
+    if torch.compiler.is_compiling() or torch.is_inference_mode_enabled():
         return call(*args)
-    if torch.compiler.is_compiling() or (torch.is_grad_enabled() and any(map(_wants_gradient, args))):
+    if torch.is_grad_enabled() and any(map(_wants_gradient, args)):
         return call(*args)
     with torch._C._AutoDispatchBelowAutograd():
         return call(*args)

@@ -1,0 +1,28 @@
+// What one panel of a row's logits adds to its distribution: written once, compiled for each instruction set.
+#pragma once
+
+#include "common/isa.h"
+
+namespace llada {
+
+// Of e^(l - reference), and of (l - reference) e^(l - reference).
+struct PowerSums {
+  float sum, weighted;
+};
+
+// Each on a panel's 32 logits of one row.
+struct PanelStatistics {
+  void (*round_to_bfloat16)(float* logits);
+  // NaN is not higher than a number; the sums report it.
+  float (*highest)(const float* logits);
+  // Minus infinity adds exactly nothing.
+  PowerSums (*power_sums)(const float* logits, float reference);
+};
+
+const PanelStatistics& select_panel_statistics(Isa isa);
+
+const PanelStatistics& panel_statistics_portable();
+const PanelStatistics& panel_statistics_avx2();
+const PanelStatistics& panel_statistics_avx512();
+
+}  // namespace llada

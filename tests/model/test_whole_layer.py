@@ -15,9 +15,9 @@ from llada_moe_ops.ops import unchecked
 from torch import Tensor
 
 from tests.golden import CHECKPOINTS, GOLDEN
-from tests.ops.budget import ISAS
+from tests.ops.budget import AVAILABLE
 
-pytestmark = pytest.mark.skipif(not ISAS, reason="the extension is not built")
+pytestmark = pytest.mark.skipif(not AVAILABLE, reason="the extension is not built")
 RUNS = [(None, torch.float32), (None, torch.bfloat16), ("int8", torch.bfloat16), ("int4", torch.bfloat16)]
 
 

@@ -12,7 +12,7 @@ from llada_moe_ops.ops.norm_rope import rope_frequencies
 from torch import Tensor
 
 from tests.cases import random
-from tests.ops.budget import ISAS, threads
+from tests.ops.budget import AVAILABLE, threads
 
 EPS = 1e-5
 FORMATS = [("fp32", torch.float32), ("bf16", torch.bfloat16), ("int8", torch.bfloat16), ("int4", torch.float32)]
@@ -179,7 +179,7 @@ def raw_arguments(values: dict[str, Any]) -> list[Any]:
     return [*given, size, *rest, values.get("cache"), values.get("key_range")]
 
 
-@pytest.mark.skipif(not ISAS, reason="the extension is not built")
+@pytest.mark.skipif(not AVAILABLE, reason="the extension is not built")
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_opcheck(variant: str) -> None:
     values = arguments((2, 3, 24, 2, 1, 8), "fp32", torch.float32, **VARIANTS[variant])
@@ -188,7 +188,7 @@ def test_opcheck(variant: str) -> None:
     torch.library.opcheck(torch.ops.llada_moe.attention_layer.default, raw_arguments(values), test_utils=tests)
 
 
-@pytest.mark.skipif(not ISAS, reason="the extension is not built")
+@pytest.mark.skipif(not AVAILABLE, reason="the extension is not built")
 def test_the_core_checks_too() -> None:
     values = arguments((2, 3, 24, 2, 1, 8), "fp32", torch.float32, cached=True, ragged=True, bias=True)
     good = raw_arguments(values)

@@ -11,7 +11,7 @@ from llada_moe_ops.ops import expert_layer, expert_layer_reference, pack_experts
 from torch import Tensor
 
 from tests.cases import random
-from tests.ops.budget import ISAS, threads
+from tests.ops.budget import AVAILABLE, threads
 
 EPS = 1e-5
 FORMATS = [("fp32", torch.float32), ("bf16", torch.bfloat16), ("int8", torch.bfloat16), ("int4", torch.float32)]
@@ -104,7 +104,7 @@ def raw_arguments(values: dict[str, Any]) -> list[Any]:
     return [*first, *choice, experts.gate_up, experts.down, experts.intermediate_size]
 
 
-@pytest.mark.skipif(not ISAS, reason="the extension is not built")
+@pytest.mark.skipif(not AVAILABLE, reason="the extension is not built")
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_opcheck(variant: str) -> None:
     values = arguments(SHAPES[1], "fp32", torch.float32, **VARIANTS[variant])
@@ -113,7 +113,7 @@ def test_opcheck(variant: str) -> None:
     torch.library.opcheck(torch.ops.llada_moe.expert_layer.default, raw_arguments(values), test_utils=tests)
 
 
-@pytest.mark.skipif(not ISAS, reason="the extension is not built")
+@pytest.mark.skipif(not AVAILABLE, reason="the extension is not built")
 def test_the_core_checks_too() -> None:
     values = arguments(SHAPES[1], "fp32", torch.float32, biased=True)
     good = raw_arguments(values)

@@ -38,15 +38,11 @@ class KeyMask:
 
 @dataclass(frozen=True)
 class Place:
-    """Where the tokens of a pass stand: their positions [B, W], the keys they attend to, the cache that holds them.
-
-    ``starts`` is each row's first position, for the cache, if every row's positions are a run.
-    """
+    """Where the tokens of a pass stand: their positions [B, W], the keys they attend to, the cache that holds them."""
 
     positions: Tensor
     keys: KeyMask
     cache: KeyValueCache | None
-    starts: list[int] | None
 
     @classmethod
     def build(
@@ -57,15 +53,10 @@ class Place:
         cache: KeyValueCache | None,
     ) -> Place:
         """From the checked arguments of a forward pass."""
-        width = input_ids.shape[1]
-        offsets = torch.arange(width, device=input_ids.device)
         if positions is None:
-            positions = offsets.expand_as(input_ids)
-        starts = None
-        if cache is not None and width > 0 and bool((positions == positions[:, :1] + offsets).all()):
-            starts = positions[:, 0].tolist()
-        length = width if cache is None else cache.length
-        return cls(positions, KeyMask.from_attention_mask(attention_mask, length), cache, starts)
+            positions = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
+        length = input_ids.shape[1] if cache is None else cache.length
+        return cls(positions, KeyMask.from_attention_mask(attention_mask, length), cache)
 
 
 def check_inputs(

@@ -51,24 +51,14 @@ class KeyValueCache:
         """The keys and values of a layer, [2, B, L, Hkv, D], in place."""
         return self._layers[index]
 
-    def write(
-        self, layer: int, k: Tensor, v: Tensor, positions: Tensor, starts: list[int] | None
-    ) -> tuple[Tensor, Tensor]:
+    def write(self, layer: int, k: Tensor, v: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Store k and v [B, W, Hkv, D] at ``positions`` [B, W]; returns all keys and values of a layer, [B, L, Hkv, D].
 
-        Positions from L on lie outside the canvas: what is written there is never read. ``starts`` is each row's first
-        position where every row's positions are a run: copying runs is ten times as fast as scattering.
+        Positions from L on lie outside the canvas: what is written there is never read.
         """
-        stored = self._buffer[layer]
-        if starts is None:
-            rows = torch.arange(self.batch, device=positions.device)[:, None]
-            inside = positions.clamp(max=self.length)
-            stored[0, rows, inside], stored[1, rows, inside] = k, v
-        else:
-            for row, start in enumerate(starts):
-                count = min(k.shape[1], self.length - start)
-                if count > 0:
-                    stored[0, row, start : start + count].copy_(k[row, :count])
-                    stored[1, row, start : start + count].copy_(v[row, :count])
+        rows = torch.arange(self.batch, device=positions.device)[:, None]
+        inside = positions.clamp(max=self.length)
+        for stored, new in zip(self._buffer[layer], (k, v), strict=True):
+            stored[rows, inside] = new
         keys, values = self._layers[layer]
         return keys, values

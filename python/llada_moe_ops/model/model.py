@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .. import ops
-from ..ops import PackedExperts, PackedLinear, unchecked
+from ..ops import PackedExperts, PackedLinear
 from .config import LLaDAMoEConfig
 from .inputs import Place, check_inputs
 from .key_value_cache import KeyValueCache
@@ -46,7 +46,7 @@ class Attention(nn.Module):
             part.view(batch, length, size // config.head_dim, config.head_dim)
             for part, size in zip(self.qkv_proj(x).split(self.qkv_sizes, -1), self.qkv_sizes, strict=True)
         )
-        q, k = unchecked.qk_norm_rope(
+        q, k = ops.qk_norm_rope(
             q,
             k,
             None if self.q_norm is None else self.q_norm.weight,
@@ -60,8 +60,8 @@ class Attention(nn.Module):
         if config.clip_qkv is not None:
             v = v.clamp(-config.clip_qkv, config.clip_qkv)
         if place.cache is not None:
-            k, v = place.cache.write(self.index, k, v, place.positions, place.starts)
-        out = unchecked.attention(q, k, v, mask=place.keys.mask, key_range=place.keys.key_range)
+            k, v = place.cache.write(self.index, k, v, place.positions)
+        out = ops.attention(q, k, v, mask=place.keys.mask, key_range=place.keys.key_range)
         return self.o_proj(out.flatten(2))
 
 
@@ -95,22 +95,22 @@ class Experts(nn.Module):
         rows = x.flatten(0, 1)
         weights, experts = self._route(rows, router_logits)
         if self.packed is not None:
-            out = unchecked.moe_mlp(rows, weights, experts, self.packed)
+            out = ops.moe_mlp(rows, weights, experts, self.packed)
         else:
             assert self.gate_up_proj is not None
             assert self.down_proj is not None
-            out = unchecked.moe_mlp(rows, weights, experts, self.gate_up_proj, self.down_proj)
+            out = ops.moe_mlp(rows, weights, experts, self.gate_up_proj, self.down_proj)
         return out.view_as(x)
 
     def choose(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Weights and experts [T, k] from router logits [T, E]."""
-        return unchecked.router_topk(logits, self.config.num_experts_per_tok, **self.options)
+        return ops.router_topk(logits, self.config.num_experts_per_tok, **self.options)
 
     def _route(self, rows: Tensor, router_logits: list[Tensor] | None) -> tuple[Tensor, Tensor]:
         if router_logits is None:
-            weights, experts = unchecked.router(rows, self.gate, self.config.num_experts_per_tok, **self.options)
+            weights, experts = ops.router(rows, self.gate, self.config.num_experts_per_tok, **self.options)
         else:
-            router_logits.append(unchecked.linear(rows, self.gate))
+            router_logits.append(ops.linear(rows, self.gate))
             weights, experts = self.choose(router_logits[-1])
         return weights.to(rows.dtype), experts
 
@@ -345,4 +345,4 @@ class LLaDAMoEModel(nn.Module):
 
     def head(self, hidden: Tensor) -> Tensor:
         """Logits [..., V] of final hidden states [..., H]."""
-        return unchecked.linear(hidden, self.lm_head)
+        return ops.linear(hidden, self.lm_head)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import ops
-from ..ops import PackedLinear, unchecked
+from ..ops import PackedLinear
 
 
 class Linear(nn.Module):
@@ -19,7 +19,7 @@ class Linear(nn.Module):
         self.bias = nn.Parameter(torch.empty(out_features)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        return unchecked.linear(x, self.weight, self.bias)
+        return ops.linear(x, self.weight, self.bias)
 
     def pack(self) -> None:
         """Replace the parameter by its packed form."""
@@ -41,10 +41,10 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return unchecked.rms_norm(x, self.weight, self.eps)
+        return ops.rms_norm(x, self.weight, self.eps)
 
     def add(self, update: Tensor | None, residual: Tensor) -> tuple[Tensor, Tensor]:
         """(normalised sum, sum) of the residual stream and what a layer adds to it; None adds nothing."""
         if update is None:
             return self(residual), residual
-        return unchecked.add_rms_norm(update, residual, self.weight, self.eps)
+        return ops.add_rms_norm(update, residual, self.weight, self.eps)

@@ -2,7 +2,8 @@
 
 Python between the ops costs as much as the small ones of them, most of all after a kernel has streamed weights through
 the caches; with few tokens that shows. For that reason modules and parameters are read from their tables here, around
-``nn.Module.__getattr__``. The bits are those of the modules called one by one, which stay the specification.
+``nn.Module.__getattr__``, and the compiled ops, which check what they are given, are called themselves. The bits are
+those of the modules called one by one, which stay the specification.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ..ops import PackedLinear, unchecked
-from ..ops._library import runs_natively
+from ..ops import PackedLinear
+from ..ops._library import overload, runs_natively
+from ..ops.norm_rope import frequencies_for
 from .inputs import Place
 
 if TYPE_CHECKING:
@@ -39,25 +41,26 @@ def attend(
     if not _alone(residual, norm, attention, qkv, out):
         return None
     normed = config.qk_layernorm
-    return unchecked.attention_layer(
+    attended, total = overload("attention_layer")(
         update,
         residual,
         norm._parameters["weight"],
-        qkv_weight,
-        out_weight,
+        config.rms_norm_eps,
+        qkv_weight.panels,
+        qkv.bias,
+        out_weight.panels,
+        out.bias,
+        config.num_attention_heads,
+        config.key_value_heads,
+        config.head_dim,
+        parts["q_norm"]._parameters["weight"] if normed else None,
+        parts["k_norm"]._parameters["weight"] if normed else None,
         place.positions,
-        heads=config.num_attention_heads,
-        key_heads=config.key_value_heads,
-        theta=config.rope_theta,
-        rotary_dim=config.rotary_dim,
-        eps=config.rms_norm_eps,
-        q_weight=parts["q_norm"]._parameters["weight"] if normed else None,
-        k_weight=parts["k_norm"]._parameters["weight"] if normed else None,
-        qkv_bias=qkv.bias,
-        out_bias=out.bias,
-        cache=None if place.cache is None else place.cache.layer(attention.index),
-        key_range=place.keys.key_range,
+        frequencies_for(residual, config.rope_theta, config.rotary_dim),
+        None if place.cache is None else place.cache.layer(attention.index),
+        place.keys.key_range,
     )
+    return attended, residual if update is None else total
 
 
 def run_experts(
@@ -71,16 +74,22 @@ def run_experts(
     if router_logits is not None or not _alone(residual, norm, experts):
         return None
     parameters: dict[str, Any] = experts._parameters
-    return unchecked.expert_layer(
+    packed, options = experts.packed, experts.options
+    out, total = overload("expert_layer")(
         update,
         residual,
         norm._parameters["weight"],
+        norm.eps,
         parameters["gate"],
-        experts.packed,
+        options["bias"],
         experts.config.num_experts_per_tok,
-        eps=norm.eps,
-        **experts.options,
+        options["renormalize"],
+        options["scale"],
+        packed.gate_up,
+        packed.down,
+        packed.intermediate_size,
     )
+    return out, total
 
 
 def _alone(residual: Tensor, *modules: nn.Module) -> bool:

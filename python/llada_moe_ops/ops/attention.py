@@ -106,35 +106,18 @@ def attention(
         ValueError: a wrong shape, device, layout or range.
     """
     _check_arguments(q, k, v, key_range, cu_seqlens, block_size)
+    shape = (q.shape[0], q.shape[2], q.shape[1], k.shape[1])
     if mask is not None:
-        shape = (q.shape[0], q.shape[2], q.shape[1], k.shape[1])
         _check.tensor("attention", "mask", mask, dtypes=(torch.bool,), device=q.device)
         good = mask.dim() <= 4 and all(
             have in (1, want) for have, want in zip(reversed(mask.shape), reversed(shape), strict=False)
         )
         _check.require("attention", "mask", good, f"broadcastable to {list(shape)}", list(mask.shape))
-    return attention_unchecked(
-        q, k, v, mask=mask, key_range=key_range, cu_seqlens=cu_seqlens, block_size=block_size, scale=scale
-    )
-
-
-def attention_unchecked(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    *,
-    mask: Tensor | None = None,
-    key_range: Tensor | None = None,
-    cu_seqlens: Tensor | None = None,
-    block_size: int | None = None,
-    scale: float | None = None,
-) -> Tensor:
-    """:func:`attention` of arguments known to be right."""
     if not runs_natively(q):
         return attention_reference(
             q, k, v, mask=mask, key_range=key_range, cu_seqlens=cu_seqlens, block_size=block_size, scale=scale
         )
-    whole_mask = None if mask is None else mask.expand(q.shape[0], q.shape[2], q.shape[1], k.shape[1])
+    whole_mask = None if mask is None else mask.expand(shape)
     out: Tensor = differentiable("attention", q, k, v, whole_mask, key_range, cu_seqlens, block_size or 0, scale)
     return out
 

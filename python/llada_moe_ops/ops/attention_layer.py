@@ -12,10 +12,9 @@ from ._library import native, overload, runs_natively
 from .attention import MAX_HEAD_SIZE, attention_reference
 from .norm_rope import (
     add_rms_norm_reference,
-    kept_frequencies,
+    frequencies_for,
     qk_norm_rope_reference,
     rms_norm_reference,
-    rope_frequencies,
 )
 from .packing import PackedLinear, check_format
 
@@ -157,48 +156,6 @@ def attention_layer(
     if key_range is not None:
         _check.tensor(op, "key_range", key_range, shape=(batch, 2), **index)
         _check.index_range(op, "key_range", key_range, length if cache is None else cache.shape[2])
-    return attention_layer_unchecked(
-        update,
-        residual,
-        norm_weight,
-        qkv,
-        out,
-        positions,
-        heads=heads,
-        key_heads=key_heads,
-        theta=theta,
-        rotary_dim=rotary_dim,
-        eps=eps,
-        q_weight=q_weight,
-        k_weight=k_weight,
-        qkv_bias=qkv_bias,
-        out_bias=out_bias,
-        cache=cache,
-        key_range=key_range,
-    )
-
-
-def attention_layer_unchecked(
-    update: Tensor | None,
-    residual: Tensor,
-    norm_weight: Tensor,
-    qkv: PackedLinear,
-    out: PackedLinear,
-    positions: Tensor,
-    *,
-    heads: int,
-    key_heads: int,
-    theta: float,
-    rotary_dim: int,
-    eps: float,
-    q_weight: Tensor | None = None,
-    k_weight: Tensor | None = None,
-    qkv_bias: Tensor | None = None,
-    out_bias: Tensor | None = None,
-    cache: Tensor | None = None,
-    key_range: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """:func:`attention_layer` of arguments known to be right."""
     if not runs_natively(residual):
         return attention_layer_reference(
             update,
@@ -219,9 +176,6 @@ def attention_layer_unchecked(
             cache=cache,
             key_range=key_range,
         )
-    frequencies = (kept_frequencies if _check.has_values(residual) else rope_frequencies)(
-        theta, rotary_dim, residual.device
-    )
     attended, total = overload("attention_layer")(
         update,
         residual,
@@ -233,11 +187,11 @@ def attention_layer_unchecked(
         out_bias,
         heads,
         key_heads,
-        _head_size(qkv, heads, key_heads),
+        size,
         q_weight,
         k_weight,
         positions,
-        frequencies,
+        frequencies_for(residual, theta, rotary_dim),
         cache,
         key_range,
     )

@@ -88,34 +88,6 @@ def expert_layer(
     _check.require(op, "eps", eps >= 0, "not negative", eps)
     if bias is not None:
         _check.tensor(op, "bias", bias, dtypes=_check.FLOATING, shape=(count,), device=update.device)
-    return expert_layer_unchecked(
-        update,
-        residual,
-        norm_weight,
-        gate_weight,
-        experts,
-        k,
-        eps=eps,
-        bias=bias,
-        renormalize=renormalize,
-        scale=scale,
-    )
-
-
-def expert_layer_unchecked(
-    update: Tensor,
-    residual: Tensor,
-    norm_weight: Tensor,
-    gate_weight: Tensor,
-    experts: PackedExperts,
-    k: int,
-    *,
-    eps: float,
-    bias: Tensor | None = None,
-    renormalize: bool = False,
-    scale: float = 1.0,
-) -> tuple[Tensor, Tensor]:
-    """:func:`expert_layer` of arguments known to be right."""
     if not runs_natively(update):
         return expert_layer_reference(
             update,

@@ -44,20 +44,13 @@ def linear(x: Tensor, weight: Tensor | PackedLinear, bias: Tensor | None = None)
         columns = weight.shape[0]
     if bias is not None:
         _check.tensor("linear", "bias", bias, dtypes=(x.dtype,), shape=(columns,), device=x.device, contiguous=True)
-    if runs_natively(x):
-        _check.even_rows("linear", "x", x)
-        if not isinstance(weight, PackedLinear):
-            _check.tensor("linear", "weight", weight, rows_contiguous=True)
-    return linear_unchecked(x, weight, bias)
-
-
-def linear_unchecked(x: Tensor, weight: Tensor | PackedLinear, bias: Tensor | None = None) -> Tensor:
-    """:func:`linear` of arguments known to be right."""
     if not runs_natively(x):
         return linear_reference(x, weight, bias)
+    _check.even_rows("linear", "x", x)
     if isinstance(weight, PackedLinear):
-        packed: Tensor = overload("linear_packed")(x, weight.panels, weight.out_features, bias)
+        packed: Tensor = overload("linear_packed")(x, weight.panels, columns, bias)
         return packed
+    _check.tensor("linear", "weight", weight, rows_contiguous=True)
     y: Tensor = differentiable("linear", x, weight, bias)
     return y
 

@@ -70,32 +70,20 @@ def moe_mlp(
     _check.tensor("moe_mlp", "experts", experts, dtypes=_check.INDEX, shape=shape, device=device)
     if not runs_natively(x):
         _check.index_range("moe_mlp", "experts", experts, num_experts)
+        return moe_mlp_reference(x, weights, experts, gate_up_proj, down_proj)
+    weights, experts = weights.float().contiguous(), experts.contiguous()
     try:
-        return moe_mlp_unchecked(x, weights, experts, gate_up_proj, down_proj)
+        if packed is not None:
+            y: Tensor = overload("moe_mlp_packed")(
+                x, weights, experts, packed.gate_up, packed.down, packed.intermediate_size
+            )
+        else:
+            y = differentiable("moe_mlp", x, weights, experts, gate_up_proj, down_proj)
     except RuntimeError:
         # The op has looked at every index; doing so here as well costs 60 µs with cold caches.
         _check.index_range("moe_mlp", "experts", experts, num_experts)
         raise
-
-
-def moe_mlp_unchecked(
-    x: Tensor,
-    weights: Tensor,
-    experts: Tensor,
-    gate_up_proj: Tensor | PackedExperts,
-    down_proj: Tensor | None = None,
-) -> Tensor:
-    """:func:`moe_mlp` of arguments known to be right."""
-    if not runs_natively(x):
-        return moe_mlp_reference(x, weights, experts, gate_up_proj, down_proj)
-    weights, experts = weights.float().contiguous(), experts.contiguous()
-    if isinstance(gate_up_proj, PackedExperts):
-        y: Tensor = overload("moe_mlp_packed")(
-            x, weights, experts, gate_up_proj.gate_up, gate_up_proj.down, gate_up_proj.intermediate_size
-        )
-        return y
-    plain_y: Tensor = differentiable("moe_mlp", x, weights, experts, gate_up_proj, down_proj)
-    return plain_y
+    return y
 
 
 def _check_weights(x: Tensor, packed: PackedExperts | None, gate_up_proj: object, down_proj: Tensor | None) -> int:

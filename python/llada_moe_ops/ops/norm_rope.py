@@ -39,9 +39,13 @@ def rope_frequencies(theta: float, rotary_dim: int, device: torch.device) -> Ten
     return 1.0 / theta**exponents
 
 
+def frequencies_for(x: Tensor, theta: float, rotary_dim: int) -> Tensor:
+    """:func:`rope_frequencies` on x's device; computed once unless x is being traced."""
+    return (_kept_frequencies if _check.has_values(x) else rope_frequencies)(theta, rotary_dim, x.device)
+
+
 @cache
-def kept_frequencies(theta: float, rotary_dim: int, device: torch.device) -> Tensor:
-    """:func:`rope_frequencies`, computed once."""
+def _kept_frequencies(theta: float, rotary_dim: int, device: torch.device) -> Tensor:
     with torch.inference_mode(False):  # a tensor of inference mode could not be saved for a backward later
         return rope_frequencies(theta, rotary_dim, device)
 
@@ -100,11 +104,6 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
         ValueError: a wrong shape, device, layout or range.
     """
     _check_norm("rms_norm", x, weight, eps)
-    return rms_norm_unchecked(x, weight, eps)
-
-
-def rms_norm_unchecked(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """:func:`rms_norm` of arguments known to be right."""
     if not runs_natively(x):
         return rms_norm_reference(x, weight, eps)
     out: Tensor = differentiable("rms_norm", x, weight, eps)
@@ -127,11 +126,6 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tup
     _check.tensor(
         "add_rms_norm", "residual", residual, dtypes=(x.dtype,), shape=tuple(x.shape), device=x.device, contiguous=True
     )
-    return add_rms_norm_unchecked(x, residual, weight, eps)
-
-
-def add_rms_norm_unchecked(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """:func:`add_rms_norm` of arguments known to be right."""
     if not runs_natively(x):
         return add_rms_norm_reference(x, residual, weight, eps)
     out, total = differentiable("add_rms_norm", x, residual, weight, eps)
@@ -185,29 +179,11 @@ def qk_norm_rope(
     _check.require(op, "theta", theta > 0, "positive", theta)
     _check.require(op, "eps", eps >= 0, "not negative", eps)
     _check.require(op, "clip", clip is None or clip > 0, "positive", clip)
-    return qk_norm_rope_unchecked(
-        q, k, q_weight, k_weight, positions, theta=theta, rotary_dim=rotary_dim, eps=eps, clip=clip
-    )
-
-
-def qk_norm_rope_unchecked(
-    q: Tensor,
-    k: Tensor,
-    q_weight: Tensor | None,
-    k_weight: Tensor | None,
-    positions: Tensor,
-    *,
-    theta: float,
-    rotary_dim: int,
-    eps: float,
-    clip: float | None = None,
-) -> tuple[Tensor, Tensor]:
-    """:func:`qk_norm_rope` of arguments known to be right."""
     if not runs_natively(q):
         return qk_norm_rope_reference(
             q, k, q_weight, k_weight, positions, theta=theta, rotary_dim=rotary_dim, eps=eps, clip=clip
         )
-    frequencies = (kept_frequencies if _check.has_values(q) else rope_frequencies)(theta, rotary_dim, q.device)
+    frequencies = frequencies_for(q, theta, rotary_dim)
     turned_q, turned_k = differentiable("qk_norm_rope", q, k, q_weight, k_weight, positions, frequencies, eps, clip)
     return turned_q, turned_k
 

@@ -92,32 +92,6 @@ def router_topk(
     op = "router_topk"
     _check.tensor(op, "logits", logits, dtypes=_check.FLOATING, shape=("T", "E"), rows_contiguous=True)
     _check_choice(op, logits.shape[1], k, score, bias, num_groups, topk_groups, logits.device)
-    return router_topk_unchecked(
-        logits,
-        k,
-        score=score,
-        bias=bias,
-        bias_in_weights=bias_in_weights,
-        num_groups=num_groups,
-        topk_groups=topk_groups,
-        renormalize=renormalize,
-        scale=scale,
-    )
-
-
-def router_topk_unchecked(
-    logits: Tensor,
-    k: int,
-    *,
-    score: str = "softmax",
-    bias: Tensor | None = None,
-    bias_in_weights: bool = True,
-    num_groups: int = 1,
-    topk_groups: int = 1,
-    renormalize: bool = False,
-    scale: float = 1.0,
-) -> tuple[Tensor, Tensor]:
-    """:func:`router_topk` of arguments known to be right."""
     if not runs_natively(logits):
         return router_topk_reference(
             logits,
@@ -175,34 +149,6 @@ def router(
         rows_contiguous=True,
     )
     _check_choice(op, gate_weight.shape[0], k, score, bias, num_groups, topk_groups, x.device)
-    return router_unchecked(
-        x,
-        gate_weight,
-        k,
-        score=score,
-        bias=bias,
-        bias_in_weights=bias_in_weights,
-        num_groups=num_groups,
-        topk_groups=topk_groups,
-        renormalize=renormalize,
-        scale=scale,
-    )
-
-
-def router_unchecked(
-    x: Tensor,
-    gate_weight: Tensor,
-    k: int,
-    *,
-    score: str = "softmax",
-    bias: Tensor | None = None,
-    bias_in_weights: bool = True,
-    num_groups: int = 1,
-    topk_groups: int = 1,
-    renormalize: bool = False,
-    scale: float = 1.0,
-) -> tuple[Tensor, Tensor]:
-    """:func:`router` of arguments known to be right."""
     if not runs_natively(x):
         return router_reference(
             x,

@@ -40,6 +40,10 @@ const Check& Check::dtype(std::initializer_list<DType> allowed) const {
 }
 
 const Check& Check::shape(std::initializer_list<std::int64_t> sizes) const {
+  return shape(std::span(sizes.begin(), sizes.size()));
+}
+
+const Check& Check::shape(std::span<const std::int64_t> sizes) const {
   bool good = view_.rank == static_cast<int>(sizes.size());
   std::string expected;
   int dim = 0;
@@ -66,6 +70,12 @@ const Check& Check::last_dim_contiguous() const {
   const int last = view_.rank - 1;
   if (last < 0 || view_.elements() == 0 || view_.sizes[last] == 1 || view_.strides[last] == 1) return *this;
   fail_value("have a contiguous last dimension", strides_text(view_));
+}
+
+const Check& Check::aligned(int bytes) const {
+  const auto past = reinterpret_cast<std::uintptr_t>(view_.data) % bytes;
+  if (view_.elements() == 0 || past == 0) return *this;
+  fail_value("be aligned to " + std::to_string(bytes) + " bytes", "an address " + std::to_string(past) + " past that");
 }
 
 void require(const char* op, const char* argument, bool good, const std::string& expected, const std::string& got) {

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <initializer_list>
+#include <span>
 #include <stdexcept>
 #include <string>
 
@@ -33,8 +34,10 @@ class Check {
   const Check& cpu() const;
   const Check& dtype(std::initializer_list<DType> allowed) const;
   const Check& shape(std::initializer_list<std::int64_t> sizes) const;  // kAnySize matches anything
+  const Check& shape(std::span<const std::int64_t> sizes) const;
   const Check& contiguous() const;
   const Check& last_dim_contiguous() const;  // rows may be strided, elements of a row may not
+  const Check& aligned(int bytes) const;
 
   [[noreturn]] void fail_value(const std::string& expected, const std::string& got) const;
   [[noreturn]] void fail_type(const std::string& expected, const std::string& got) const;

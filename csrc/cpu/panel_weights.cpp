@@ -15,12 +15,6 @@ constexpr std::int64_t kLongestInt8Sum = 1 << 16;  // of products up to 255 * 12
 
 std::int64_t element_bytes(PanelFormat format) { return format == PanelFormat::kFloat32 ? 4 : 2; }
 
-// The sizes of a packed array after its group dimension.
-std::array<std::int64_t, 4> packed_sizes(const PanelWeights& weights) {
-  if (is_quantized(weights.format)) return {weights.panels(), weights.panel_size() * 4, 0, 0};
-  return {weights.panels(), weights.lanes(), kPanelColumns, weights.format == PanelFormat::kBFloat16 ? 2 : 1};
-}
-
 // Packs panel `index` of one matrix, or of two that share it, from plain rows of `dtype`.
 void pack_panel_of(const std::array<const ArrayView*, 2>& parts, PanelFormat format, std::int64_t index,
                    std::uint32_t* out) {
@@ -103,6 +97,23 @@ PanelWeights plain_weights(const ArrayView& view, bool paired) {
   return weights;
 }
 
+PackedShape packed_shape(PanelFormat format, std::int64_t groups, std::int64_t columns, std::int64_t k, bool paired) {
+  constexpr DType kDTypes[] = {DType::kFloat32, DType::kBFloat16, DType::kInt8, DType::kUInt8};  // by format
+  const int panel_columns = paired ? kHalf : kPanelColumns;
+  PackedShape shape{.dtype = kDTypes[static_cast<int>(format)]};
+  const auto add = [&shape](std::int64_t size) { shape.all_sizes[shape.rank++] = size; };
+  if (groups >= 0) add(groups);
+  add((columns + panel_columns - 1) / panel_columns);
+  if (is_quantized(format)) {
+    add(panel_words(format, k) * 4);
+  } else {
+    add(row_lanes(format, k));
+    add(kPanelColumns);
+    add(4 / dtype_bytes(shape.dtype));
+  }
+  return shape;
+}
+
 PanelWeights packed_weights(const char* op, const char* argument, const ArrayView& view, std::int64_t groups,
                             std::int64_t columns, std::int64_t k, bool paired, DType dtype) {
   require(op, argument, columns >= 0 && k >= 0, "of non-negative sizes", std::to_string(std::min(columns, k)));
@@ -118,12 +129,7 @@ PanelWeights packed_weights(const char* op, const char* argument, const ArrayVie
   if (view.dtype == DType::kUInt8) weights.format = PanelFormat::kInt4;
   require(op, argument, !is_quantized(weights.format) || k <= kLongestInt8Sum, "of at most 65536 inputs when quantised",
           std::to_string(k));
-  const auto sizes = packed_sizes(weights);
-  const bool quantized = is_quantized(weights.format);
-  if (groups < 0 && quantized) check.shape({sizes[0], sizes[1]});
-  if (groups < 0 && !quantized) check.shape({sizes[0], sizes[1], sizes[2], sizes[3]});
-  if (groups >= 0 && quantized) check.shape({groups, sizes[0], sizes[1]});
-  if (groups >= 0 && !quantized) check.shape({groups, sizes[0], sizes[1], sizes[2], sizes[3]});
+  check.shape(packed_shape(weights.format, groups, columns, k, paired).sizes()).aligned(4);
   return weights;
 }
 

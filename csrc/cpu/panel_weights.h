@@ -8,7 +8,9 @@
 // by side in each panel, so that SwiGLU needs one tile and nothing else.
 #pragma once
 
+#include <array>
 #include <cstdint>
+#include <span>
 
 #include "common/array_view.h"
 #include "cpu/panel_gemm.h"
@@ -47,8 +49,20 @@ struct PanelWeights {
 // From a plain view [groups, N, K] or [N, K] whose last dimension is contiguous.
 PanelWeights plain_weights(const ArrayView& view, bool paired);
 
-// From a contiguous packed view; its dtype tells the format. Throws unless they agree with groups (< 0: no
-// leading dimension), columns, k, and with activations of `dtype`.
+// What packed weights are as an array.
+struct PackedShape {
+  DType dtype;
+  int rank = 0;
+  std::array<std::int64_t, ArrayView::kMaxRank> all_sizes{};
+
+  std::span<const std::int64_t> sizes() const { return {all_sizes.data(), static_cast<std::size_t>(rank)}; }
+};
+
+// groups < 0: no leading dimension.
+PackedShape packed_shape(PanelFormat format, std::int64_t groups, std::int64_t columns, std::int64_t k, bool paired);
+
+// From a contiguous packed view, aligned to 32-bit words; its dtype tells the format. Throws unless they agree with
+// groups (< 0: no leading dimension), columns, k, and with activations of `dtype`.
 PanelWeights packed_weights(const char* op, const char* argument, const ArrayView& view, std::int64_t groups,
                             std::int64_t columns, std::int64_t k, bool paired, DType dtype);
 

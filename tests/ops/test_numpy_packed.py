@@ -197,7 +197,11 @@ ERRORS: list[tuple[Callable[[], Any], type[Exception], str]] = [
         "linear: packed must be float32 or .* or uint8, got int32",
     ),
     (lambda: C.linear_packed(X, INT8[:, ::2], N), ValueError, "linear: weight must be contiguous"),
-    (lambda: C.linear_packed(X, UNALIGNED, N), ValueError, "linear: packed must be aligned to 4 bytes"),
+    (
+        lambda: C.linear_packed(X, UNALIGNED, N),
+        ValueError,
+        "linear: weight must be aligned to 4 bytes, got an address 1",
+    ),
     (lambda: C.linear_packed(X.astype("f8"), INT8, N), TypeError, "linear: x must be float32 or bfloat16, got float64"),
     (
         lambda: C.linear_packed(X, INT8, N, np.ones(3, "f4")),

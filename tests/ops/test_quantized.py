@@ -28,6 +28,11 @@ FORMATS = ("int8", "int4")
 WEIGHT_ERROR = {"int8": 0.012, "int4": 0.11}
 
 
+def shifted(panels: Tensor) -> Tensor:
+    """The same bytes at an odd address."""
+    return torch.cat([panels.new_zeros(1), panels.flatten()])[1:].view(panels.shape)
+
+
 def assert_close(ours: Tensor, specified: Tensor, budget: float = 1e-3) -> None:
     assert ours.dtype == specified.dtype
     assert ours.shape == specified.shape
@@ -164,6 +169,29 @@ def test_token_confidence(format: str, isa: str) -> None:
     assert torch.equal(ours.token, expected.token)
     torch.testing.assert_close(ours.logprob, expected.logprob, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(ours.entropy, expected.entropy, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_panels_lie_at_words(format: str) -> None:
+    x, layer = torch.zeros(1, 8), cases.expert_layer((1, 1, 2, 8, 16), "first", torch.float32)
+    linear, experts = ops.pack_linear(torch.ones(5, 8), format), ops.pack_experts(*layer[3:], format)
+    raw, offsets = torch.ops.llada_moe, torch.tensor([0, 0, 1], dtype=torch.int32)
+    crooked, gate_up, down = map(shifted, (linear.panels, experts.gate_up, experts.down))
+    message = "must be aligned to 4 bytes, got an address 1 past that"
+    for name, call in (
+        ("linear: weight", lambda: raw.linear_packed(x, crooked, 5, None)),
+        ("pack_linear: packed", lambda: raw.pack_linear(torch.ones(5, 8), crooked)),
+        ("token_confidence: lm_head", lambda: raw.token_confidence(x, crooked, True, 5)),
+        ("moe_mlp: gate_up_proj", lambda: raw.moe_mlp_packed(*layer[:3], gate_up, experts.down, 16)),
+        ("moe_mlp: down_proj", lambda: raw.moe_mlp_packed(*layer[:3], experts.gate_up, down, 16)),
+        ("grouped_gemm: weight", lambda: raw.grouped_gemm_packed(layer[0].new_zeros(1, 16), down, 8, offsets)),
+    ):
+        with pytest.raises(RuntimeError, match=f"{name} {message}"):
+            call()
+    with pytest.raises(ValueError, match=f"PackedLinear: panels {message}"):
+        ops.PackedLinear(crooked, 5, 8, format)
+    with pytest.raises(ValueError, match=f"PackedExperts: down {message}"):
+        ops.PackedExperts(experts.gate_up, down, 8, 16, format)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
+#include <functional>
 #include <new>
+#include <numeric>
 #include <optional>
 #include <string>
 
@@ -40,27 +42,19 @@ PanelFormat parse_format(const char* op, const Format& name, DType dtype) {
   return kept;
 }
 
-// Uninitialised panels [groups, ..] of a weight of so many columns; groups < 0: no leading dimension.
-Output new_panels(PanelFormat format, std::int64_t groups, std::int64_t columns, std::int64_t k, int panel_columns) {
-  const std::int64_t panels = (columns + panel_columns - 1) / panel_columns;
-  std::vector<std::int64_t> sizes;
-  if (groups >= 0) sizes.push_back(groups);
-  sizes.push_back(panels);
-  if (is_quantized(format)) {
-    sizes.push_back(panel_words(format, k) * 4);
-  } else {
-    sizes.insert(sizes.end(), {row_lanes(format, k), kPanelColumns, format == PanelFormat::kBFloat16 ? 2 : 1});
-  }
-  const std::shared_ptr<void> memory = room((groups < 0 ? 1 : groups) * panels * panel_words(format, k) * 4);
-  if (format == PanelFormat::kBFloat16) {
+// Uninitialised panels.
+Output new_panels(const PackedShape& shape) {
+  const std::vector<std::int64_t> sizes(shape.sizes().begin(), shape.sizes().end());
+  const std::int64_t elements = std::accumulate(sizes.begin(), sizes.end(), std::int64_t{1}, std::multiplies<>());
+  const std::shared_ptr<void> memory = room(elements * dtype_bytes(shape.dtype));
+  if (shape.dtype == DType::kBFloat16) {
     const std::shared_ptr<std::uint16_t[]> bits(memory, static_cast<std::uint16_t*>(memory.get()));
     py::object array = py::cast(BFloat16Array{bits, sizes});
     return {input(array).view, array};
   }
   const py::capsule owner(new std::shared_ptr<void>(memory),
                           [](void* held) { delete static_cast<std::shared_ptr<void>*>(held); });
-  const char* dtype = format == PanelFormat::kFloat32 ? "float32" : format == PanelFormat::kInt8 ? "int8" : "uint8";
-  py::array array(py::dtype(dtype), sizes, memory.get(), owner);
+  py::array array(py::dtype(dtype_name(shape.dtype)), sizes, memory.get(), owner);
   return {input(array).view, array};
 }
 
@@ -83,7 +77,7 @@ py::object numpy_pack_linear(py::handle weight, const Format& format) {
   const ArrayView& matrix = given.view;
   Check("pack_linear", "weight", matrix).dtype({DType::kFloat32, DType::kBFloat16}).shape({kAnySize, kAnySize});
   const PanelFormat kind = parse_format("pack_linear", format, matrix.dtype);
-  Output panels = new_panels(kind, -1, matrix.size(0), matrix.size(1), kPanelColumns);
+  Output panels = new_panels(packed_shape(kind, -1, matrix.size(0), matrix.size(1), false));
   {
     const py::gil_scoped_release release;
     pack_linear(matrix, panels.view);
@@ -97,7 +91,7 @@ py::object numpy_pack_grouped(py::handle weight, const Format& format) {
   const ArrayView& matrices = given.view;
   Check(op, "weight", matrices).dtype({DType::kFloat32, DType::kBFloat16}).shape({kAnySize, kAnySize, kAnySize});
   const PanelFormat kind = parse_format(op, format, matrices.dtype);
-  Output panels = new_panels(kind, matrices.size(0), matrices.size(1), matrices.size(2), kPanelColumns);
+  Output panels = new_panels(packed_shape(kind, matrices.size(0), matrices.size(1), matrices.size(2), false));
   {
     const py::gil_scoped_release release;
     for (std::int64_t group = 0; group < matrices.size(0); ++group) {
@@ -117,8 +111,8 @@ py::tuple numpy_pack_experts(py::handle gate_up_proj, py::handle down_proj, cons
   const std::int64_t experts = gate_up.size(0), intermediate = gate_up.size(1) / 2, hidden = gate_up.size(2);
   Check(op, "down_proj", down).dtype({gate_up.dtype}).shape({experts, hidden, intermediate}).last_dim_contiguous();
   const PanelFormat kind = parse_format(op, format, gate_up.dtype);
-  Output gate_up_panels = new_panels(kind, experts, intermediate, hidden, kPanelColumns / 2);
-  Output down_panels = new_panels(kind, experts, hidden, intermediate, kPanelColumns);
+  Output gate_up_panels = new_panels(packed_shape(kind, experts, intermediate, hidden, true));
+  Output down_panels = new_panels(packed_shape(kind, experts, hidden, intermediate, false));
   {
     const py::gil_scoped_release release;
     for (std::int64_t expert = 0; expert < experts; ++expert) {
@@ -138,8 +132,6 @@ Input packed_input(const char* op, const char* argument, py::handle array, int p
   const Check check(op, argument, view);
   check.dtype({DType::kFloat32, DType::kBFloat16, DType::kInt8, DType::kUInt8});
   if (view.rank <= panel_dim) check.fail_value("be packed weights", "shape " + shape_text(view));
-  // The kernels read 32-bit lanes whatever the dtype.
-  if (reinterpret_cast<std::uintptr_t>(view.data) % 4 != 0) check.fail_value("be aligned to 4 bytes", "other memory");
   return result;
 }
 

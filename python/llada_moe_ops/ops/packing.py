@@ -28,6 +28,7 @@ from ._panels import (
 )
 
 LARGE_PAGE_FROM = 1 << 22  # bytes: two large pages
+WORD_BYTES = 4  # kernels read panels in such words whatever the dtype
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,9 @@ class PackedWeight:
     in_features: int
     format: str
     """"fp32", "bf16", "int8" or "int4"."""
+
+    def __post_init__(self) -> None:
+        _check_aligned(type(self).__name__, "panels", self.panels)
 
     @property
     def quantized(self) -> bool:
@@ -95,6 +99,11 @@ def check_format(op: str, name: str, x: Tensor, format: str, panels: Tensor) -> 
         raise TypeError(f"{op}: {name} must be {expected}, the dtype of the packed weights, got {got}")
 
 
+def _check_aligned(op: str, name: str, panels: Tensor) -> None:
+    past = panels.data_ptr() % WORD_BYTES if _check.has_values(panels) else 0
+    _check.require(op, name, past == 0, f"aligned to {WORD_BYTES} bytes", f"an address {past} past that")
+
+
 @dataclass(frozen=True)
 class PackedExperts:
     """The experts of one layer in panels: built whole by :func:`pack_experts`, or expert by expert."""
@@ -107,6 +116,10 @@ class PackedExperts:
     intermediate_size: int
     format: str
     """"fp32", "bf16", "int8" or "int4"."""
+
+    def __post_init__(self) -> None:
+        _check_aligned("PackedExperts", "gate_up", self.gate_up)
+        _check_aligned("PackedExperts", "down", self.down)
 
     @staticmethod
     def panel_shapes(

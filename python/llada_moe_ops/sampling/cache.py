@@ -24,7 +24,10 @@ class Window:
 
 
 class CachePolicy(Protocol):
-    """Says what a step recomputes, for each row from its own block and length alone."""
+    """Says what a step recomputes, for each row from its own block and length alone.
+
+    Without one, every position is recomputed at every step and no keys and values are kept: exact.
+    """
 
     def window(self, index: int, block: Tensor, lengths: Tensor) -> Window | None:
         """What step ``index`` of a block recomputes; it must hold the block. None: everything, refreshing the cache.
@@ -35,13 +38,6 @@ class CachePolicy(Protocol):
             lengths: int64 [A], each row's positions.
         """
         ...
-
-
-class NoCache:
-    """Recomputes every position at every step: exact."""
-
-    def window(self, index: int, block: Tensor, lengths: Tensor) -> Window | None:
-        return None
 
 
 class PrefixCache:
@@ -75,8 +71,8 @@ class VicinityCache:
         return Window((block[:, 0] - self.neighbours).clamp(min=0), block.shape[1] + 2 * self.neighbours)
 
 
-CACHES: dict[str, Callable[[], CachePolicy]] = {
-    "none": NoCache,
+CACHES: dict[str, Callable[[], CachePolicy | None]] = {
+    "none": lambda: None,
     "prefix": PrefixCache,
     "dual": DualCache,
     "vicinity": VicinityCache,
@@ -84,8 +80,8 @@ CACHES: dict[str, Callable[[], CachePolicy]] = {
 PLANNED = ("interval", "block_causal")
 
 
-def build_cache(cache: str | CachePolicy) -> CachePolicy:
-    """A policy by its name in ``CACHES``, or the object itself.
+def build_cache(cache: str | CachePolicy) -> CachePolicy | None:
+    """A policy by its name in ``CACHES``, or the object itself; None for "none".
 
     Raises:
         ValueError: unknown name, or one of a policy that this version does not have yet.

@@ -8,16 +8,19 @@ import torch
 from torch import Tensor
 
 from ..model.key_value_cache import KeyValueCache
-from .cache import CachePolicy, NoCache, Window
+from .cache import CachePolicy, Window
 
 if TYPE_CHECKING:
     from ..model import LLaDAMoEModel
 
 
 class Forward:
-    """Final hidden states under a cache policy. Keys and values are those of the rows of the latest pass."""
+    """Final hidden states under a cache policy, or of whole passes without one.
 
-    def __init__(self, model: LLaDAMoEModel, policy: CachePolicy) -> None:
+    Keys and values are those of the rows of the latest pass.
+    """
+
+    def __init__(self, model: LLaDAMoEModel, policy: CachePolicy | None) -> None:
         self.model = model
         self.policy = policy
         self._cache: KeyValueCache | None = None
@@ -44,7 +47,7 @@ class Forward:
             block, lengths, index: as for :meth:`CachePolicy.window`.
             row, position: int64 [R], within ``tokens`` and its block.
         """
-        if isinstance(self.policy, NoCache):
+        if self.policy is None:
             return self.model.hidden(tokens, mask)[row, position]
         window = self.policy.window(index, block, lengths) if index else None
         if window is None or not self._keep(rows):

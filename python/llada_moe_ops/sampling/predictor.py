@@ -57,7 +57,12 @@ class Predictor:
     """Statistics of masked positions. ``forward_passes`` counts canvases: one a step, two with guidance."""
 
     def __init__(
-        self, model: LLaDAMoEModel, canvas: Canvas, cache: CachePolicy, noise: NoiseSource, options: PredictorOptions
+        self,
+        model: LLaDAMoEModel,
+        canvas: Canvas,
+        cache: CachePolicy | None,
+        noise: NoiseSource,
+        options: PredictorOptions,
     ) -> None:
         self.model = model
         self.canvas = canvas

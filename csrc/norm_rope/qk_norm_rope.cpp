@@ -113,6 +113,7 @@ void check(const QkNormRopeArgs& args) {
   Check(kOp, "frequencies", args.frequencies).cpu().dtype({DType::kFloat32}).shape({kAnySize}).contiguous();
   require(kOp, "frequencies", 2 * args.frequencies.size(0) <= depth, "at most half of the head size",
           std::to_string(args.frequencies.size(0)));
+  require(kOp, "eps", args.eps >= 0.0, "not negative", std::to_string(args.eps));
   require(kOp, "clip", !args.clip || *args.clip > 0, "positive", args.clip ? std::to_string(*args.clip) : "none");
   Check(kOp, "q_out", args.q_out).cpu().dtype({args.q.dtype}).shape({batch, length, args.q.size(2), depth});
   Check(kOp, "k_out", args.k_out).cpu().dtype({args.q.dtype}).shape({batch, length, args.k.size(2), depth});

@@ -23,6 +23,7 @@ void rms_norm(const RmsNormArgs& args) {
   require(op, "x", args.x.rank >= 1, "of at least one dimension", "a scalar");
   const std::int64_t hidden = args.x.size(args.x.rank - 1);
   require(op, "x", hidden >= 1, "of a last dimension of at least 1", std::to_string(hidden));
+  require(op, "eps", args.eps >= 0.0, "not negative", std::to_string(args.eps));
   Check(op, "weight", args.weight).cpu().dtype({args.x.dtype}).shape({hidden}).contiguous();
   check_like(op, "out", args.out, args.x);
   if (args.residual.defined()) {

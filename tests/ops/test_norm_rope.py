@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -251,6 +252,10 @@ def test_the_core_checks_too() -> None:
         ops.rms_norm(x, torch.ones(7), EPS)
     with pytest.raises(RuntimeError, match="add_rms_norm: residual"):
         ops.add_rms_norm(x, x[:2], torch.ones(8), EPS)
+    with pytest.raises(RuntimeError, match="rms_norm: eps must be not negative, got -1"):
+        ops.rms_norm(x, torch.ones(8), -1.0)
     q = torch.zeros(1, 2, 1, 8)
+    with pytest.raises(RuntimeError, match="qk_norm_rope: eps must be not negative, got nan"):
+        ops.qk_norm_rope(q, q, None, None, torch.zeros(1, 2).long(), torch.zeros(4), math.nan)
     with pytest.raises(RuntimeError, match="qk_norm_rope: frequencies"):
         ops.qk_norm_rope(q, q, None, None, torch.zeros(1, 2, dtype=torch.long), torch.zeros(5), EPS)

@@ -142,6 +142,11 @@ Output output(DType dtype, const std::vector<std::int64_t>& sizes) {
   return result;
 }
 
+Output output_like(const char* op, const char* argument, const ArrayView& view) {
+  Check(op, argument, view).dtype({DType::kFloat32, DType::kBFloat16});
+  return output(view.dtype, std::vector<std::int64_t>(view.sizes.begin(), view.sizes.begin() + view.rank));
+}
+
 void bind_arrays(py::module_& module) {
   py::class_<BFloat16Array>(module, "BFloat16Array",
                             "A bfloat16 result. NumPy has no bfloat16: take it by DLPack (torch.from_dlpack, "

@@ -44,6 +44,9 @@ struct Output {
 
 Output output(DType dtype, const std::vector<std::int64_t>& sizes);
 
+// As large as the argument and of its dtype, which must be float32 or bfloat16.
+Output output_like(const char* op, const char* argument, const ArrayView& view);
+
 void bind_arrays(py::module_& module);
 
 }  // namespace llada

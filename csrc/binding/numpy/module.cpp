@@ -21,6 +21,8 @@ void bind_router_topk(py::module_& module);
 void bind_permute(py::module_& module);
 void bind_norm_rope(py::module_& module);
 void bind_attention(py::module_& module);
+void bind_attention_layer(py::module_& module);
+void bind_expert_layer(py::module_& module);
 void bind_roofline(py::module_& module);
 
 namespace {
@@ -70,6 +72,8 @@ PYBIND11_MODULE(_C, module) {
   bind_permute(module);
   bind_norm_rope(module);
   bind_attention(module);
+  bind_attention_layer(module);
+  bind_expert_layer(module);
   bind_roofline(module);
   module.def("build_info", &build_info, "Compiler, torch built against, sanitizer.");
   module.def("isa", [] { return isa_name(active_isa()); }, "The instruction set in force: avx512, avx2 or portable.");

@@ -2,18 +2,10 @@
 
 #include <pybind11/stl.h>
 
-#include <vector>
-
 #include "binding/numpy/arrays.h"
-#include "common/check.h"
 
 namespace llada {
 namespace {
-
-Output output_like(const char* op, const char* argument, const ArrayView& view) {
-  Check(op, argument, view).dtype({DType::kFloat32, DType::kBFloat16});
-  return output(view.dtype, std::vector<std::int64_t>(view.sizes.begin(), view.sizes.begin() + view.rank));
-}
 
 py::object numpy_rms_norm(py::handle x, py::handle weight, double eps) {
   const Input inputs[] = {input(x), input(weight)};

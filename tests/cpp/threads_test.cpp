@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
-#include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <string>
@@ -12,13 +10,13 @@
 #include <utility>
 #include <vector>
 
+#include "arrays.h"
 #include "attention/attention.h"
 #include "attention/attention_plan.h"
-#include "common/bfloat16.h"
+#include "attention_layer/attention_layer.h"
 #include "common/isa.h"
 #include "common/parallel.h"
-#include "cpu/panel_format.h"
-#include "cpu/scratch.h"
+#include "expert_layer/expert_layer.h"
 #include "grouped_gemm/grouped_gemm.h"
 #include "linear/linear.h"
 #include "moe_mlp/moe_mlp.h"
@@ -31,107 +29,13 @@
 namespace llada {
 namespace {
 
-#define EXPECT(condition, ...)                                             \
-  do {                                                                     \
-    if (!(condition)) {                                                    \
-      std::fprintf(stderr, "%s:%d: %s: ", __FILE__, __LINE__, #condition); \
-      std::fprintf(stderr, __VA_ARGS__);                                   \
-      std::fputc('\n', stderr);                                            \
-      std::exit(1);                                                        \
-    }                                                                      \
-  } while (false)
-
-using Sizes = std::initializer_list<std::int64_t>;
-
-// A contiguous array of zeros that owns its memory.
-class Array {
- public:
-  Array(DType dtype, Sizes sizes) : memory_(count(sizes) * dtype_bytes(dtype) + 64) {
-    view.data = memory_.data();
-    view.dtype = dtype;
-    view.rank = static_cast<int>(sizes.size());
-    std::copy(sizes.begin(), sizes.end(), view.sizes.begin());
-    std::int64_t stride = 1;
-    for (int dim = view.rank - 1; dim >= 0; stride *= view.sizes[dim--]) view.strides[dim] = stride;
-    std::memset(view.data, 0, bytes());
-  }
-
-  std::size_t bytes() const { return view.elements() * dtype_bytes(view.dtype); }
-
-  ArrayView view;
-
- private:
-  static std::int64_t count(Sizes sizes) {
-    std::int64_t product = 1;
-    for (const std::int64_t size : sizes) product *= size;
-    return product;
-  }
-  Scratch<char> memory_;
-};
-
-using Arrays = std::vector<Array>;
-
-Array numbers(DType dtype, Sizes sizes, std::int64_t seed) {
-  Array array(dtype, sizes);
-  for (std::int64_t i = 0; i < array.view.elements(); ++i) {
-    const float value = static_cast<float>(((i * 7 + seed) * 37 + i / 61 + 11) % 63 - 31) / 32.0f;
-    if (dtype == DType::kFloat32) {
-      array.view.as<float>()[i] = value;
-    } else {
-      array.view.as<bfloat16>()[i] = from_float<bfloat16>(value);
-    }
-  }
-  return array;
-}
-
-Array integers(Sizes sizes, const std::function<std::int64_t(std::int64_t)>& value) {
-  Array array(DType::kInt32, sizes);
-  for (std::int64_t i = 0; i < array.view.elements(); ++i) {
-    array.view.as<std::int32_t>()[i] = static_cast<std::int32_t>(value(i));
-  }
-  return array;
-}
-
-struct Format {
-  const char* name;
-  PanelFormat panel;
-  DType stored, plain;
-};
-
-constexpr Format kFormats[] = {{"fp32", PanelFormat::kFloat32, DType::kFloat32, DType::kFloat32},
-                               {"bf16", PanelFormat::kBFloat16, DType::kBFloat16, DType::kBFloat16},
-                               {"int8", PanelFormat::kInt8, DType::kInt8, DType::kBFloat16},
-                               {"int4", PanelFormat::kInt4, DType::kUInt8, DType::kFloat32}};
-
-// Room for so many panels, all of one group or [groups, panels].
-Array panels_for(const Format& format, std::int64_t groups, std::int64_t panels, std::int64_t k) {
-  const std::int64_t lanes = row_lanes(format.panel, k), bytes = 4 * panel_words(format.panel, k);
-  const std::int64_t values = 4 / dtype_bytes(format.stored);
-  if (is_quantized(format.panel)) {
-    return groups < 0 ? Array(format.stored, {panels, bytes}) : Array(format.stored, {groups, panels, bytes});
-  }
-  return groups < 0 ? Array(format.stored, {panels, lanes, kPanelColumns, values})
-                    : Array(format.stored, {groups, panels, lanes, kPanelColumns, values});
-}
-
-ArrayView item(const ArrayView& view, std::int64_t index) {
-  ArrayView part = view;
-  part.data = view.as<char>() + index * view.stride(0) * dtype_bytes(view.dtype);
-  part.rank = view.rank - 1;
-  for (int dim = 0; dim < part.rank; ++dim) {
-    part.sizes[dim] = view.sizes[dim + 1];
-    part.strides[dim] = view.strides[dim + 1];
-  }
-  return part;
-}
-
 // --- the ops: each packs, runs and returns all that it wrote
 
 Arrays run_linear(const Format& format, std::int64_t rows, std::int64_t columns, std::int64_t k) {
   const Array x = numbers(format.plain, {rows, k}, 1), weight = numbers(format.plain, {columns, k}, 2);
   const Array bias = numbers(format.plain, {columns}, 3);
   Arrays out;
-  out.push_back(panels_for(format, -1, (columns + kPanelColumns - 1) / kPanelColumns, k));
+  out.push_back(panels_for(format, -1, columns, k));
   pack_linear(weight.view, out[0].view);
   for (const bool packed : {true, false}) {
     out.emplace_back(format.plain, Sizes{rows, columns});
@@ -143,8 +47,8 @@ Arrays run_linear(const Format& format, std::int64_t rows, std::int64_t columns,
 // Appends the panels of gate_up [E, 2I, H] and of down [E, H, I].
 void pack_experts(const Format& format, const ArrayView& gate_up, const ArrayView& down, Arrays& out) {
   const std::int64_t experts = down.size(0), hidden = down.size(1), intermediate = down.size(2);
-  out.push_back(panels_for(format, experts, intermediate / (kPanelColumns / 2), hidden));
-  out.push_back(panels_for(format, experts, hidden / kPanelColumns, intermediate));
+  out.push_back(panels_for(format, experts, intermediate, hidden, true));
+  out.push_back(panels_for(format, experts, hidden, intermediate));
   for (std::int64_t e = 0; e < experts; ++e) {
     ArrayView gate = item(gate_up, e), up = gate;
     gate.sizes[0] = up.sizes[0] = intermediate;
@@ -240,7 +144,7 @@ Arrays run_token_confidence(const Format& format) {
   constexpr std::int64_t kRows = 20, kHidden = 64, kVocabulary = 3000;
   const Array hidden = numbers(format.plain, {kRows, kHidden}, 1);
   const Array head = numbers(format.plain, {kVocabulary, kHidden}, 2);
-  const Array packed = panels_for(format, -1, (kVocabulary + kPanelColumns - 1) / kPanelColumns, kHidden);
+  const Array packed = panels_for(format, -1, kVocabulary, kHidden);
   pack_linear(head.view, packed.view);
   Arrays out;
   for (const bool is_packed : {true, false}) {
@@ -283,6 +187,71 @@ Arrays run_norms(DType dtype) {
   return out;
 }
 
+Arrays run_attention_layer(const Format& format) {
+  constexpr std::int64_t kBatch = 2, kLength = 20, kHidden = 96, kHeads = 4, kKeyHeads = 2, kDepth = 32, kKeys = 50;
+  constexpr std::int64_t kColumns = (kHeads + 2 * kKeyHeads) * kDepth;
+  const DType dtype = format.plain;
+  const Array update = numbers(dtype, {kBatch, kLength, kHidden}, 1), weight = numbers(dtype, {kHidden}, 2);
+  const Array residual = numbers(dtype, {kBatch, kLength, kHidden}, 3), head_weight = numbers(dtype, {kDepth}, 4);
+  const Array qkv = numbers(dtype, {kColumns, kHidden}, 5), projection = numbers(dtype, {kHidden, kHeads * kDepth}, 6);
+  const Array qkv_panels = panels_for(format, -1, kColumns, kHidden);
+  const Array out_panels = panels_for(format, -1, kHidden, kHeads * kDepth);
+  pack_linear(qkv.view, qkv_panels.view);
+  pack_linear(projection.view, out_panels.view);
+  const Array positions = integers({kBatch, kLength}, [](std::int64_t i) { return 5 + i % kLength; });
+  const Array frequencies = numbers(DType::kFloat32, {kDepth / 2}, 7);
+  Arrays out;
+  out.push_back(numbers(dtype, {2, kBatch, kKeys, kKeyHeads, kDepth}, 8));  // the cache is written, too
+  for (int i = 0; i < 2; ++i) out.emplace_back(dtype, Sizes{kBatch, kLength, kHidden});
+  attention_layer({update.view,
+                   residual.view,
+                   weight.view,
+                   1e-5,
+                   qkv_panels.view,
+                   {},
+                   out_panels.view,
+                   {},
+                   kHeads,
+                   kKeyHeads,
+                   kDepth,
+                   head_weight.view,
+                   head_weight.view,
+                   positions.view,
+                   frequencies.view,
+                   out[0].view,
+                   {},
+                   out[1].view,
+                   out[2].view});
+  return out;
+}
+
+Arrays run_expert_layer(const Format& format) {
+  constexpr std::int64_t kTokens = 30, kExperts = 6, kSlots = 2, kHidden = 96, kIntermediate = 64;
+  const DType dtype = format.plain;
+  const Array update = numbers(dtype, {kTokens, kHidden}, 1), residual = numbers(dtype, {kTokens, kHidden}, 2);
+  const Array weight = numbers(dtype, {kHidden}, 3), gate = numbers(dtype, {kExperts, kHidden}, 4);
+  const Array gate_up = numbers(dtype, {kExperts, 2 * kIntermediate, kHidden}, 5);
+  const Array down = numbers(dtype, {kExperts, kHidden, kIntermediate}, 6);
+  Arrays out;
+  pack_experts(format, gate_up.view, down.view, out);
+  for (int i = 0; i < 2; ++i) out.emplace_back(dtype, Sizes{kTokens, kHidden});
+  expert_layer({update.view,
+                residual.view,
+                weight.view,
+                1e-5,
+                gate.view,
+                {},
+                kSlots,
+                true,
+                1.0,
+                out[0].view,
+                out[1].view,
+                kIntermediate,
+                out[2].view,
+                out[3].view});
+  return out;
+}
+
 Arrays run_permute(DType dtype) {
   constexpr std::int64_t kTokens = 100, kSlots = 4, kExperts = 9, kHidden = 256;
   const Array x = numbers(dtype, {kTokens, kHidden}, 1), weights = numbers(DType::kFloat32, {kTokens, kSlots}, 2);
@@ -313,7 +282,9 @@ std::vector<Case> all_cases() {
       cases.push_back({"moe_mlp " + name, [&format, tokens] { return run_moe_mlp(format, tokens); }});
     }
     cases.push_back({"grouped " + name, [&format] { return run_grouped(format); }});
-    if (format.stored != format.plain) continue;
+    cases.push_back({"attention_layer " + name, [&format] { return run_attention_layer(format); }});
+    cases.push_back({"expert_layer " + name, [&format] { return run_expert_layer(format); }});
+    if (is_quantized(format.panel)) continue;
     const DType dtype = format.plain;
     cases.push_back({"token_confidence " + name, [&format] { return run_token_confidence(format); }});
     for (const std::int64_t keys : {700, 5000}) {

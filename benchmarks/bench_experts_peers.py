@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
@@ -34,11 +34,14 @@ ROUTINGS = 8
 # As many as all contenders together can hold in 9 GB.
 LAYERS = {"bf16": 1, "fp32": 1, "int8": 2, "int4": 2}
 SECONDS = 3.0
-MIN_TURNS = 3
-TURNS_SECONDS = 0.3  # of turns between two measurements of the machine's limits
-# A contender this many times slower than the fastest is timed on its own, three calls, to leave the others more turns.
-SLOW = 4
-# Some peers' threads spin for a while after a call.
+# Of three calls one that is disturbed spoils the median: whoever may be the fastest has at least nine.
+ROUNDS = 9
+LEADING_PEERS = 2
+# Whoever is this many times slower than the fastest, or spins, has three, to leave the others more.
+SLOW = 2.5
+SLOW_ROUNDS = 3
+ROUNDS_SECONDS = 0.3  # of rounds between two measurements of the machine's limits
+# Some peers' threads spin for a while after a call, and whoever comes next waits for so long.
 REST = 0.2
 # What a weight takes: int4 has an fp32 scale for each group of 128.
 WEIGHT_BYTES = {"bf16": 2.0, "fp32": 4.0, "int8": 1.0, "int4": 0.5 + 4 / 128}
@@ -149,37 +152,50 @@ def arena(request: pytest.FixtureRequest) -> Iterator[Arena]:
     torch.set_num_threads(before)
 
 
-def check(arena: Arena, x: Tensor, weights: Tensor, experts: Tensor) -> dict[str, tuple[float, float]]:
-    """Each contender's error and seconds; one that is wrong is out, unless it is ours, which must not be."""
+def check(arena: Arena, x: Tensor, weights: Tensor, experts: Tensor) -> dict[str, float]:
+    """Each contender's error; one that is wrong is out, unless it is ours, which must not be."""
     expected = reference(x, weights, experts, *arena.weights)
     results = {}
     for contender in list(arena.contenders):
         name = contender.peer.name
         if x.shape[0] <= contender.peer.max_tokens:
-            start = time.perf_counter()
-            y = contender.layers[-1](x, weights, experts)
-            seconds, error = time.perf_counter() - start, relative_error(y, expected)
+            error = relative_error(contender.layers[-1](x, weights, experts), expected)
             if error > TOLERANCE[arena.format]:
                 assert name != OURS.name, f"wrong result: relative error {error:.3g}"
                 arena.absent[name] = f"wrong result at {x.shape[0]} tokens: relative error {error:.3g}"
                 arena.contenders.remove(contender)
             else:
-                results[name] = (error, seconds)
+                results[name] = error
     return results
 
 
-def race(calls: Iterable[Callable[[], None]], threads: int, names: tuple[str, ...]) -> Limits:
-    """Call in turns for some seconds, and measure the named limits of the machine between turns."""
+def still_in(field: list[Contender], *, time_is_up: bool) -> list[Contender]:
+    """Who goes on: nobody slow, and after the time only ours and the fastest others, to complete their rounds."""
+    field = [one for one in field if not one.peer.spins]
+    fast = SLOW * min(min(one.seconds) for one in field)
+    peers = sorted(min(one.seconds) for one in field if one.peer is not OURS)
+    if time_is_up and len(peers) > LEADING_PEERS:
+        fast = min(fast, peers[LEADING_PEERS - 1])
+    return [one for one in field if one.peer is OURS or min(one.seconds) <= fast]
+
+
+def race(
+    field: list[Contender], calls: Mapping[str, Callable[[], None]], threads: int, names: tuple[str, ...]
+) -> Limits:
+    """Rounds of one call each for some seconds, with the named limits of the machine measured between rounds."""
     limit = probe(threads)
     limit.reset()
-    turns, end = 0, time.perf_counter() + SECONDS
-    while time.perf_counter() < end or turns < MIN_TURNS:
+    rounds, end = 0, time.perf_counter() + SECONDS
+    while time.perf_counter() < end or rounds < ROUNDS:
         limit.round(names=names)
-        pause = time.perf_counter() + TURNS_SECONDS
+        pause = time.perf_counter() + ROUNDS_SECONDS
         while time.perf_counter() < pause:
-            for call in calls:
-                call()
-            turns += 1
+            for one in field:
+                calls[one.peer.name]()
+                time.sleep(REST if one.peer.spins else 0)
+            rounds += 1
+            if rounds >= SLOW_ROUNDS:
+                field = still_in(field, time_is_up=time.perf_counter() > end)
     return limit.limits()
 
 
@@ -194,14 +210,9 @@ def test_experts(benchmark: Any, arena: Arena, tokens: int) -> None:
     for contender in present:
         contender.seconds.clear()
     calls = {one.peer.name: one.calls(x, weights, routings) for one in present}
-    slow = SLOW * min(seconds for _, seconds in checked.values())
-    apart = {one.peer.name for one in present if one.peer.spins or checked[one.peer.name][1] > slow}
     peak = "int8" if arena.format.startswith("int") else PEAKS[ACTIVATIONS[arena.format]]
     time.sleep(REST)
-    limits = race([call for name, call in calls.items() if name not in apart], arena.threads, ("dram", peak))
-    for name in sorted(apart, key=lambda name: checked[name][1]):
-        for _ in range(MIN_TURNS):
-            calls[name]()
+    limits = race(present, calls, arena.threads, ("dram", peak))
     touched = sum(routing.unique().numel() for routing in routings) / len(routings)
     weight_bytes = touched * 3 * HIDDEN * INTERMEDIATE * WEIGHT_BYTES[arena.format]
     work = (weight_bytes + 2.0 * x.nbytes, 6.0 * tokens * SLOTS * HIDDEN * INTERMEDIATE, peak)
@@ -211,7 +222,7 @@ def test_experts(benchmark: Any, arena: Arena, tokens: int) -> None:
             "min": min(one.seconds),
             "calls": len(one.seconds),
             "fraction": limits.fraction(median(one.seconds), *work),
-            "relative_error": checked[one.peer.name][0],
+            "relative_error": checked[one.peer.name],
         }
         for one in present
     }

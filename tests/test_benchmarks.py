@@ -16,6 +16,8 @@ from llada_moe_ops.roofline import Limits, Probe
 from llada_moe_ops.training import Accuracy
 
 from benchmarks import compare
+from benchmarks.bench_experts_peers import OURS, Contender, still_in
+from benchmarks.peers.peer import Peer
 
 pytestmark = pytest.mark.skipif(not native(), reason="the extension is not built")
 ROOT = Path(__file__).resolve().parent.parent
@@ -71,6 +73,18 @@ def test_a_wrong_result_is_no_speed() -> None:
             dtype=torch.float32,
             bytes_moved=16.0,
         )
+
+
+def test_only_the_fastest_go_on() -> None:
+    def contender(name: str, seconds: float, *, spins: bool = False) -> Contender:
+        return Contender(Peer(name, (), lambda: None, OURS.build, spins=spins), [], [9.0, seconds])
+
+    ours = Contender(OURS, [], [5.0, 4.0])
+    others = [contender(*one) for one in (("a", 2.0), ("b", 3.0), ("c", 3.5), ("slow", 5.1))]
+    field = [ours, *others, contender("spinning", 1.0, spins=True)]
+    assert [one.peer.name for one in still_in(field, time_is_up=False)] == ["ours", "a", "b", "c"]
+    assert [one.peer.name for one in still_in(field, time_is_up=True)] == ["ours", "a", "b"]
+    assert still_in([ours], time_is_up=True) == [ours]
 
 
 def test_losses_are_paired_and_roundings_keep_their_order(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,7 +37,7 @@ class Peer:
     available: Callable[[], str | None]
     build: Build
     max_tokens: int = 1 << 30
-    # Its threads spin for a while after a call and would slow whoever comes next: timed after the others.
+    # Its threads spin for a while after a call and would slow whoever comes next.
     spins: bool = False
     # Called when the weights of every layer built so far are gone.
     release: Callable[[], None] = _nothing

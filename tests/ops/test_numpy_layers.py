@@ -93,7 +93,8 @@ from llada_moe_ops import _C
 x = np.sin(np.arange(2 * 9 * 32, dtype=np.float32)).reshape(2, 9, 32)
 ones, gate = np.ones(32, np.float32), np.cos(np.arange(4 * 32, dtype=np.float32)).reshape(4, 32)
 qkv, out = (_C.pack_linear(np.sin(np.arange(n * 32, dtype=np.float32)).reshape(n, 32), "int8") for n in (96, 32))
-experts = _C.pack_experts(np.cos(np.arange(4 * 32 * 32, dtype=np.float32)).reshape(4, 32, 32), np.ones((4, 32, 16), "f4"))
+gate_up_proj = np.cos(np.arange(4 * 32 * 32, dtype=np.float32)).reshape(4, 32, 32)
+experts = _C.pack_experts(gate_up_proj, np.ones((4, 32, 16), np.float32))
 positions = np.arange(9, dtype=np.int32)[None].repeat(2, 0)
 results = []
 for threads in (1, 2, 3):

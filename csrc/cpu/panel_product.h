@@ -57,7 +57,7 @@ struct PanelProduct {
 template <class Epilogue>
 void run_group(const PanelProduct& product, std::int64_t chunk_begin, std::int64_t chunk_end, std::int64_t panel_begin,
                std::int64_t panel_end, const Epilogue& epilogue) {
-  constexpr std::int64_t kFewChunks = 3, kBlockBytes = 1 << 18, kAheadBytes = 1 << 12;
+  constexpr std::int64_t kFewChunks = 3, kBlockBytes = 1 << 18, kAheadBytes = 1 << 13;
   const PanelWeights& weights = product.weights;
   const std::int64_t lanes = weights.lanes(), size = std::max<std::int64_t>(weights.scratch_size(), 1);
   const std::int64_t group = product.chunks[chunk_begin].group, chunks = chunk_end - chunk_begin;

@@ -12,7 +12,7 @@
 namespace llada {
 namespace {
 
-constexpr int kStreamedRows = 4;
+constexpr int kStreamedRows = 5;
 
 // In assembly because compilers would join the halves.
 LLADA_INLINE __m512i load_halves(const std::uint32_t* lanes) {

@@ -185,13 +185,17 @@ bool valid(const Grid& launch) {
 
 void* static_array(const void* key, std::size_t bytes) {
   constexpr std::size_t kAlignment = 128;
-  for (const StaticArray& array : current->block->static_arrays) {
-    if (array.key == key) return array.memory.get();
+  auto& arrays = current->block->static_arrays;
+  for (const StaticArray& array : arrays) {
+    if (array.key != key) continue;
+    acquire(array.memory.get());  // its allocation is a write to TSan
+    return array.memory.get();
   }
   void* memory = nullptr;
   if (posix_memalign(&memory, kAlignment, bytes) != 0) std::abort();
   poison(static_cast<char*>(memory), bytes);
-  current->block->static_arrays.push_back({key, bytes, {static_cast<char*>(memory), &std::free}});
+  release(memory);
+  arrays.push_back({key, bytes, {static_cast<char*>(memory), &std::free}});
   return memory;
 }
 
@@ -279,7 +283,6 @@ int launch(dim3 grid, dim3 block, std::size_t shared_bytes, void (*kernel)(void*
   ready.reset(pool.size() + 1);
   adopt_thread(host.fibre);
   current = &host;
-  release(&running);
 
   std::vector<Block> blocks(slots);
   for (Block& slot : blocks) {
@@ -294,6 +297,7 @@ int launch(dim3 grid, dim3 block, std::size_t shared_bytes, void (*kernel)(void*
     slot.threads.resize(threads);
     slot.warps.resize((threads + kWarpSize - 1) / kWarpSize);
   }
+  release(&running);
   run(blocks);
   for (Block& slot : blocks) {
     acquire(&slot.order);

@@ -21,7 +21,7 @@ def build_info() -> tuple[str, Sequence[str]]:
 
 
 def runtime_info() -> dict[str, Any] | None:
-    """Driver, runtime, devices, and the runtime's error, as the module ``_C`` gives them; None without CUDA in the build.
+    """Driver, runtime, devices and the runtime's error, as the module ``_C`` gives them; None: built without CUDA.
 
     Raises:
         RuntimeError: the extension is not built.

@@ -121,7 +121,7 @@ def runs_natively(x: Tensor, op: str = "") -> bool:
 
 
 def gpu_serves(device: int) -> bool:
-    """Whether this build's kernels run on a CUDA device. Warns once, with the command that mends it, when they do not."""
+    """Whether this build's kernels run on a CUDA device. Warns once, with what mends it, when they do not."""
     if device not in _gpus:
         if torch.compiler.is_compiling():  # the runtime cannot be asked while a graph is traced
             return cuda.build_info()[0] != ""

@@ -1,0 +1,31 @@
+# The CUDA sources as C++ on this CPU: the emulator, every kernel, and the emulator's own tests. Tests only; nothing of it is
+# installed.
+if(NOT CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
+  message(FATAL_ERROR "LLADA_MOE_OPS_EMULATE: the emulator's context switch is written for x86-64")
+endif()
+set(LLADA_MOE_OPS_EMULATE_DIR "${CMAKE_CURRENT_SOURCE_DIR}/build/emulate" CACHE PATH "Where the emulated binaries go")
+
+# Compiles .cu files as C++ in `target`.
+function(llada_emulated_sources target)
+  set_source_files_properties(${ARGN} PROPERTIES LANGUAGE CXX COMPILE_OPTIONS "-x;c++;-Wno-unknown-pragmas")
+  target_sources(${target} PRIVATE ${ARGN})
+endfunction()
+
+# --- the runtime. TSan must not see its own memory accesses, only what it announces; memory_access.cpp makes the accesses
+# that belong to the kernel.
+file(GLOB LLADA_EMULATE_SOURCES CONFIGURE_DEPENDS csrc/emulate/*.cpp)
+add_library(llada_moe_emulate_runtime OBJECT ${LLADA_EMULATE_SOURCES})
+target_include_directories(llada_moe_emulate_runtime PUBLIC csrc)
+target_compile_options(llada_moe_emulate_runtime PRIVATE ${LLADA_FLAGS})
+if(LLADA_MOE_OPS_SANITIZE STREQUAL "thread")
+  list(REMOVE_ITEM LLADA_EMULATE_SOURCES ${CMAKE_CURRENT_SOURCE_DIR}/csrc/emulate/memory_access.cpp)
+  set_source_files_properties(${LLADA_EMULATE_SOURCES} PROPERTIES COMPILE_OPTIONS "-fno-sanitize=thread;-DLLADA_EMULATE_TSAN")
+endif()
+
+# --- every kernel
+file(GLOB LLADA_EMULATED_KERNELS CONFIGURE_DEPENDS csrc/*/*_sm80.cu csrc/*/*_sm90.cu csrc/cuda/*.cu)
+add_library(llada_moe_emulate STATIC $<TARGET_OBJECTS:llada_moe_emulate_runtime>)
+target_include_directories(llada_moe_emulate PUBLIC csrc)
+target_compile_definitions(llada_moe_emulate PUBLIC LLADA_EMULATE)
+target_compile_options(llada_moe_emulate PRIVATE ${LLADA_FLAGS})
+llada_emulated_sources(llada_moe_emulate ${LLADA_EMULATED_KERNELS})

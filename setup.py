@@ -1,6 +1,7 @@
 """Builds the binaries with CMake; everything else is in pyproject.toml.
 
-Switches: LLADA_MOE_OPS_SANITIZE=address,undefined|thread, MAX_JOBS (derived from cores and memory when unset), CXX.
+Switches: LLADA_MOE_OPS_CUDA=auto|on|off (auto: where nvcc is), TORCH_CUDA_ARCH_LIST,
+LLADA_MOE_OPS_SANITIZE=address,undefined|thread, MAX_JOBS (derived from cores and memory when unset), CXX.
 """
 
 from __future__ import annotations
@@ -82,6 +83,8 @@ class CMakeBuild(build_ext):
             f"-DLLADA_MOE_OPS_TORCH_DIR={torch}",
             f"-DLLADA_MOE_OPS_OUTPUT_DIR={self._output_folder()}",
             f"-DLLADA_MOE_OPS_SANITIZE={sanitize}",
+            f"-DLLADA_MOE_OPS_CUDA={os.environ.get('LLADA_MOE_OPS_CUDA') or 'auto'}",
+            f"-DTORCH_CUDA_ARCH_LIST={os.environ.get('TORCH_CUDA_ARCH_LIST', '')}",
             "-DLLADA_MOE_OPS_TESTS=OFF",
         ]
         for command in (configure, ["cmake", "--build", str(build), "--parallel", str(jobs())]):

@@ -11,7 +11,7 @@ export PATH="$bin:$PATH"
 
 # On the core's own threads: torch's OpenMP pool is not instrumented, and its barriers would pass for races.
 build=$PWD/build/thread
-cmake -S . -B "$build" -G Ninja -DLLADA_MOE_OPS_DOORS=OFF -DLLADA_MOE_OPS_SANITIZE=thread >/dev/null
+cmake -S . -B "$build" -G Ninja -DLLADA_MOE_OPS_DOORS=OFF -DLLADA_MOE_OPS_CUDA=off -DLLADA_MOE_OPS_SANITIZE=thread >/dev/null
 cmake --build "$build"
 for test in threads_test core_test; do
   TSAN_OPTIONS=halt_on_error=1 "$build/$test"
@@ -19,7 +19,7 @@ done
 
 build=$PWD/build/sanitize
 cmake -S . -B "$build" -G Ninja -DPython_EXECUTABLE="$bin/$(basename "$python")" -DLLADA_MOE_OPS_TESTS=OFF \
-  -DLLADA_MOE_OPS_SANITIZE=address,undefined -DLLADA_MOE_OPS_OUTPUT_DIR="$build/lib" >/dev/null
+  -DLLADA_MOE_OPS_CUDA=off -DLLADA_MOE_OPS_SANITIZE=address,undefined -DLLADA_MOE_OPS_OUTPUT_DIR="$build/lib" >/dev/null
 cmake --build "$build"
 
 compiler=${CXX:-c++}

@@ -19,6 +19,7 @@ struct Job {
   Where where;
   void* shared;
   const void* source;
+  TensorMap map;  // a copy: the thread that issued it may have gone
   TileCoordinates at;
   unsigned bytes, issued;
   const char* order;  // a name for release and acquire
@@ -55,11 +56,9 @@ bool inside_shared(const Block& block, const void* shared, std::size_t bytes) {
 std::int64_t move(const Job& job) {
   Block& block = *job.thread->block;
   switch (job.kind) {
-    case Job::Kind::kTile: {
-      const auto& map = *static_cast<const TensorMap*>(job.source);
-      copy_tile(map, job.at, static_cast<char*>(job.shared), block.shared);
-      return std::int64_t{map.box_rows} * kTileRowBytes;
-    }
+    case Job::Kind::kTile:
+      copy_tile(job.map, job.at, static_cast<char*>(job.shared), block.shared);
+      return std::int64_t{job.map.box_rows} * kTileRowBytes;
     case Job::Kind::kBulk:
       copy_bulk({job.shared, job.source, job.bytes, job.bytes});
       return job.bytes;
@@ -98,11 +97,16 @@ void issue_tile_copy(void* shared, const TensorMap& map, int rank, const TileCoo
     fail("%s, line %u: the tile exceeds dynamic shared memory", where.operation,
          static_cast<unsigned>(where.place.line()));
   }
+  constexpr int kChunkBytes = 16;
+  if (at.column * map.element_bytes % kChunkBytes != 0) {
+    fail("%s, line %u: the emulated tile begins at a multiple of 16 bytes, got column %d", where.operation,
+         static_cast<unsigned>(where.place.line()), at.column);
+  }
   if (reinterpret_cast<std::uintptr_t>(shared) % kSwizzlePeriod != 0) {
     fail("%s, line %u: a tile with 128-byte swizzle is aligned to 1024 bytes", where.operation,
          static_cast<unsigned>(where.place.line()));
   }
-  issue({Job::Kind::kTile, nullptr, barrier, where, shared, &map, at, 0, 0, nullptr});
+  issue({Job::Kind::kTile, nullptr, barrier, where, shared, nullptr, map, at, 0, 0, nullptr});
 }
 
 void issue_bulk_copy(void* shared, const void* global, unsigned bytes, std::uint64_t* barrier, const Where& where) {
@@ -112,13 +116,13 @@ void issue_bulk_copy(void* shared, const void* global, unsigned bytes, std::uint
     fail("%s, line %u: addresses and size are multiples of 16 bytes", where.operation,
          static_cast<unsigned>(where.place.line()));
   }
-  issue({Job::Kind::kBulk, nullptr, barrier, where, shared, global, {}, bytes, 0, nullptr});
+  issue({Job::Kind::kBulk, nullptr, barrier, where, shared, global, {}, {}, bytes, 0, nullptr});
 }
 
 void issue_arrival_after_copies(std::uint64_t* barrier, const Where& where) {
   PendingCopies& copies = current->copies;
   copies.handed_over = copies.issued;
-  issue({Job::Kind::kArrivalAfterCopies, nullptr, barrier, where, nullptr, nullptr, {}, 0, copies.issued, nullptr});
+  issue({Job::Kind::kArrivalAfterCopies, nullptr, barrier, where, nullptr, nullptr, {}, {}, 0, copies.issued, nullptr});
 }
 
 void reset_copy_engine() {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "emulate/sanitizer.h"
 #include "emulate/scheduler.h"
 #include "emulate/warp.h"
 
@@ -23,6 +24,7 @@ struct WgmmaQueue {
   };
   Entry entries[kMaxInFlight];
   unsigned count = 0, group = 0;
+  char order = 0;  // a name for release and acquire
 };
 
 namespace {
@@ -121,6 +123,7 @@ void perform(WgmmaQueue& queue, unsigned count) {
   for (unsigned i = 0; i < count; ++i) multiply(queue.entries[i]);
   std::copy(queue.entries + count, queue.entries + queue.count, queue.entries);
   queue.count -= count;
+  release(&queue.order);
 }
 
 WgmmaQueue& own_queue() {
@@ -184,7 +187,10 @@ void wgmma_issue(const Wgmma& operation, const Where& where) {
 
 void wgmma_commit(const Where& where) { warp_meet(kFullWarp, &run_commit, nullptr, where); }
 
-void wgmma_wait(unsigned groups, const Where& where) { warp_meet(kFullWarp, &run_wait, &groups, where); }
+void wgmma_wait(unsigned groups, const Where& where) {
+  warp_meet(kFullWarp, &run_wait, &groups, where);
+  acquire(&own_queue().order);  // one lane made the accesses of all
+}
 
 bool wgmma_in_flight() {
   const Warp& warp = current->block->warps[current->warp];

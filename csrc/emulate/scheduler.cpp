@@ -34,8 +34,8 @@ bool failed = false;
 std::uint64_t random_state = 1;
 std::uint64_t yields = 0;  // since the last event that was not one
 
-Thread host;  // the thread that called launch
-std::vector<std::unique_ptr<Thread>> pool;
+Thread host;                                             // the thread that called launch
+auto& pool = *new std::vector<std::unique_ptr<Thread>>;  // never freed: no order with its last users
 
 // Each thread is in the ready queue at most once: a ring of that size never grows, so fibres allocate nothing.
 struct ReadyQueue {

@@ -209,6 +209,7 @@ void record(const Thread& thread, const char* format, va_list arguments) {
                 index.y, index.z);
   message = std::string(text) + place;
   failed = true;
+  release(&message);
 }
 
 // Fibres that stopped half-way cannot be used again.
@@ -346,7 +347,10 @@ int launch(dim3 grid, dim3 block, std::size_t shared_bytes, void (*kernel)(void*
   release(&running);
   run(blocks);
   for (Block& slot : blocks) acquire(&slot.order);
-  if (failed) abandon(std::move(blocks));
+  if (failed) {
+    acquire(&message);
+    abandon(std::move(blocks));
+  }
   current = nullptr;
   return failed ? kErrorLaunchFailure : 0;
 }

@@ -29,3 +29,21 @@ target_include_directories(llada_moe_emulate PUBLIC csrc)
 target_compile_definitions(llada_moe_emulate PUBLIC LLADA_EMULATE)
 target_compile_options(llada_moe_emulate PRIVATE ${LLADA_FLAGS})
 llada_emulated_sources(llada_moe_emulate ${LLADA_EMULATED_KERNELS})
+
+# --- the emulator's own tests
+set(LLADA_MICRO_KERNELS tests/emulate/micro_kernels_sm80.cu tests/emulate/micro_kernels_sm90.cu)
+add_library(llada_moe_micro_kernels MODULE tests/emulate/control.cpp $<TARGET_OBJECTS:llada_moe_emulate_runtime>)
+target_include_directories(llada_moe_micro_kernels PRIVATE csrc)
+target_compile_definitions(llada_moe_micro_kernels PRIVATE LLADA_EMULATE)
+target_compile_options(llada_moe_micro_kernels PRIVATE ${LLADA_FLAGS})
+llada_emulated_sources(llada_moe_micro_kernels ${LLADA_MICRO_KERNELS})
+set_target_properties(llada_moe_micro_kernels PROPERTIES LIBRARY_OUTPUT_DIRECTORY ${LLADA_MOE_OPS_EMULATE_DIR}
+                                                         CXX_VISIBILITY_PRESET hidden)
+
+add_executable(planted_faults tests/emulate/planted_faults.cpp $<TARGET_OBJECTS:llada_moe_emulate_runtime>)
+target_include_directories(planted_faults PRIVATE csrc ${CMAKE_CURRENT_SOURCE_DIR})
+target_compile_definitions(planted_faults PRIVATE LLADA_EMULATE)
+target_compile_options(planted_faults PRIVATE ${LLADA_FLAGS})
+llada_emulated_sources(planted_faults tests/emulate/sort_subject.cu tests/emulate/product_subject_sm80.cu
+                       tests/emulate/product_subject_sm90.cu tests/emulate/broken_rules.cu)
+set_target_properties(planted_faults PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${LLADA_MOE_OPS_EMULATE_DIR})

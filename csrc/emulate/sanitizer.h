@@ -28,4 +28,26 @@ inline void acquire([[maybe_unused]] const void* name) {
 #endif
 }
 
+// Who makes the accesses of asynchronous work, to TSan: none of the threads.
+class Actor {
+ public:
+  // Accesses in here are the actor's; `self` is the TSan fibre that runs.
+  template <class Function>
+  auto act([[maybe_unused]] void* self, Function function) {
+#ifdef LLADA_EMULATE_TSAN
+    constexpr unsigned kNoOrder = 1;
+    if (fiber_ == nullptr) fiber_ = __tsan_create_fiber(0);
+    __tsan_switch_to_fiber(fiber_, kNoOrder);
+    const auto result = function();
+    __tsan_switch_to_fiber(self, kNoOrder);
+    return result;
+#else
+    return function();
+#endif
+  }
+
+ private:
+  [[maybe_unused]] void* fiber_ = nullptr;
+};
+
 }  // namespace llada::emulate

@@ -8,7 +8,9 @@
 #include <mutex>
 #include <string>
 
+#include "emulate/copy_engine.h"
 #include "emulate/sanitizer.h"
+#include "emulate/wgmma.h"
 
 namespace llada::emulate {
 
@@ -59,7 +61,8 @@ ReadyQueue ready;
 
 // Odd seeds: any ready thread. Even seeds: mostly the one made ready last, which lets single threads run far ahead.
 Thread* pick() {
-  if (ready.head == ready.tail) return nullptr;
+  while (!failed && copy_engine_due(ready.head == ready.tail)) run_copy_engine();
+  if (failed || ready.head == ready.tail) return nullptr;
   if (chosen.seed == 0) return ready.pop_oldest();
   if (chosen.seed % 2 == 0 && draw() % 16 != 0) return ready.pop_newest();
   return ready.pop_any();
@@ -81,12 +84,24 @@ struct Grid {
 };
 Grid running;
 
+void check_nothing_in_flight() {
+  const PendingCopies& copies = current->copies;
+  if (copies.count != 0 && copies.handed_over != copies.issued) {
+    fail("a thread exits with cp.async in flight that nobody waited for");
+  }
+  if (wgmma_in_flight()) fail("a thread exits with wgmma in flight that nobody waited for");
+  if (current->block->live == 1 && current->block->copies_in_flight != 0) {
+    fail("a block exits with bulk copies in flight that nobody waited for");
+  }
+}
+
 void thread_main() {
   fibre_entered();
   Block& block = *current->block;
   acquire(&running);
   acquire(&block.order);  // after the earlier block of this slot, whose stacks and shared memory it takes over
   running.kernel(running.arguments);
+  check_nothing_in_flight();
   release(&block.order);
   current->exited = true;
   current->where = {"exited", {}};
@@ -113,6 +128,7 @@ void start_next_block(Block& block, unsigned slot) {
   for (StaticArray& array : block.static_arrays) poison(array.memory.get(), array.bytes);
   for (Warp& warp : block.warps) warp.open = 0;
   for (Barrier& barrier : block.barriers) barrier = Barrier();
+  block.waiting_for_mbarrier = nullptr;
   const unsigned threads = size.x * size.y * size.z;
   block.live = threads;
   block.exited = 0;
@@ -126,6 +142,7 @@ void start_next_block(Block& block, unsigned slot) {
     thread->index = {i % size.x, i / size.x % size.y, i / size.x / size.y};
     thread->exited = false;
     thread->where = Where();
+    thread->copies.reset();
     prepare_fibre(thread->fibre, &thread_main);
     make_ready(thread);
   }
@@ -172,6 +189,17 @@ void run(std::vector<Block>& blocks) {
       break;
     }
   }
+}
+
+void record(const Thread& thread, const char* format, va_list arguments) {
+  if (failed) return;
+  char text[512], place[160];
+  std::vsnprintf(text, sizeof text, format, arguments);
+  const uint3 &block = thread.block->index, &index = thread.index;
+  std::snprintf(place, sizeof place, " [block (%u,%u,%u) thread (%u,%u,%u)]", block.x, block.y, block.z, index.x,
+                index.y, index.z);
+  message = std::string(text) + place;
+  failed = true;
 }
 
 bool valid(const Grid& launch) {
@@ -247,19 +275,18 @@ void yield(const Where& where) {
   if (next != self) switch_to(next);
 }
 
+void report(const Thread& thread, const char* format, ...) {
+  va_list arguments;
+  va_start(arguments, format);
+  record(thread, format, arguments);
+  va_end(arguments);
+}
+
 void fail(const char* format, ...) {
-  if (!failed) {
-    char text[512], place[160];
-    va_list arguments;
-    va_start(arguments, format);
-    std::vsnprintf(text, sizeof text, format, arguments);
-    va_end(arguments);
-    const uint3 block = current->block->index, thread = current->index;
-    std::snprintf(place, sizeof place, " [block (%u,%u,%u) thread (%u,%u,%u)]", block.x, block.y, block.z, thread.x,
-                  thread.y, thread.z);
-    message = std::string(text) + place;
-    failed = true;
-  }
+  va_list arguments;
+  va_start(arguments, format);
+  record(*current, format, arguments);
+  va_end(arguments);
   switch_to(&host, true);
   std::abort();
 }
@@ -283,6 +310,7 @@ int launch(dim3 grid, dim3 block, std::size_t shared_bytes, void (*kernel)(void*
   ready.reset(pool.size() + 1);
   adopt_thread(host.fibre);
   current = &host;
+  reset_copy_engine();
 
   std::vector<Block> blocks(slots);
   for (Block& slot : blocks) {

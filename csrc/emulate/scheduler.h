@@ -40,6 +40,9 @@ void wait_here(const Where& where);
 // The running thread lets others run. A grid in which threads only ever yield is reported.
 void yield(const Where& where);
 
+// Ends the launch at the next switch, with a message that names the thread.
+[[gnu::format(printf, 2, 3)]] void report(const Thread& thread, const char* format, ...);
+
 // Ends the launch with a message that names the running thread. Never returns to the kernel.
 [[noreturn]] [[gnu::format(printf, 1, 2)]] void fail(const char* format, ...);
 

@@ -5,6 +5,7 @@
 #include <memory>
 #include <vector>
 
+#include "emulate/async_copy.h"
 #include "emulate/fibre.h"
 #include "emulate/types.h"
 #include "emulate/where.h"
@@ -15,6 +16,24 @@ inline constexpr unsigned kWarpSize = 32;
 inline constexpr unsigned kMaxWarps = 32;
 
 struct Block;
+struct WgmmaQueue;
+
+inline constexpr unsigned kMaxPendingCopies = 256;
+
+struct PendingCopy {
+  AsyncCopy copy;
+  unsigned group, issued;
+};
+
+// Asynchronous copies that a thread has issued and that have not happened.
+struct PendingCopies {
+  PendingCopy entries[kMaxPendingCopies];
+  unsigned head = 0, count = 0, group = 0, issued = 0;
+  unsigned handed_over = 0;  // those issued before have an mbarrier that waits for them
+  char order = 0;            // a name for release and acquire
+
+  void reset() { head = count = group = issued = handed_over = 0; }
+};
 
 struct Thread {
   Fibre fibre;
@@ -22,8 +41,10 @@ struct Thread {
   unsigned linear = 0, lane = 0, warp = 0;
   Block* block = nullptr;
   Thread* next_waiting = nullptr;  // in the list of whatever it waits for
+  const void* mbarrier = nullptr;  // the one it waits for
   Where where;
   bool exited = false;
+  PendingCopies copies;
 };
 
 // Lanes of one warp that meet in one operation. A warp may hold several at once, over disjoint masks.
@@ -38,7 +59,8 @@ struct Rendezvous {
 struct Warp {
   std::uint32_t open = 0;  // bit i: lanes wait in rendezvous[i]
   Rendezvous rendezvous[kWarpSize];
-  char order = 0;  // a name for release and acquire
+  std::unique_ptr<WgmmaQueue, void (*)(WgmmaQueue*)> wgmma{nullptr, nullptr};  // made at its first use
+  char order = 0;                                                              // a name for release and acquire
 };
 
 struct Barrier {
@@ -67,6 +89,8 @@ struct Block {
   std::vector<Thread*> threads;
   std::vector<Warp> warps;
   Barrier barriers[kBarriers];
+  Thread* waiting_for_mbarrier = nullptr;
+  unsigned copies_in_flight = 0;  // of the copy engine
   unsigned live = 0, exited = 0;
   bool finished = false;
   char order = 0;

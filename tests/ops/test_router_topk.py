@@ -294,6 +294,16 @@ def test_cuda_groups_and_ties_as_the_reference(size: int, groups: tuple[int, int
 
 
 @needs_emulator
+@pytest.mark.parametrize("num_experts", [64, 65, 256, 257, 1024])
+def test_cuda_at_the_edges_of_what_a_lane_holds(num_experts: int) -> None:
+    logits = logits_of(5, num_experts)
+    weights, experts = emulated_ops(3).router_topk(logits, 40)
+    eager, chosen = router_topk_reference(logits, 40)
+    assert torch.equal(experts, chosen)
+    assert_within_budget(weights, eager, logits.double().softmax(-1).gather(-1, experts.long()))
+
+
+@needs_emulator
 def test_cuda_takes_float16_and_gives_one_result_for_every_order_of_threads() -> None:
     logits, bias = logits_of(9, 64, torch.float16), torch.rand(64).half()
     first = emulated_ops(0).router_topk(logits, 8, bias=bias, renormalize=True)

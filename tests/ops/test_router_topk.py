@@ -22,17 +22,7 @@ from .budget import DTYPES, ISAS, assert_within_budget, forced_isa, threads
 GOLDEN = load_file(Path(__file__).parent.parent / "data" / "golden" / "ops.safetensors")
 GOLDEN_CASES = sorted({name.split("/")[1] for name in GOLDEN if name.startswith("router_topk/")})
 
-SHAPES = [
-    (1, 1, 1),
-    (1, 5, 5),
-    (17, 64, 8),
-    (33, 7, 3),
-    (5, 256, 8),
-    (12, 31, 2),
-    (13, 33, 33),
-    (3, 65, 40),
-    (2, 257, 8),
-]
+SHAPES = [(1, 1, 1), (1, 5, 5), (17, 64, 8), (33, 7, 3), (5, 256, 8), (12, 31, 2), (13, 33, 33), (3, 65, 40)]
 
 OPTIONS: list[dict[str, Any]] = [
     {},

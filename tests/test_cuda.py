@@ -16,6 +16,8 @@ import torch
 from llada_moe_ops import cuda
 from llada_moe_ops.ops import _check, _library
 
+from .emulated import emulated_ops, needs_emulator
+
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ("13.0.88", ("compute_80", "sm_80", "sm_90", "sm_90a"))
 H100 = {"name": "NVIDIA H100", "compute_capability": 90, "multiprocessors": 132, "memory": 80 << 30}
@@ -44,6 +46,11 @@ def info(driver: int = 13000, error: str = "", **changes: Any) -> dict[str, Any]
 )
 def test_the_path_of_a_device(capability: int, built: tuple[str, ...], path: str | None) -> None:
     assert cuda.path_for(capability, built) == path
+
+
+def test_the_path_can_be_forced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLADA_MOE_OPS_ISA", "sm80")
+    assert cuda.path_for(90, BUILD[1]) == "sm80"
 
 
 def test_a_device_that_is_served_has_no_problem() -> None:
@@ -142,3 +149,33 @@ def test_a_forced_gpu_path_leaves_the_cpu_alone() -> None:
     environment = {**os.environ, "LLADA_MOE_OPS_ISA": "sm70"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
     assert "or a GPU's (sm80, sm90a), got 'sm70'" in done.stderr
+
+
+@needs_emulator
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        (209, r"emulated H100 \(sm_90\) is not among the architectures built \(.*TORCH_CUDA_ARCH_LIST=<its arch"),
+        (35, r"the driver serves CUDA 13\.0, this build needs CUDA 13\.0: update the driver"),
+        (100, "no CUDA device is visible"),
+        (2, "out of memory on the GPU"),
+        (719, "cudaErrorLaunchFailure, .*LLADA_MOE_OPS_SYNC=1 if another kernel may be to blame"),
+    ],
+)
+def test_an_error_code_becomes_an_exception_of_its_op(code: int, message: str) -> None:
+    ops = emulated_ops()
+    ops.report(torch.zeros(1), 0)
+    with pytest.raises(RuntimeError, match=f"report: {message}"):
+        ops.report(torch.zeros(1), code)
+    assert emulated_ops().rms_norm(torch.ones(1, 4), torch.ones(4), 0.0).tolist() == [[1.0] * 4]  # the process goes on
+
+
+@needs_emulator
+def test_with_sync_an_error_is_its_op_s_own() -> None:
+    code = "import torch; from tests.emulated import emulated_ops; emulated_ops().report(torch.zeros(1), 719)"
+    environment = {**os.environ, "LLADA_MOE_OPS_SYNC": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=ROOT, check=False
+    )
+    assert "report: cudaErrorLaunchFailure" in done.stderr
+    assert "to blame" not in done.stderr

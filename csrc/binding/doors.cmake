@@ -20,6 +20,10 @@ target_include_directories(llada_moe_torch SYSTEM PRIVATE ${LLADA_MOE_OPS_TORCH_
 target_link_directories(llada_moe_torch PRIVATE ${LLADA_MOE_OPS_TORCH_DIR}/lib)
 target_link_libraries(llada_moe_torch PRIVATE llada_moe_core torch_cpu)
 set_target_properties(llada_moe_torch PROPERTIES CXX_VISIBILITY_PRESET hidden)
+if(NOT LLADA_MOE_OPS_SANITIZE)
+  # A missing symbol is an error of the build, not of the first import.
+  target_link_options(llada_moe_torch PRIVATE -Wl,-z,defs)
+endif()
 
 # --- NumPy and DLPack door
 execute_process(COMMAND ${Python_EXECUTABLE} -m pybind11 --cmakedir

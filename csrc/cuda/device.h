@@ -1,5 +1,5 @@
-// Facts about the GPU machine, asked from the CUDA runtime. Every function that returns int returns its error code; 0 is
-// success. No CUDA header is needed to include this, no driver to link or call it.
+// Facts about the GPU machine, asked from the CUDA runtime. Every function that returns int returns its error code; 0
+// is success. No CUDA header is needed to include this, no driver to link or call it.
 #pragma once
 
 #include <cstdint>

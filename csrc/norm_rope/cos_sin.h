@@ -1,5 +1,5 @@
-// cos and sin of an fp32 angle: reduction to [-pi/4, pi/4] and Taylor sums in double, below one fp32 ulp after rounding.
-// Branch-free, so that a loop over it vectorises; the same bits on the CPU and on a GPU.
+// cos and sin of an fp32 angle: reduction to [-pi/4, pi/4] and Taylor sums in double, below one fp32 ulp after
+// rounding. Branch-free, so that a loop over it vectorises; the same bits on the CPU and on a GPU.
 #pragma once
 
 #include <cstdint>

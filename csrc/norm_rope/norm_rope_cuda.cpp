@@ -12,8 +12,7 @@ namespace {
 constexpr std::int64_t kMaxDepth = 8192;  // cos and sin of a token lie in shared memory
 
 HeadsParams heads_params(const ArrayView& heads, const ArrayView& weight, const ArrayView& out) {
-  return {heads.data,      weight.data,     out.data,     heads.stride(0),
-          heads.stride(1), heads.stride(2), heads.size(2)};
+  return {heads.data, weight.data, out.data, heads.stride(0), heads.stride(1), heads.stride(2), heads.size(2)};
 }
 
 void require_grid(const char* op, const char* argument, std::int64_t blocks) {
@@ -29,8 +28,8 @@ void rms_norm(const RmsNormArgs& args, const Stream& stream) {
   require_grid(args.op(), "x", rows);
   if (rows == 0) return;
   report(args.op(),
-         rms_norm_sm80({args.x.dtype, args.x.data, args.residual.data, args.weight.data, args.out.data,
-                        args.total.data, rows, hidden, static_cast<float>(args.eps), stream.handle}),
+         rms_norm_sm80({args.x.dtype, args.x.data, args.residual.data, args.weight.data, args.out.data, args.total.data,
+                        rows, hidden, static_cast<float>(args.eps), stream.handle}),
          stream);
 }
 

@@ -32,9 +32,9 @@ int rms_norm_sm80(const RmsNormParams& params);
 
 // q or k.
 struct HeadsParams {
-  const void* heads;                      // [batch, length, num_heads, depth], the last dimension contiguous
-  const void* weight;                     // [depth], or null
-  void* out;                              // like heads, contiguous
+  const void* heads;   // [batch, length, num_heads, depth], the last dimension contiguous
+  const void* weight;  // [depth], or null
+  void* out;           // like heads, contiguous
   std::int64_t batch_stride, token_stride, head_stride;  // in elements
   std::int64_t num_heads;
 };

@@ -1,8 +1,8 @@
 // rms_norm, add_rms_norm: one block per row of H.
 //
-//   thread t owns elements [8t, 8t + 8), [8(t + 256), ...) of bf16 (4 of fp32): 16 bytes an access, kept in registers up
-//   to the first round (H = 2048 in bf16 is exactly one); sum of squares: lane, warp, block, in an order that H alone
-//   determines.
+//   thread t owns elements [8t, 8t + 8), [8(t + 256), ...) of bf16 (4 of fp32): 16 bytes an access, kept in registers
+//   up to the first round (H = 2048 in bf16 is exactly one); sum of squares: lane, warp, block, in an order that H
+//   alone determines.
 //
 // qk_norm_rope: one block per token; its cos and sin once into shared memory, then kLanes lanes per head.
 //
@@ -42,8 +42,8 @@ __device__ __forceinline__ void scale(Vector<Element, kPack>& pack, const Vector
                                       float inverse) {
 #pragma unroll
   for (int i = 0; i < kPack; ++i) {
-    pack.elements[i] = from_float<Element>(rounded<Element>(to_float(pack.elements[i]) * inverse) *
-                                           to_float(weight.elements[i]));
+    pack.elements[i] =
+        from_float<Element>(rounded<Element>(to_float(pack.elements[i]) * inverse) * to_float(weight.elements[i]));
   }
 }
 
@@ -143,10 +143,10 @@ __device__ __forceinline__ void turn(Unit<Element, kPack>& unit, const float* co
 #pragma unroll
   for (int i = 0; i < kPack; ++i) {
     const float first = to_float(unit.first.elements[i]), second = to_float(unit.second.elements[i]);
-    unit.first.elements[i] = from_float<Element>(rounded<Element>(first * cosines[i]) -
-                                                 rounded<Element>(second * sines[i]));
-    unit.second.elements[i] = from_float<Element>(rounded<Element>(second * cosines[i]) +
-                                                  rounded<Element>(first * sines[i]));
+    unit.first.elements[i] =
+        from_float<Element>(rounded<Element>(first * cosines[i]) - rounded<Element>(second * sines[i]));
+    unit.second.elements[i] =
+        from_float<Element>(rounded<Element>(second * cosines[i]) + rounded<Element>(first * sines[i]));
   }
 }
 
@@ -178,8 +178,8 @@ __global__ void __launch_bounds__(kThreads) qk_norm_rope_kernel(QkNormRopeParams
     const bool active = of_both < heads, is_q = of_both < params.q.num_heads;
     const HeadsParams& side = is_q ? params.q : params.k;
     const std::int64_t h = is_q ? of_both : of_both - params.q.num_heads, units = active ? layout.units() : 0;
-    const Element* head = static_cast<const Element*>(side.heads) + b * side.batch_stride + s * side.token_stride +
-                          h * side.head_stride;
+    const Element* head =
+        static_cast<const Element*>(side.heads) + b * side.batch_stride + s * side.token_stride + h * side.head_stride;
     const auto* weight = static_cast<const Element*>(side.weight);
     Element* out = static_cast<Element*>(side.out) + (token * side.num_heads + h) * params.depth;
     Unit<Element, kPack> kept{};

@@ -81,7 +81,11 @@ void check_qk_norm_rope(const QkNormRopeArgs& args, const Backend& backend) {
   Check(kOp, "q", args.q).on(backend).floating(backend);
   Check(kOp, "q", args.q).shape({kAnySize, kAnySize, kAnySize, kAnySize}).last_dim_contiguous();
   const std::int64_t batch = args.q.size(0), length = args.q.size(1), depth = args.q.size(3);
-  Check(kOp, "k", args.k).on(backend).dtype({args.q.dtype}).shape({batch, length, kAnySize, depth}).last_dim_contiguous();
+  Check(kOp, "k", args.k)
+      .on(backend)
+      .dtype({args.q.dtype})
+      .shape({batch, length, kAnySize, depth})
+      .last_dim_contiguous();
   require(kOp, "q", depth >= 1, "of head size at least 1", std::to_string(depth));
   if (args.q_weight.defined()) {
     Check(kOp, "q_weight", args.q_weight).on(backend).dtype({args.q.dtype}).shape({depth}).contiguous();

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -41,8 +42,11 @@ def architecture_text(capability: int) -> str:
 
 
 def path_for(capability: int, built: Sequence[str]) -> str | None:
-    """The kernels that a device runs - "sm90a" or "sm80" -, or None where none of those built runs on it."""
-    if capability == 90 and "sm_90a" in built:
+    """The kernels that a device runs - "sm90a" or "sm80" -, or None where none of those built runs on it.
+
+    LLADA_MOE_OPS_ISA=sm80 forces the older ones where an op has both.
+    """
+    if os.environ.get("LLADA_MOE_OPS_ISA") != "sm80" and capability == 90 and "sm_90a" in built:
         return "sm90a"
     newest_ptx = max(
         (int(name.removeprefix("compute_")) for name in built if name.startswith("compute_")), default=None

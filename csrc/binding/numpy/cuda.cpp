@@ -1,5 +1,5 @@
-// What the CUDA runtime says of this machine, for `llada-moe doctor` and for the diagnosis before an op's first use of a
-// GPU. A machine without a driver is no error here.
+// What the CUDA runtime says of this machine, for `llada-moe doctor` and for the diagnosis before an op's first use of
+// a GPU. A machine without a driver is no error here.
 #include <pybind11/stl.h>
 
 #include <string>
@@ -49,9 +49,10 @@ py::object cuda_info() { return py::none(); }
 }  // namespace
 
 void bind_cuda(py::module_& module) {
-  module.def("cuda_info", &cuda_info,
-             "None without CUDA in the build; else driver and runtime versions (1000 * major + 10 * minor; driver 0 where "
-             "there is none), devices, and the runtime's error.");
+  module.def(
+      "cuda_info", &cuda_info,
+      "None without CUDA in the build; else driver and runtime versions (1000 * major + 10 * minor; driver 0 where "
+      "there is none), devices, and the runtime's error.");
 }
 
 }  // namespace llada

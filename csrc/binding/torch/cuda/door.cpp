@@ -13,8 +13,8 @@ namespace {
 
 using CurrentStream = AOTITorchError (*)(std::int32_t device, void** stream);
 
-// It is in libtorch_cuda.so alone: looked up in the torch that is loaded, so that this library also loads beside a torch
-// without CUDA.
+// It is in libtorch_cuda.so alone: looked up in the torch that is loaded, so that this library also loads beside a
+// torch without CUDA.
 CurrentStream find_current_stream() {
   void* torch_cuda = dlopen("libtorch_cuda.so", RTLD_LAZY | RTLD_NOLOAD);
   void* found = dlsym(torch_cuda != nullptr ? torch_cuda : RTLD_DEFAULT, "aoti_torch_get_current_cuda_stream");

@@ -1,5 +1,6 @@
-// What the CUDA doors share. Each is compiled twice: into the package's library, for CUDA tensors on the current stream,
-// and with LLADA_EMULATE into the tests' library, where the same kernels run on CPU tensors as llada_moe_emulated.
+// What the CUDA doors share. Each is compiled twice: into the package's library, for CUDA tensors on the current
+// stream, and with LLADA_EMULATE into the tests' library, where the same kernels run on CPU tensors as
+// llada_moe_emulated.
 #pragma once
 
 #include <torch/csrc/stable/accelerator.h>
@@ -26,10 +27,10 @@ class CudaCall {
 
 // LLADA_CUDA_OPS(schemas::kX, m) { m.impl("x", TORCH_BOX(&x)); }
 #ifdef LLADA_EMULATE
-#define LLADA_CUDA_OPS(schemas_of_the_ops, library)                                 \
-  STABLE_TORCH_LIBRARY_FRAGMENT(llada_moe_emulated, library) {                      \
-    for (const char* schema : ::llada::schemas_of_the_ops) library.def(schema);     \
-  }                                                                                 \
+#define LLADA_CUDA_OPS(schemas_of_the_ops, library)                             \
+  STABLE_TORCH_LIBRARY_FRAGMENT(llada_moe_emulated, library) {                  \
+    for (const char* schema : ::llada::schemas_of_the_ops) library.def(schema); \
+  }                                                                             \
   STABLE_TORCH_LIBRARY_IMPL(llada_moe_emulated, CPU, library)
 #else
 #define LLADA_CUDA_OPS(schemas_of_the_ops, library) STABLE_TORCH_LIBRARY_IMPL(llada_moe, CUDA, library)

@@ -1,12 +1,14 @@
 """Builds the binaries with CMake; everything else is in pyproject.toml.
 
-Switches: LLADA_MOE_OPS_SANITIZE=address,undefined|thread, MAX_JOBS (derived from cores and memory when unset), CXX.
+Switches: LLADA_MOE_OPS_CUDA=auto|on|off (auto: where nvcc is), TORCH_CUDA_ARCH_LIST,
+LLADA_MOE_OPS_SANITIZE=address,undefined|thread, MAX_JOBS (derived from cores and memory when unset), CXX.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -82,7 +84,11 @@ class CMakeBuild(build_ext):
             f"-DLLADA_MOE_OPS_TORCH_DIR={torch}",
             f"-DLLADA_MOE_OPS_OUTPUT_DIR={self._output_folder()}",
             f"-DLLADA_MOE_OPS_SANITIZE={sanitize}",
+            f"-DLLADA_MOE_OPS_CUDA={os.environ.get('LLADA_MOE_OPS_CUDA') or 'auto'}",
+            f"-DTORCH_CUDA_ARCH_LIST={os.environ.get('TORCH_CUDA_ARCH_LIST', '')}",
             "-DLLADA_MOE_OPS_TESTS=OFF",
+            # The tests of a checkout run the CUDA kernels on the CPU; a wheel has no tests.
+            f"-DLLADA_MOE_OPS_EMULATE={'ON' if self._in_place() and platform.machine() == 'x86_64' else 'OFF'}",
         ]
         for command in (configure, ["cmake", "--build", str(build), "--parallel", str(jobs())]):
             if subprocess.run(command, check=False).returncode != 0:

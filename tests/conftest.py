@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.emulated import KERNELS, emulated
 from tests.ops.budget import AVAILABLE, ISAS, forced_isa
 
 
@@ -16,4 +17,14 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str]:
         yield "reference"
         return
     with forced_isa(request.param):
+        yield request.param
+
+
+@pytest.fixture(params=KERNELS)
+def kernels(request: pytest.FixtureRequest) -> Iterator[str | int]:
+    """The CPU's kernels, then CUDA's in the emulator, in turn."""
+    if request.param == "native":
+        yield "native"
+        return
+    with emulated(request.param):
         yield request.param

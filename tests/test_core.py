@@ -25,6 +25,7 @@ def test_core() -> None:
             "-G",
             "Ninja",
             "-DLLADA_MOE_OPS_DOORS=OFF",
+            "-DLLADA_MOE_OPS_CUDA=off",
             f"-DPython_EXECUTABLE={sys.executable}",
         ],
         ["cmake", "--build", str(build)],

@@ -10,12 +10,20 @@ if(NOT LLADA_MOE_OPS_TORCH_DIR)
   endif()
 endif()
 file(GLOB LLADA_TORCH_SOURCES CONFIGURE_DEPENDS csrc/binding/torch/*.cpp)
+if(LLADA_CUDA)
+  file(GLOB LLADA_TORCH_CUDA_SOURCES CONFIGURE_DEPENDS csrc/binding/torch/cuda/*.cpp)
+  list(APPEND LLADA_TORCH_SOURCES ${LLADA_TORCH_CUDA_SOURCES})
+endif()
 add_library(llada_moe_torch MODULE ${LLADA_TORCH_SOURCES})
 target_compile_definitions(llada_moe_torch PRIVATE TORCH_TARGET_VERSION=0x020A000000000000)
 target_include_directories(llada_moe_torch SYSTEM PRIVATE ${LLADA_MOE_OPS_TORCH_DIR}/include)
 target_link_directories(llada_moe_torch PRIVATE ${LLADA_MOE_OPS_TORCH_DIR}/lib)
 target_link_libraries(llada_moe_torch PRIVATE llada_moe_core torch_cpu)
 set_target_properties(llada_moe_torch PROPERTIES CXX_VISIBILITY_PRESET hidden)
+if(NOT LLADA_MOE_OPS_SANITIZE)
+  # A missing symbol is an error of the build, not of the first import.
+  target_link_options(llada_moe_torch PRIVATE -Wl,-z,defs)
+endif()
 
 # --- NumPy and DLPack door
 execute_process(COMMAND ${Python_EXECUTABLE} -m pybind11 --cmakedir
@@ -24,6 +32,7 @@ find_package(pybind11 CONFIG REQUIRED)
 file(GLOB LLADA_NUMPY_SOURCES CONFIGURE_DEPENDS csrc/binding/numpy/*.cpp)
 pybind11_add_module(_C MODULE NO_EXTRAS ${LLADA_NUMPY_SOURCES})
 target_link_libraries(_C PRIVATE llada_moe_core)
+target_compile_definitions(_C PRIVATE $<$<BOOL:${LLADA_CUDA}>:LLADA_CUDA>)
 
 set_target_properties(llada_moe_core llada_moe_torch _C PROPERTIES LIBRARY_OUTPUT_DIRECTORY ${LLADA_MOE_OPS_OUTPUT_DIR})
 
@@ -32,6 +41,11 @@ file(STRINGS ${LLADA_MOE_OPS_TORCH_DIR}/version.py LLADA_TORCH_VERSION REGEX "^_
 string(REGEX REPLACE "^__version__ = '([^']*)'.*" "\\1" LLADA_TORCH_VERSION "${LLADA_TORCH_VERSION}")
 list(JOIN LLADA_FLAGS " " LLADA_FLAGS_TEXT)
 list(JOIN LLADA_INSTRUCTION_SETS "\", \"" LLADA_INSTRUCTION_SETS_TEXT)
+set(LLADA_CUDA_ARCHITECTURES_TEXT "")
+foreach(architecture IN LISTS LLADA_CUDA_ARCHITECTURES)
+  string(APPEND LLADA_CUDA_ARCHITECTURES_TEXT "\"${architecture}\", ")
+endforeach()
+string(STRIP "${LLADA_CUDA_ARCHITECTURES_TEXT}" LLADA_CUDA_ARCHITECTURES_TEXT)
 configure_file(csrc/binding/build_info.py.in ${LLADA_MOE_OPS_OUTPUT_DIR}/_build_info.py @ONLY)
 target_compile_definitions(_C PRIVATE
   LLADA_COMPILER="${CMAKE_CXX_COMPILER_ID} ${CMAKE_CXX_COMPILER_VERSION}"

@@ -10,6 +10,8 @@ const char* dtype_name(DType dtype) {
       return "float64";
     case DType::kBFloat16:
       return "bfloat16";
+    case DType::kFloat16:
+      return "float16";
     case DType::kInt32:
       return "int32";
     case DType::kInt64:
@@ -35,6 +37,7 @@ std::int64_t dtype_bytes(DType dtype) {
     case DType::kInt32:
       return 4;
     case DType::kBFloat16:
+    case DType::kFloat16:
       return 2;
     case DType::kBool:
     case DType::kInt8:
@@ -66,6 +69,11 @@ std::string shape_text(const ArrayView& view) {
     text += std::to_string(view.sizes[dim]);
   }
   return text + "]";
+}
+
+std::string device_text(const ArrayView& view) {
+  if (view.device == DeviceKind::kCpu) return "cpu";
+  return view.device == DeviceKind::kCuda ? "cuda:" + std::to_string(view.device_index) : "another device";
 }
 
 }  // namespace llada

@@ -7,9 +7,9 @@
 #include <initializer_list>
 #include <string>
 
-namespace llada {
+#include "common/dtype.h"
 
-enum class DType : std::uint8_t { kFloat32, kFloat64, kBFloat16, kInt32, kInt64, kBool, kInt8, kUInt8, kOther };
+namespace llada {
 
 enum class DeviceKind : std::uint8_t { kCpu, kCuda, kOther };
 
@@ -44,6 +44,7 @@ struct ArrayView {
 // Memory of the CPU as a contiguous array.
 ArrayView contiguous_view(void* data, DType dtype, std::initializer_list<std::int64_t> sizes);
 
-std::string shape_text(const ArrayView& view);  // "[3, 5]"
+std::string shape_text(const ArrayView& view);   // "[3, 5]"
+std::string device_text(const ArrayView& view);  // "cpu", "cuda:1"
 
 }  // namespace llada

@@ -24,9 +24,20 @@ void Check::fail_type(const std::string& expected, const std::string& got) const
   throw TypeError(prefix() + expected + ", got " + got);
 }
 
-const Check& Check::cpu() const {
-  if (view_.device != DeviceKind::kCpu) fail_value("be on the CPU", "another device");
+const Check& Check::on(const Backend& backend) const {
+  ArrayView there;
+  there.device = backend.device;
+  there.device_index = backend.device_index;
+  const bool same_index = view_.device == DeviceKind::kCpu || view_.device_index == backend.device_index;
+  if (view_.device != backend.device || !same_index) {
+    fail_value("be on " + device_text(there) + ", where the op runs", device_text(view_));
+  }
   return *this;
+}
+
+const Check& Check::floating(const Backend& backend) const {
+  if (backend.float16) return dtype({DType::kFloat32, DType::kBFloat16, DType::kFloat16});
+  return dtype({DType::kFloat32, DType::kBFloat16});
 }
 
 const Check& Check::dtype(std::initializer_list<DType> allowed) const {

@@ -24,6 +24,15 @@ struct TypeError : std::runtime_error {
 
 inline constexpr std::int64_t kAnySize = -1;
 
+// Where an op runs: all its arrays must be there.
+struct Backend {
+  DeviceKind device = DeviceKind::kCpu;
+  int device_index = 0;
+  bool float16 = false;  // whether its kernels take float16 beside float32 and bfloat16
+};
+
+inline constexpr Backend kCpuBackend{};
+
 // Checks of one argument of one op; every method throws on failure and returns *this.
 //   Check("linear", "x", args.x).cpu().dtype({DType::kFloat32, DType::kBFloat16}).shape({kAnySize,
 //   k}).rows_contiguous();
@@ -31,7 +40,9 @@ class Check {
  public:
   Check(const char* op, const char* argument, const ArrayView& view) : op_(op), argument_(argument), view_(view) {}
 
-  const Check& cpu() const;
+  const Check& on(const Backend& backend) const;
+  const Check& cpu() const { return on(kCpuBackend); }
+  const Check& floating(const Backend& backend) const;  // the dtype of activations
   const Check& dtype(std::initializer_list<DType> allowed) const;
   const Check& shape(std::initializer_list<std::int64_t> sizes) const;  // kAnySize matches anything
   const Check& shape(std::span<const std::int64_t> sizes) const;

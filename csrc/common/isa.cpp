@@ -9,7 +9,7 @@ namespace llada {
 namespace {
 
 constexpr int kUnforced = -1;
-std::atomic<int> forced{kUnforced};
+std::atomic<int> forced{kUnforced}, forced_path{kUnforced};
 
 bool has_avx2() {
 #if defined(__x86_64__)
@@ -29,6 +29,13 @@ bool has_avx512() {
 #endif
 }
 
+std::optional<CudaPath> parse_cuda_path(const std::string& name) {
+  for (const CudaPath path : {CudaPath::kSm80, CudaPath::kSm90a}) {
+    if (name == cuda_path_name(path)) return path;
+  }
+  return std::nullopt;
+}
+
 Isa parse(const std::string& name) {
   std::string have;
   for (const Isa isa : available_isas()) {
@@ -36,12 +43,18 @@ Isa parse(const std::string& name) {
     if (!have.empty()) have += ", ";
     have += isa_name(isa);
   }
-  throw ValueError("instruction set must be one that this processor has (" + have + "), got '" + name + "'");
+  throw ValueError("instruction set must be one that this processor has (" + have +
+                   ") or a GPU's (sm80, sm90a), got '" + name + "'");
+}
+
+std::string environment() {
+  const char* name = std::getenv("LLADA_MOE_OPS_ISA");
+  return name == nullptr ? "" : name;
 }
 
 Isa chosen_by_environment() {
-  const char* name = std::getenv("LLADA_MOE_OPS_ISA");
-  return name == nullptr || *name == '\0' ? available_isas().front() : parse(name);
+  const std::string name = environment();
+  return name.empty() || parse_cuda_path(name) ? available_isas().front() : parse(name);
 }
 
 }  // namespace
@@ -58,6 +71,8 @@ const char* isa_name(Isa isa) {
   return "portable";
 }
 
+const char* cuda_path_name(CudaPath path) { return path == CudaPath::kSm90a ? "sm90a" : "sm80"; }
+
 std::vector<Isa> available_isas() {
   std::vector<Isa> isas;
   if (has_avx512()) isas.push_back(Isa::kAvx512);
@@ -73,8 +88,18 @@ Isa active_isa() {
   return chosen;
 }
 
+std::optional<CudaPath> forced_cuda_path() {
+  const int path = forced_path.load(std::memory_order_relaxed);
+  if (path != kUnforced) return static_cast<CudaPath>(path);
+  static const std::optional<CudaPath> chosen = parse_cuda_path(environment());
+  return chosen;
+}
+
 void force_isa(const std::string& name) {
-  forced.store(name.empty() ? kUnforced : static_cast<int>(parse(name)), std::memory_order_relaxed);
+  const std::optional<CudaPath> path = parse_cuda_path(name);
+  const int isa = name.empty() || path ? kUnforced : static_cast<int>(parse(name));
+  forced.store(isa, std::memory_order_relaxed);
+  forced_path.store(path ? static_cast<int>(*path) : kUnforced, std::memory_order_relaxed);
 }
 
 }  // namespace llada

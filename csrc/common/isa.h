@@ -1,7 +1,8 @@
 // Which instruction set the CPU kernels use: the best that the processor has, or the one forced by
-// LLADA_MOE_OPS_ISA=portable|avx2|avx512.
+// LLADA_MOE_OPS_ISA=portable|avx2|avx512; and which kernels a GPU is made to run, LLADA_MOE_OPS_ISA=sm80|sm90a.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -15,10 +16,18 @@ const char* isa_name(Isa isa);
 // kAvx2 needs AVX2 + FMA; kAvx512 needs F, BW, DQ, VL, VNNI and BF16.
 std::vector<Isa> available_isas();
 
+// What a GPU runs: kernels of cp.async and mma.sync, or of TMA and wgmma.
+enum class CudaPath { kSm80 = 0, kSm90a = 1 };
+
+const char* cuda_path_name(CudaPath path);
+
 // The one in force. Throws ValueError when the environment forces one that is unknown or unavailable.
 Isa active_isa();
 
-// Forces one (tests, benchmarks); an empty name returns to the choice above. Throws ValueError as active_isa does.
+// Forced by force_isa, else by the environment.
+std::optional<CudaPath> forced_cuda_path();
+
+// Forces either (tests, benchmarks); an empty name returns to the choices above. Throws ValueError as active_isa does.
 void force_isa(const std::string& name);
 
 }  // namespace llada

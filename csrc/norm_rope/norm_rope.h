@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <optional>
 
-#include "common/array_view.h"
+#include "common/check.h"
 
 namespace llada {
 
@@ -15,7 +15,10 @@ struct RmsNormArgs {
   double eps = 0.0;
   ArrayView out;    // like x
   ArrayView total;  // like x, with residual
+
+  const char* op() const { return residual.defined() ? "add_rms_norm" : "rms_norm"; }
 };
+void check_rms_norm(const RmsNormArgs& args, const Backend& backend);
 void rms_norm(const RmsNormArgs& args);
 
 struct QkNormRopeArgs {
@@ -30,6 +33,8 @@ struct QkNormRopeArgs {
   ArrayView q_out;  // contiguous
   ArrayView k_out;
 };
+void check_qk_norm_rope(const QkNormRopeArgs& args, const Backend& backend);
+
 // Rounds to the dtype where the published eager code does: after the norm, after its weight, of cos and sin, of both
 // products and of their sum.
 void qk_norm_rope(const QkNormRopeArgs& args);

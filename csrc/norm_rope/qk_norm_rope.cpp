@@ -1,6 +1,5 @@
 // One pass per token: its cos and sin once (fp32 angles as published, evaluated in double), then each head of q and k
 // from memory to memory through one head-sized buffer.
-#include <cstring>
 #include <limits>
 #include <string>
 #include <vector>
@@ -8,6 +7,7 @@
 #include "common/bfloat16.h"
 #include "common/check.h"
 #include "common/parallel.h"
+#include "norm_rope/cos_sin.h"
 #include "norm_rope/norm_rope.h"
 #include "norm_rope/row_kernels.h"
 
@@ -15,28 +15,6 @@ namespace llada {
 namespace {
 
 constexpr const char* kOp = "qk_norm_rope";
-
-// cos and sin of each angle: reduction to [-pi/4, pi/4] and Taylor sums in double, below one fp32 ulp after rounding.
-// Branch-free, so that the loop vectorises.
-void cos_sin(const float* angles, std::int64_t count, float* cosines, float* sines) {
-  constexpr double kRound = 6755399441055744.0;  // 1.5 * 2^52: adding it leaves the nearest integer in the low bits
-  constexpr double kTwoOverPi = 0.63661977236758134308, kHalfPi = 1.57079632679489661923;
-  constexpr double kHalfPiTail = 6.123233995736766e-17;
-  for (std::int64_t i = 0; i < count; ++i) {
-    const double angle = angles[i], shifted = angle * kTwoOverPi + kRound, quarter_turns = shifted - kRound;
-    const double x = angle - quarter_turns * kHalfPi - quarter_turns * kHalfPiTail, y = x * x;
-    const double sine =
-        x * (1 + y * (-1.0 / 6 + y * (1.0 / 120 + y * (-1.0 / 5040 + y * (1.0 / 362880 - y / 39916800)))));
-    const double cosine =
-        1 + y * (-0.5 + y * (1.0 / 24 + y * (-1.0 / 720 + y * (1.0 / 40320 + y * (-1.0 / 3628800 + y / 479001600)))));
-    std::int64_t bits;
-    std::memcpy(&bits, &shifted, sizeof bits);
-    const bool swap = (bits & 1) != 0;
-    const double c = swap ? sine : cosine, s = swap ? cosine : sine;
-    cosines[i] = static_cast<float>((bits + 1) & 2 ? -c : c);
-    sines[i] = static_cast<float>(bits & 2 ? -s : s);
-  }
-}
 
 float rounded(DType dtype, float value) {
   return dtype == DType::kBFloat16 ? to_float(from_float<bfloat16>(value)) : value;
@@ -60,7 +38,7 @@ class TokenRotation {
     const auto wide = static_cast<float>(position);
     const auto* frequencies = args_.frequencies.as<float>();
     for (std::int64_t i = 0; i < half_; ++i) angles_[i] = wide * frequencies[i];
-    cos_sin(angles_.data(), half_, cosines_.data(), sines_.data());
+    for (std::int64_t i = 0; i < half_; ++i) cos_sin(angles_[i], cosines_[i], sines_[i]);
     for (float& cosine : cosines_) cosine = rounded(args_.q.dtype, cosine);
     for (float& sine : sines_) sine = rounded(args_.q.dtype, sine);
   }
@@ -97,34 +75,38 @@ void rotate_tokens(const QkNormRopeArgs& args, std::int64_t begin, std::int64_t 
   }
 }
 
-void check(const QkNormRopeArgs& args) {
-  Check(kOp, "q", args.q).cpu().dtype({DType::kFloat32, DType::kBFloat16});
+}  // namespace
+
+void check_qk_norm_rope(const QkNormRopeArgs& args, const Backend& backend) {
+  Check(kOp, "q", args.q).on(backend).floating(backend);
   Check(kOp, "q", args.q).shape({kAnySize, kAnySize, kAnySize, kAnySize}).last_dim_contiguous();
   const std::int64_t batch = args.q.size(0), length = args.q.size(1), depth = args.q.size(3);
-  Check(kOp, "k", args.k).cpu().dtype({args.q.dtype}).shape({batch, length, kAnySize, depth}).last_dim_contiguous();
+  Check(kOp, "k", args.k)
+      .on(backend)
+      .dtype({args.q.dtype})
+      .shape({batch, length, kAnySize, depth})
+      .last_dim_contiguous();
   require(kOp, "q", depth >= 1, "of head size at least 1", std::to_string(depth));
   if (args.q_weight.defined()) {
-    Check(kOp, "q_weight", args.q_weight).cpu().dtype({args.q.dtype}).shape({depth}).contiguous();
+    Check(kOp, "q_weight", args.q_weight).on(backend).dtype({args.q.dtype}).shape({depth}).contiguous();
   }
   if (args.k_weight.defined()) {
-    Check(kOp, "k_weight", args.k_weight).cpu().dtype({args.q.dtype}).shape({depth}).contiguous();
+    Check(kOp, "k_weight", args.k_weight).on(backend).dtype({args.q.dtype}).shape({depth}).contiguous();
   }
-  Check(kOp, "positions", args.positions).cpu().dtype({DType::kInt32, DType::kInt64}).shape({batch, length});
-  Check(kOp, "frequencies", args.frequencies).cpu().dtype({DType::kFloat32}).shape({kAnySize}).contiguous();
+  Check(kOp, "positions", args.positions).on(backend).dtype({DType::kInt32, DType::kInt64}).shape({batch, length});
+  Check(kOp, "frequencies", args.frequencies).on(backend).dtype({DType::kFloat32}).shape({kAnySize}).contiguous();
   require(kOp, "frequencies", 2 * args.frequencies.size(0) <= depth, "at most half of the head size",
           std::to_string(args.frequencies.size(0)));
   require(kOp, "eps", args.eps >= 0.0, "not negative", std::to_string(args.eps));
   require(kOp, "clip", !args.clip || *args.clip > 0, "positive", args.clip ? std::to_string(*args.clip) : "none");
-  Check(kOp, "q_out", args.q_out).cpu().dtype({args.q.dtype}).shape({batch, length, args.q.size(2), depth});
-  Check(kOp, "k_out", args.k_out).cpu().dtype({args.q.dtype}).shape({batch, length, args.k.size(2), depth});
+  Check(kOp, "q_out", args.q_out).on(backend).dtype({args.q.dtype}).shape({batch, length, args.q.size(2), depth});
+  Check(kOp, "k_out", args.k_out).on(backend).dtype({args.q.dtype}).shape({batch, length, args.k.size(2), depth});
   Check(kOp, "q_out", args.q_out).contiguous();
   Check(kOp, "k_out", args.k_out).contiguous();
 }
 
-}  // namespace
-
 void qk_norm_rope(const QkNormRopeArgs& args) {
-  check(args);
+  check_qk_norm_rope(args, kCpuBackend);
   const std::int64_t token_elements = (args.q.size(2) + args.k.size(2)) * args.q.size(3);
   parallel_for(0, args.q.size(0) * args.q.size(1), grain_of(2 * token_elements),
                [&](std::int64_t begin, std::int64_t end) { rotate_tokens(args, begin, end); });

@@ -62,17 +62,22 @@ void sum_rows(const UnpermuteArgs& args, const std::vector<std::int32_t>& row_of
 
 }  // namespace
 
-void expert_order(const ExpertOrderArgs& args) {
+// The checks of all but values, which a GPU's are not read for.
+void check_expert_order(const ExpertOrderArgs& args, const Backend& backend) {
   constexpr const char* kOp = "expert_order";
-  Check(kOp, "experts", args.experts).cpu().dtype({DType::kInt32, DType::kInt64}).shape({kAnySize, kAnySize});
+  Check(kOp, "experts", args.experts).on(backend).dtype({DType::kInt32, DType::kInt64}).shape({kAnySize, kAnySize});
   Check(kOp, "experts", args.experts).contiguous();
   const std::int64_t assignments = args.experts.elements();
   require(kOp, "experts", assignments <= std::numeric_limits<std::int32_t>::max(), "of fewer than 2^31 assignments",
           std::to_string(assignments));
   require(kOp, "num_experts", args.num_experts >= 1 && args.num_experts <= (1 << 24), "within 1 and 2^24",
           std::to_string(args.num_experts));
-  Check(kOp, "order", args.order).cpu().dtype({DType::kInt32}).shape({assignments}).contiguous();
-  Check(kOp, "offsets", args.offsets).cpu().dtype({DType::kInt32}).shape({args.num_experts + 1}).contiguous();
+  Check(kOp, "order", args.order).on(backend).dtype({DType::kInt32}).shape({assignments}).contiguous();
+  Check(kOp, "offsets", args.offsets).on(backend).dtype({DType::kInt32}).shape({args.num_experts + 1}).contiguous();
+}
+
+void expert_order(const ExpertOrderArgs& args) {
+  check_expert_order(args, kCpuBackend);
   if (args.experts.dtype == DType::kInt64) {
     order_experts<std::int64_t>(args);
   } else {
@@ -80,15 +85,19 @@ void expert_order(const ExpertOrderArgs& args) {
   }
 }
 
-void permute(const PermuteArgs& args) {
+void check_permute(const PermuteArgs& args, const Backend& backend) {
   constexpr const char* kOp = "permute";
-  Check(kOp, "x", args.x).cpu().dtype({DType::kFloat32, DType::kBFloat16}).shape({kAnySize, kAnySize});
-  Check(kOp, "x", args.x).last_dim_contiguous();
-  Check(kOp, "order", args.order).cpu().dtype({DType::kInt32}).shape({kAnySize}).contiguous();
+  Check(kOp, "x", args.x).on(backend).floating(backend).shape({kAnySize, kAnySize}).last_dim_contiguous();
+  Check(kOp, "order", args.order).on(backend).dtype({DType::kInt32}).shape({kAnySize}).contiguous();
   require(kOp, "k", args.k >= 1, "at least 1", std::to_string(args.k));
+  Check(kOp, "out", args.out).on(backend).dtype({args.x.dtype}).shape({args.order.size(0), args.x.size(1)});
+  Check(kOp, "out", args.out).contiguous();
+}
+
+void permute(const PermuteArgs& args) {
+  check_permute(args, kCpuBackend);
   const std::int64_t rows = args.order.size(0), hidden = args.x.size(1);
-  Check(kOp, "out", args.out).cpu().dtype({args.x.dtype}).shape({rows, hidden}).contiguous();
-  check_range(kOp, "order", args.order.as<std::int32_t>(), rows, args.x.size(0) * args.k - 1);
+  check_range("permute", "order", args.order.as<std::int32_t>(), rows, args.x.size(0) * args.k - 1);
   const std::int64_t bytes = dtype_bytes(args.x.dtype);
   parallel_for(0, rows, grain_of(hidden), [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t row = begin; row < end; ++row) {
@@ -99,16 +108,21 @@ void permute(const PermuteArgs& args) {
   });
 }
 
-void unpermute(const UnpermuteArgs& args) {
+void check_unpermute(const UnpermuteArgs& args, const Backend& backend) {
   constexpr const char* kOp = "unpermute";
-  Check(kOp, "y_sorted", args.y_sorted).cpu().dtype({DType::kFloat32, DType::kBFloat16});
-  Check(kOp, "y_sorted", args.y_sorted).shape({kAnySize, kAnySize}).last_dim_contiguous();
+  Check(kOp, "y_sorted", args.y_sorted).on(backend).floating(backend).shape({kAnySize, kAnySize});
+  Check(kOp, "y_sorted", args.y_sorted).last_dim_contiguous();
   const std::int64_t rows = args.y_sorted.size(0), hidden = args.y_sorted.size(1);
-  Check(kOp, "order", args.order).cpu().dtype({DType::kInt32}).shape({rows}).contiguous();
-  Check(kOp, "weights", args.weights).cpu().dtype({DType::kFloat32, DType::kBFloat16});
-  Check(kOp, "weights", args.weights).shape({kAnySize, kAnySize}).contiguous();
-  Check(kOp, "out", args.out).cpu().dtype({args.y_sorted.dtype}).shape({args.weights.size(0), hidden}).contiguous();
-  check_range(kOp, "order", args.order.as<std::int32_t>(), rows, args.weights.elements() - 1);
+  Check(kOp, "order", args.order).on(backend).dtype({DType::kInt32}).shape({rows}).contiguous();
+  Check(kOp, "weights", args.weights).on(backend).floating(backend).shape({kAnySize, kAnySize}).contiguous();
+  Check(kOp, "out", args.out).on(backend).dtype({args.y_sorted.dtype}).shape({args.weights.size(0), hidden});
+  Check(kOp, "out", args.out).contiguous();
+}
+
+void unpermute(const UnpermuteArgs& args) {
+  check_unpermute(args, kCpuBackend);
+  const std::int64_t hidden = args.y_sorted.size(1);
+  check_range("unpermute", "order", args.order.as<std::int32_t>(), args.order.size(0), args.weights.elements() - 1);
   const std::vector<std::int32_t> row_of = invert(args);
   parallel_for(0, args.weights.size(0), grain_of(hidden * args.weights.size(1)),
                [&](std::int64_t begin, std::int64_t end) {

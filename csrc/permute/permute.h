@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "common/array_view.h"
+#include "common/check.h"
 
 namespace llada {
 
@@ -13,6 +13,7 @@ struct ExpertOrderArgs {
   ArrayView order;    // [T * k] int32: assignment token * k + slot, stable by expert, "not mine" last
   ArrayView offsets;  // [num_experts + 1] int32: expert e's assignments are order[offsets[e] .. offsets[e + 1])
 };
+void check_expert_order(const ExpertOrderArgs& args, const Backend& backend);
 void expert_order(const ExpertOrderArgs& args);
 
 struct PermuteArgs {
@@ -21,6 +22,7 @@ struct PermuteArgs {
   std::int64_t k = 1;
   ArrayView out;  // [A, H], contiguous
 };
+void check_permute(const PermuteArgs& args, const Backend& backend);
 void permute(const PermuteArgs& args);
 
 struct UnpermuteArgs {
@@ -29,6 +31,8 @@ struct UnpermuteArgs {
   ArrayView weights;   // [T, k] fp32 or bf16, contiguous
   ArrayView out;       // [T, H], contiguous
 };
+void check_unpermute(const UnpermuteArgs& args, const Backend& backend);
+
 // Summed in slot order in fp32, rounded once.
 void unpermute(const UnpermuteArgs& args);
 

@@ -20,7 +20,8 @@ namespace {
 
 constexpr std::int64_t kChoiceOperations = 8;  // of one expert's score: exponential, comparison, k passes
 
-void check_choice(const char* op, const RouterTopkArgs& args, std::int64_t tokens, std::int64_t num_experts) {
+void check_choice(const char* op, const RouterTopkArgs& args, std::int64_t tokens, std::int64_t num_experts,
+                  const Backend& backend) {
   const std::int64_t groups = args.num_groups, kept = args.topk_groups;
   const std::string experts_text = std::to_string(num_experts);
   require(op, "k", args.k >= 1 && args.k <= num_experts, "within 1 and " + experts_text, std::to_string(args.k));
@@ -30,10 +31,10 @@ void check_choice(const char* op, const RouterTopkArgs& args, std::int64_t token
   require(op, "k", groups == 1 || args.k <= kept * (num_experts / groups), "at most the experts of topk_groups groups",
           std::to_string(args.k));
   if (args.bias.defined()) {
-    Check(op, "bias", args.bias).cpu().dtype({DType::kFloat32, DType::kBFloat16}).shape({num_experts});
+    Check(op, "bias", args.bias).on(backend).floating(backend).shape({num_experts});
   }
-  Check(op, "weights", args.weights).cpu().dtype({DType::kFloat32}).shape({tokens, args.k}).contiguous();
-  Check(op, "experts", args.experts).cpu().dtype({DType::kInt32}).shape({tokens, args.k}).contiguous();
+  Check(op, "weights", args.weights).on(backend).dtype({DType::kFloat32}).shape({tokens, args.k}).contiguous();
+  Check(op, "experts", args.experts).on(backend).dtype({DType::kInt32}).shape({tokens, args.k}).contiguous();
 }
 
 void load_row(const ArrayView& matrix, std::int64_t row, float* out) {
@@ -57,11 +58,14 @@ void round_row(DType dtype, const float* logits, std::int64_t size, float* out) 
 
 }  // namespace
 
-void router_topk(const RouterTopkArgs& args) {
+void check_router_topk(const RouterTopkArgs& args, const Backend& backend) {
   constexpr const char* kOp = "router_topk";
-  Check(kOp, "logits", args.logits).cpu().dtype({DType::kFloat32, DType::kBFloat16}).shape({kAnySize, kAnySize});
-  Check(kOp, "logits", args.logits).last_dim_contiguous();
-  check_choice(kOp, args, args.logits.size(0), args.logits.size(1));
+  Check(kOp, "logits", args.logits).on(backend).floating(backend).shape({kAnySize, kAnySize}).last_dim_contiguous();
+  check_choice(kOp, args, args.logits.size(0), args.logits.size(1), backend);
+}
+
+void router_topk(const RouterTopkArgs& args) {
+  check_router_topk(args, kCpuBackend);
   parallel_for(0, args.logits.size(0), grain_of(kChoiceOperations * args.logits.size(1)),
                [&](std::int64_t begin, std::int64_t end) {
                  RouterRow row(args, args.logits.size(1));
@@ -79,7 +83,7 @@ void router(const RouterArgs& args) {
   const std::int64_t tokens = args.x.size(0), hidden = args.x.size(1), num_experts = args.gate_weight.size(0);
   Check(kOp, "gate_weight", args.gate_weight).cpu().dtype({args.x.dtype}).shape({kAnySize, hidden});
   Check(kOp, "gate_weight", args.gate_weight).last_dim_contiguous();
-  check_choice(kOp, args.topk, tokens, num_experts);
+  check_choice(kOp, args.topk, tokens, num_experts, kCpuBackend);
   require(kOp, "x", tokens <= std::numeric_limits<std::int32_t>::max(), "of fewer than 2^31 rows",
           std::to_string(tokens));
   if (tokens == 0) return;

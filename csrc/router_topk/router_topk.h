@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "common/array_view.h"
+#include "common/check.h"
 
 namespace llada {
 
@@ -22,6 +22,8 @@ struct RouterTopkArgs {
   ArrayView weights;  // [T, k] fp32, contiguous
   ArrayView experts;  // [T, k] int32, contiguous
 };
+
+void check_router_topk(const RouterTopkArgs& args, const Backend& backend);
 
 // Experts in falling order of score, equal scores by lower index. NaN counts as the largest score, as in torch.sort,
 // so that it reaches the weights instead of hiding. Throws TypeError or ValueError.

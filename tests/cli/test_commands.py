@@ -6,9 +6,10 @@ import json
 import math
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
-from llada_moe_ops import __version__
+from llada_moe_ops import __version__, cuda
 from llada_moe_ops.cli.checkpoint import EMBEDDED
 from llada_moe_ops.training.tasks import EVALUATION_TASKS
 
@@ -185,6 +186,7 @@ def test_doctor_finds_everything(command: Command) -> None:
     assert done.code == 0, done.out
     assert "torch" in done.out
     assert "paths built" in done.out
+    assert "cuda built" in done.out
     assert "embedded checkpoint" in done.out
     assert done.out.endswith("everything is there\n")
 
@@ -194,6 +196,22 @@ def test_doctor_names_what_is_missing(command: Command, monkeypatch: pytest.Monk
     done = command("doctor")
     assert done.code == 1
     assert "missing: the embedded checkpoint" in done.out
+
+
+def test_doctor_shows_a_gpu(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    card = {"name": "NVIDIA H100", "compute_capability": 90, "multiprocessors": 132, "memory": 80 << 30}
+    facts: dict[str, Any] = {"driver": 13000, "runtime": 13000, "error": "", "devices": [card]}
+    monkeypatch.setattr(cuda, "build_info", lambda: ("13.0.88", ("compute_80", "sm_80", "sm_90a")))
+    monkeypatch.setattr(cuda, "runtime_info", lambda: facts)
+    done = command("doctor")
+    assert done.code == 0, done.out
+    assert "compute_80, sm_80, sm_90a by nvcc 13.0.88" in done.out
+    assert "serves CUDA 13.0; the build needs CUDA 13.0" in done.out
+    assert "NVIDIA H100, sm_90, 132 multiprocessors, 80 GiB, path sm90a" in done.out
+    facts["devices"] = [{**card, "compute_capability": 70}]
+    assert "missing: CUDA device 0, NVIDIA H100 (sm_70), is not among the architectures built" in command("doctor").out
+    facts.update(driver=12040, devices=[], error="too old")
+    assert "missing: the driver is too old for this build: it serves CUDA 12.4" in command("doctor").out
 
 
 def test_demo_checks_its_answers(command: Command, tmp_path: Path) -> None:

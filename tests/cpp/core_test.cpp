@@ -11,6 +11,7 @@
 #include "common/parallel.h"
 #include "cpu/panel_gemm.h"
 #include "cpu/panel_product.h"
+#include "cuda/select_path.h"
 
 namespace llada {
 namespace {
@@ -169,6 +170,47 @@ void unknown_instruction_sets_are_refused() {
   EXPECT(caught);
 }
 
+std::string refusal(const ArrayView& view, const Backend& backend) {
+  try {
+    Check("op", "x", view).on(backend);
+  } catch (const ValueError& error) {
+    return error.what();
+  }
+  return "";
+}
+
+void all_arrays_are_on_the_op_s_device() {
+  ArrayView view;
+  EXPECT(refusal(view, kCpuBackend).empty());
+  view.device_index = -1;  // torch's index of the CPU
+  EXPECT(refusal(view, kCpuBackend).empty());
+  view.device = DeviceKind::kCuda;
+  view.device_index = 1;
+  EXPECT(refusal(view, {DeviceKind::kCuda, 1, true}).empty());
+  EXPECT(refusal(view, {DeviceKind::kCuda, 0, true}) == "op: x must be on cuda:0, where the op runs, got cuda:1");
+  EXPECT(refusal(view, kCpuBackend) == "op: x must be on cpu, where the op runs, got cuda:1");
+}
+
+void gpu_paths_follow_the_device_unless_forced() {
+  force_isa("sm90a");
+  EXPECT(forced_cuda_path() == CudaPath::kSm90a && active_isa() == available_isas().front());
+  EXPECT(cuda::select_path(90, std::nullopt) == CudaPath::kSm90a);
+  for (const int newer_or_older : {80, 86, 89, 100, 120}) {
+    EXPECT(cuda::select_path(newer_or_older, std::nullopt) == CudaPath::kSm80);
+  }
+  EXPECT(cuda::select_path(90, CudaPath::kSm80) == CudaPath::kSm80);
+  bool caught = false;
+  try {
+    cuda::select_path(89, CudaPath::kSm90a);
+  } catch (const ValueError&) {
+    caught = true;
+  }
+  EXPECT(caught);
+  force_isa("portable");
+  EXPECT(!forced_cuda_path() && active_isa() == Isa::kPortable);
+  force_isa("");
+}
+
 }  // namespace
 }  // namespace llada
 
@@ -186,4 +228,6 @@ int main() {
   phases_see_what_the_phases_before_wrote();
   the_pool_covers_every_item_once();
   unknown_instruction_sets_are_refused();
+  all_arrays_are_on_the_op_s_device();
+  gpu_paths_follow_the_device_unless_forced();
 }

@@ -22,10 +22,24 @@ from llada_moe_ops.ops.norm_rope import (
 )
 from torch import Tensor
 
+from ..emulated import SEEDS, emulated_ops, needs_emulator
 from .budget import DTYPES, assert_within_budget, threads
 
 EPS = 1e-5
-SHAPES = [(1, 1), (3, 15), (5, 16), (7, 17), (33, 64), (2, 3, 2048)]
+# The last five are a CUDA block's round in fp32 and in bf16, and one to either side.
+SHAPES = [
+    (1, 1),
+    (3, 15),
+    (5, 16),
+    (7, 17),
+    (33, 64),
+    (2, 3, 2048),
+    (1, 1023),
+    (2, 1025),
+    (1, 2047),
+    (2, 2049),
+    (1, 4100),
+]
 ROPE: dict[str, Any] = {"theta": 50000.0, "rotary_dim": 32, "eps": EPS}
 
 
@@ -60,7 +74,7 @@ def exact_rope(x: Tensor, weight: Tensor | None, positions: Tensor, rotary_dim: 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_norms_stay_within_the_budget(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+def test_norms_stay_within_the_budget(kernels: object, shape: tuple[int, ...], dtype: torch.dtype) -> None:
     x, residual, weight = (
         random(*shape, dtype=dtype),
         random(*shape, dtype=dtype, seed=1),
@@ -77,7 +91,7 @@ def test_norms_stay_within_the_budget(shape: tuple[int, ...], dtype: torch.dtype
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [(1, 1, 1, 1, 32), (2, 5, 4, 2, 33), (1, 19, 3, 1, 128)])
 def test_qk_norm_rope_stays_within_the_budget(
-    shape: tuple[int, ...], dtype: torch.dtype, options: dict[str, Any]
+    kernels: object, shape: tuple[int, ...], dtype: torch.dtype, options: dict[str, Any]
 ) -> None:
     q, k, q_weight, k_weight, positions = heads(shape, dtype)
     weights = (None, None) if options.get("bare") else (q_weight, k_weight)
@@ -90,7 +104,7 @@ def test_qk_norm_rope_stays_within_the_budget(
         assert mine.is_contiguous()
 
 
-def test_bf16_rounds_where_the_published_code_rounds() -> None:
+def test_bf16_rounds_where_the_published_code_rounds(kernels: object) -> None:
     q, k, q_weight, k_weight, positions = heads((2, 50, 4, 2, 64), torch.bfloat16)
     ours = qk_norm_rope(q, k, q_weight, k_weight, positions, **ROPE, clip=1.5)
     eager = qk_norm_rope_reference(q, k, q_weight, k_weight, positions, **ROPE, clip=1.5)
@@ -99,7 +113,7 @@ def test_bf16_rounds_where_the_published_code_rounds() -> None:
 
 
 @pytest.mark.parametrize("position", [0, 1, 4095, 8191, 100_000, 2**24])
-def test_angles_at_large_positions(position: int) -> None:
+def test_angles_at_large_positions(kernels: object, position: int) -> None:
     q = torch.ones(1, 1, 1, 64)
     positions = torch.tensor([[position]])
     ours, _ = qk_norm_rope(q, q, None, None, positions, theta=10000.0, rotary_dim=64, eps=EPS)
@@ -108,7 +122,7 @@ def test_angles_at_large_positions(position: int) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_a_row_alone_gives_the_same_bits(dtype: torch.dtype) -> None:
+def test_a_row_alone_gives_the_same_bits(kernels: object, dtype: torch.dtype) -> None:
     x, weight = random(40, 70, dtype=dtype), random(70, dtype=dtype)
     whole = rms_norm(x, weight, EPS)
     assert torch.equal(rms_norm(x[17:18], weight, EPS), whole[17:18])
@@ -123,7 +137,7 @@ def test_a_row_alone_gives_the_same_bits(dtype: torch.dtype) -> None:
         assert torch.equal(alone, first[1:, 7:9])
 
 
-def test_reads_views_of_a_fused_buffer_in_place() -> None:
+def test_reads_views_of_a_fused_buffer_in_place(kernels: object) -> None:
     fused = random(2, 6, 5, 32)
     q, k = fused[:, :, :3], fused[:, :, 3:]
     positions = torch.arange(6).expand(2, 6)
@@ -133,7 +147,7 @@ def test_reads_views_of_a_fused_buffer_in_place() -> None:
         assert torch.equal(mine, other)
 
 
-def test_nan_passes() -> None:
+def test_nan_passes(kernels: object) -> None:
     q = torch.ones(1, 1, 2, 32)
     q[0, 0, 1, 3] = torch.nan
     out, _ = qk_norm_rope(q, q, None, None, torch.zeros(1, 1, dtype=torch.long), **ROPE, clip=2.0)
@@ -141,7 +155,7 @@ def test_nan_passes() -> None:
     assert out[0, 0, 1, 3].isnan()
 
 
-def test_empty() -> None:
+def test_empty(kernels: object) -> None:
     assert rms_norm(torch.zeros(0, 5), torch.ones(5), EPS).shape == (0, 5)
     q = torch.zeros(1, 0, 2, 32)
     out, _ = qk_norm_rope(q, q, None, None, torch.zeros(1, 0, dtype=torch.long), **ROPE)
@@ -259,3 +273,55 @@ def test_the_core_checks_too() -> None:
         ops.qk_norm_rope(q, q, None, None, torch.zeros(1, 2).long(), torch.zeros(4), math.nan)
     with pytest.raises(RuntimeError, match="qk_norm_rope: frequencies"):
         ops.qk_norm_rope(q, q, None, None, torch.zeros(1, 2, dtype=torch.long), torch.zeros(5), EPS)
+
+
+@needs_emulator
+def test_cuda_takes_float16_and_gives_one_result_for_every_order_of_threads() -> None:
+    x, residual, weight = (random(4, 520, dtype=torch.float16, seed=seed) for seed in (0, 1, 2))
+    q, k, q_weight, k_weight, positions = heads((2, 5, 4, 2, 48), torch.float16)
+    frequencies = rope_frequencies(50000.0, 32, q.device)
+
+    def run(seed: int) -> tuple[Tensor, ...]:
+        ops = emulated_ops(seed)
+        norms = ops.rms_norm(x, weight[0], EPS), *ops.add_rms_norm(x, residual, weight[0], EPS)
+        return *norms, *ops.qk_norm_rope(q, k, q_weight, k_weight, positions, frequencies, EPS, 1.5)
+
+    first = run(0)
+    for seed in SEEDS[1:]:
+        assert all(torch.equal(mine, other) for mine, other in zip(run(seed), first, strict=True))
+    assert_within_budget(first[0], rms_norm_reference(x, weight[0], EPS), exact_norm(x, weight[0]))
+    assert torch.equal(first[2], x + residual)
+    eager = qk_norm_rope_reference(q, k, q_weight, k_weight, positions, **ROPE, clip=1.5)
+    for mine, reference, (side, factor) in zip(first[3:], eager, ((q, q_weight), (k, k_weight)), strict=True):
+        assert_within_budget(mine, reference, exact_rope(side, factor, positions, 32, 1.5))
+
+
+@needs_emulator
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.float16])
+def test_cuda_gives_the_same_bits_for_unaligned_rows(dtype: torch.dtype) -> None:
+    ops, make = emulated_ops(5), random(3 * 64 + 1, dtype=dtype)
+    aligned, weight = make[:-1].clone().view(3, 64), random(65, dtype=dtype, seed=1)
+    shifted = torch.cat([make[:1], make[:-1]])[1:].view(3, 64)
+    assert shifted.data_ptr() % 16 != 0
+    expected = ops.rms_norm(aligned, weight[:64].clone(), EPS)
+    assert torch.equal(ops.rms_norm(shifted, weight[:64], EPS), expected)
+    frequencies, positions = rope_frequencies(50000.0, 32, aligned.device), torch.arange(3)[None]
+    turned = [
+        ops.qk_norm_rope(x.view(1, 3, 2, 32), x.view(1, 3, 2, 32), None, None, positions, frequencies, EPS)[0]
+        for x in (aligned, shifted)
+    ]
+    assert torch.equal(*turned)
+
+
+@needs_emulator
+def test_cuda_checks_too() -> None:
+    ops, x = emulated_ops(), torch.zeros(3, 8)
+    with pytest.raises(RuntimeError, match=r"rms_norm: weight must have shape \[8\], got \[7\]"):
+        ops.rms_norm(x, torch.ones(7), EPS)
+    with pytest.raises(RuntimeError, match="rms_norm: x must be float32 or bfloat16 or float16, got float64"):
+        ops.rms_norm(x.double(), torch.ones(8), EPS)
+    with pytest.raises(RuntimeError, match="add_rms_norm: residual must be of shape"):
+        ops.add_rms_norm(x, x[:2], torch.ones(8), EPS)
+    q, positions = torch.zeros(1, 2, 1, 8200), torch.zeros(1, 2, dtype=torch.long)
+    with pytest.raises(RuntimeError, match="q must be of head size at most 8192 on a GPU, got 8200"):
+        ops.qk_norm_rope(q, q, None, None, positions, torch.zeros(4), EPS)

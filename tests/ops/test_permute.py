@@ -21,6 +21,8 @@ from llada_moe_ops.ops.permute import (
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ..cases import EXPERT_CHOICES, choose_experts
+from ..emulated import SEEDS, emulated_ops, needs_emulator
 from .budget import DTYPES, assert_within_budget, threads
 
 GOLDEN = load_file(Path(__file__).parent.parent / "data" / "golden" / "ops.safetensors")
@@ -33,7 +35,7 @@ def routed(tokens: int, k: int, num_experts: int, not_mine: bool = False) -> Ten
 
 
 @pytest.mark.parametrize("case", GOLDEN_CASES)
-def test_golden_order(case: str) -> None:
+def test_golden_order(kernels: object, case: str) -> None:
     experts, order, offsets = (GOLDEN[f"expert_order/{case}/{name}"] for name in ("experts", "order", "offsets"))
     ours = expert_order(experts, offsets.shape[0] - 1)
     assert torch.equal(ours[0], order)
@@ -42,7 +44,7 @@ def test_golden_order(case: str) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
 @pytest.mark.parametrize("experts", [routed(0, 2, 4), routed(1, 1, 4), routed(37, 3, 5), torch.full((9, 2), 3).int()])
-def test_order_is_the_reference_s(experts: Tensor, dtype: torch.dtype) -> None:
+def test_order_is_the_reference_s(kernels: object, experts: Tensor, dtype: torch.dtype) -> None:
     for ours, reference in zip(expert_order(experts.to(dtype), 5), expert_order_reference(experts, 5), strict=True):
         assert torch.equal(ours, reference)
         assert ours.dtype == torch.int32
@@ -63,8 +65,10 @@ def test_order_sorts_stably_with_not_mine_last(tokens: int, k: int, num_experts:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("tokens", "k", "hidden"), [(1, 1, 1), (5, 2, 33), (40, 8, 64), (17, 3, 7)])
-def test_unpermute_stays_within_the_budget(tokens: int, k: int, hidden: int, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(("tokens", "k", "hidden"), [(1, 1, 1), (5, 2, 33), (40, 8, 64), (17, 3, 7), (3, 5, 2056)])
+def test_unpermute_stays_within_the_budget(
+    kernels: object, tokens: int, k: int, hidden: int, dtype: torch.dtype
+) -> None:
     order, _ = expert_order(routed(tokens, k, 6), 6)
     y = torch.randn(tokens * k, hidden).to(dtype)
     weights = torch.rand(tokens, k)
@@ -75,7 +79,7 @@ def test_unpermute_stays_within_the_budget(tokens: int, k: int, hidden: int, dty
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_permute_moves_rows(dtype: torch.dtype) -> None:
+def test_permute_moves_rows(kernels: object, dtype: torch.dtype) -> None:
     experts = routed(23, 3, 5, not_mine=True)
     order, offsets = expert_order(experts, 5)
     x = torch.randn(23, 40).to(dtype)[:, 5:26]
@@ -88,7 +92,7 @@ def test_permute_moves_rows(dtype: torch.dtype) -> None:
     assert torch.equal(unpermute(y, mine, weights.to(dtype)), unpermute_reference(y, mine, weights.to(dtype)))
 
 
-def test_empty() -> None:
+def test_empty(kernels: object) -> None:
     order, offsets = expert_order(torch.zeros(0, 2, dtype=torch.int32), 3)
     assert order.numel() == 0
     assert offsets.tolist() == [0, 0, 0, 0]
@@ -97,7 +101,7 @@ def test_empty() -> None:
     assert unpermute(torch.zeros(0, 4), order, torch.ones(3, 2)).count_nonzero() == 0
 
 
-def test_threads_and_batch_do_not_change_bits() -> None:
+def test_threads_and_batch_do_not_change_bits(kernels: object) -> None:
     order, _ = expert_order(routed(100, 4, 6), 6)
     y, weights = torch.randn(400, 65), torch.rand(100, 4)
     with threads(1):
@@ -183,3 +187,89 @@ def test_the_core_checks_too() -> None:
         ops.unpermute(x, order, torch.zeros(2, 1))
     with pytest.raises(RuntimeError, match="unpermute: order must be without repetition"):
         ops.unpermute(x, torch.zeros(2, dtype=torch.int32), torch.zeros(2, 1))
+
+
+# A CUDA block takes 4096 assignments: one block and one more, and many.
+@needs_emulator
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("assignments", [31, 32, 255, 256, 257, 4095, 4096, 4097, 9000])
+def test_cuda_sorts_any_number_of_assignments(assignments: int, seed: int) -> None:
+    for choice in EXPERT_CHOICES:
+        experts = choose_experts(choice, assignments, 1, 64)
+        order, offsets = emulated_ops(seed).expert_order(experts, 64)
+        expected = expert_order_reference(experts, 64)
+        assert torch.equal(order, expected[0]), choice
+        assert torch.equal(offsets, expected[1]), choice
+
+
+@needs_emulator
+@pytest.mark.parametrize("num_experts", [1, 31, 32, 33, 256, 2048])
+def test_cuda_sorts_by_any_number_of_experts(num_experts: int) -> None:
+    experts = routed(1200, 5, num_experts, not_mine=True)
+    for ours, reference in zip(
+        emulated_ops(2).expert_order(experts.long(), num_experts),
+        expert_order_reference(experts, num_experts),
+        strict=True,
+    ):
+        assert torch.equal(ours, reference)
+
+
+@needs_emulator
+def test_cuda_sorts_the_longest_batch() -> None:
+    experts = choose_experts("random", 65536, 8, 64)
+    for ours, reference in zip(
+        emulated_ops(1).expert_order(experts, 64), expert_order_reference(experts, 64), strict=True
+    ):
+        assert torch.equal(ours, reference)
+
+
+@needs_emulator
+def test_cuda_takes_float16_and_gives_one_result_for_every_order_of_threads() -> None:
+    order, _ = expert_order(routed(9, 5, 4), 4)
+    y, weights = torch.randn(45, 70).half(), torch.rand(9, 5).half()
+    first = emulated_ops(0).unpermute(y, order, weights)
+    rows = torch.empty(45, 70, dtype=torch.float64)
+    rows[order.long()] = y.double()
+    exact = (rows.view(9, 5, 70) * weights.double().unsqueeze(-1)).sum(1)
+    assert_within_budget(first, unpermute_reference(y, order, weights), exact)
+    for seed in SEEDS[1:]:
+        assert torch.equal(emulated_ops(seed).unpermute(y, order, weights), first)
+    x = torch.randn(9, 70).half()
+    assert torch.equal(emulated_ops(3).permute(x, order, 5), permute_reference(x, order, 5))
+
+
+@needs_emulator
+def test_cuda_reads_unaligned_and_strided_rows() -> None:
+    order, _ = expert_order(routed(7, 2, 4), 4)
+    wide, weights = torch.randn(14, 100).bfloat16(), torch.rand(7, 2)
+    for x in (wide[:, 3:75], wide[:, 8:72]):
+        assert torch.equal(emulated_ops().permute(x[:7], order, 2), permute_reference(x[:7], order, 2))
+        copied = unpermute(x.contiguous(), order, weights)
+        assert torch.equal(emulated_ops().unpermute(x, order, weights), copied)
+
+
+@needs_emulator
+def test_cuda_is_safe_with_values_out_of_range() -> None:
+    """They are not read by the host: an expert is "not mine", a row is of zeros or left out."""
+    ops = emulated_ops(4)
+    order, offsets = ops.expert_order(torch.tensor([[7, -1], [0, 4]]), 4)
+    assert order.tolist() == [2, 0, 1, 3]
+    assert offsets.tolist() == [0, 1, 1, 1, 1]
+    bad, x = torch.tensor([1, -5, 2, 99], dtype=torch.int32), torch.ones(2, 5)
+    assert ops.permute(x, bad, 2).sum(1).tolist() == [5, 0, 5, 0]
+    assert ops.unpermute(torch.ones(4, 5), bad, torch.ones(2, 2)).tolist() == [[1.0] * 5] * 2
+
+
+@needs_emulator
+def test_cuda_checks_too() -> None:
+    ops, order, x = emulated_ops(), torch.tensor([0, 1], dtype=torch.int32), torch.zeros(2, 4)
+    with pytest.raises(RuntimeError, match="expert_order: num_experts must be within 1 and 2048 on a GPU, got 2049"):
+        ops.expert_order(torch.zeros(2, 2, dtype=torch.int32), 2049)
+    with pytest.raises(RuntimeError, match="expert_order: experts must be int32 or int64, got float32"):
+        ops.expert_order(torch.zeros(2, 2), 4)
+    with pytest.raises(RuntimeError, match="permute: order must be int32, got int64"):
+        ops.permute(x, order.long(), 1)
+    with pytest.raises(RuntimeError, match="permute: k must be at least 1, got 0"):
+        ops.permute(x, order, 0)
+    with pytest.raises(RuntimeError, match=r"unpermute: order must have shape \[3\], got \[2\]"):
+        ops.unpermute(torch.zeros(3, 4), order, torch.zeros(2, 1))

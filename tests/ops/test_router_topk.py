@@ -16,12 +16,13 @@ from llada_moe_ops.ops.router_topk import router, router_reference, router_topk,
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ..emulated import SEEDS, emulated, emulated_ops, needs_emulator
 from .budget import DTYPES, ISAS, assert_within_budget, forced_isa, threads
 
 GOLDEN = load_file(Path(__file__).parent.parent / "data" / "golden" / "ops.safetensors")
 GOLDEN_CASES = sorted({name.split("/")[1] for name in GOLDEN if name.startswith("router_topk/")})
 
-SHAPES = [(1, 1, 1), (1, 5, 5), (17, 64, 8), (33, 7, 3), (5, 256, 8), (12, 31, 2), (13, 33, 33)]
+SHAPES = [(1, 1, 1), (1, 5, 5), (17, 64, 8), (33, 7, 3), (5, 256, 8), (12, 31, 2), (13, 33, 33), (3, 65, 40)]
 
 OPTIONS: list[dict[str, Any]] = [
     {},
@@ -48,7 +49,9 @@ def logits_of(tokens: int, num_experts: int, dtype: torch.dtype = torch.float32)
 @pytest.mark.parametrize("template", OPTIONS)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_stays_within_the_budget(shape: tuple[int, int, int], dtype: torch.dtype, template: dict[str, Any]) -> None:
+def test_stays_within_the_budget(
+    kernels: object, shape: tuple[int, int, int], dtype: torch.dtype, template: dict[str, Any]
+) -> None:
     tokens, num_experts, k = shape
     logits = logits_of(tokens, num_experts, dtype)
     options = options_of(template, num_experts)
@@ -67,7 +70,7 @@ def test_stays_within_the_budget(shape: tuple[int, int, int], dtype: torch.dtype
 
 
 @pytest.mark.parametrize("case", GOLDEN_CASES)
-def test_golden(case: str) -> None:
+def test_golden(kernels: object, case: str) -> None:
     data = {name: GOLDEN[f"router_topk/{case}/{name}"] for name in ("logits", "experts", "weights")}
     k = data["experts"].shape[1]
     weights, experts = router_topk(data["logits"], k)
@@ -78,7 +81,7 @@ def test_golden(case: str) -> None:
     assert torch.allclose(renormalized.double(), expected, rtol=1e-6, atol=1e-9)
 
 
-def test_golden_bias_and_groups() -> None:
+def test_golden_bias_and_groups(kernels: object) -> None:
     def data(case: str) -> tuple[Tensor, ...]:
         return tuple(GOLDEN[f"{case}/{name}"] for name in ("logits", "bias", "weights", "experts"))
 
@@ -117,13 +120,13 @@ def test_groups_and_ties_as_the_reference(tokens: int, groups: tuple[int, int], 
     assert torch.allclose(weights, expected, rtol=1e-6)
 
 
-def test_equal_logits_go_to_lower_experts() -> None:
+def test_equal_logits_go_to_lower_experts(kernels: object) -> None:
     weights, experts = router_topk(torch.zeros(3, 8), 5)
     assert experts.tolist() == [[0, 1, 2, 3, 4]] * 3
     assert torch.allclose(weights, torch.full((3, 5), 1 / 8))
 
 
-def test_nan_and_infinite_logits() -> None:
+def test_nan_and_infinite_logits(kernels: object) -> None:
     logits = torch.zeros(4, 6)
     logits[0, 4] = torch.nan
     logits[1, 2] = torch.inf
@@ -163,7 +166,7 @@ def test_threads_do_not_change_bits() -> None:
     assert torch.equal(one[1], two[1])
 
 
-def test_strided_rows() -> None:
+def test_strided_rows(kernels: object) -> None:
     wide = torch.randn(10, 40)
     logits = wide[:, 3:19]
     assert torch.equal(router_topk(logits, 3)[0], router_topk(logits.contiguous(), 3)[0])
@@ -259,3 +262,61 @@ def test_the_core_checks_too() -> None:
             ops.router_topk(*arguments)
     with pytest.raises(RuntimeError, match="router: "):
         ops.router(logits, torch.zeros(4, 7), 2)
+
+
+@needs_emulator
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("groups", [(1, 1), (4, 2), (4, 1), (8, 3), (2, 2), (16, 16)])
+@pytest.mark.parametrize("size", [1, 2, 5, 33])
+def test_cuda_groups_and_ties_as_the_reference(size: int, groups: tuple[int, int], seed: int) -> None:
+    num_groups, topk_groups = groups
+    make = torch.Generator().manual_seed(seed)
+    logits = torch.randint(-2, 3, (5, num_groups * size), generator=make).float()
+    logits[0, size - 1] = torch.nan
+    logits[1, 0] = -torch.inf
+    options = {"num_groups": num_groups, "topk_groups": topk_groups, "score": "sigmoid"}
+    k = min(9, topk_groups * size)
+    expected, chosen = router_topk_reference(logits, k, **options)
+    with emulated(seed):
+        weights, experts = router_topk(logits, k, **options)
+    assert torch.equal(experts, chosen)
+    assert torch.allclose(weights, expected, rtol=1e-6, equal_nan=True)
+
+
+@needs_emulator
+@pytest.mark.parametrize("num_experts", [64, 65, 256, 257, 1024])
+def test_cuda_at_the_edges_of_what_a_lane_holds(num_experts: int) -> None:
+    logits = logits_of(5, num_experts)
+    weights, experts = emulated_ops(3).router_topk(logits, 40)
+    eager, chosen = router_topk_reference(logits, 40)
+    assert torch.equal(experts, chosen)
+    assert_within_budget(weights, eager, logits.double().softmax(-1).gather(-1, experts.long()))
+
+
+@needs_emulator
+def test_cuda_takes_float16_and_gives_one_result_for_every_order_of_threads() -> None:
+    logits, bias = logits_of(9, 64, torch.float16), torch.rand(64).half()
+    first = emulated_ops(0).router_topk(logits, 8, bias=bias, renormalize=True)
+    for seed in SEEDS[1:]:
+        again = emulated_ops(seed).router_topk(logits, 8, bias=bias, renormalize=True)
+        assert all(torch.equal(mine, other) for mine, other in zip(again, first, strict=True))
+    weights, experts = router_topk_reference(logits, 8, bias=bias, renormalize=True)
+    assert torch.equal(first[1], experts)
+    assert torch.allclose(first[0], weights, rtol=1e-6)
+    for row in range(9):
+        alone = emulated_ops(row).router_topk(logits[row : row + 1], 8, bias=bias, renormalize=True)
+        assert torch.equal(alone[0][0], first[0][row])
+
+
+@needs_emulator
+def test_cuda_checks_too() -> None:
+    ops, logits = emulated_ops(), torch.zeros(3, 8)
+    for arguments, message in [
+        ((logits, 9), "k must be within 1 and 8, got 9"),
+        ((logits.double(), 2), "logits must be float32 or bfloat16 or float16, got float64"),
+        ((logits, 2, False, torch.zeros(7)), r"bias must have shape \[8\], got \[7\]"),
+        ((torch.zeros(2, 1025), 2), "logits must be of at most 1024 experts on a GPU, got 1025"),
+    ]:
+        with pytest.raises(RuntimeError, match=f"router_topk: {message}"):
+            ops.router_topk(*arguments)
+    assert ops.router_topk(torch.zeros(0, 8), 2)[0].shape == (0, 2)

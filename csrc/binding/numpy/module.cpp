@@ -24,6 +24,7 @@ void bind_attention(py::module_& module);
 void bind_attention_layer(py::module_& module);
 void bind_expert_layer(py::module_& module);
 void bind_roofline(py::module_& module);
+void bind_cuda(py::module_& module);
 
 namespace {
 
@@ -75,6 +76,7 @@ PYBIND11_MODULE(_C, module) {
   bind_attention_layer(module);
   bind_expert_layer(module);
   bind_roofline(module);
+  bind_cuda(module);
   module.def("build_info", &build_info, "Compiler, torch built against, sanitizer.");
   module.def("isa", [] { return isa_name(active_isa()); }, "The instruction set in force: avx512, avx2 or portable.");
   module.def("available_isas", &available_names, "The instruction sets this processor has, best first.");

@@ -2,6 +2,7 @@
 
 #include <tuple>
 
+#include "binding/torch/schemas.h"
 #include "binding/torch/views.h"
 
 namespace {
@@ -39,11 +40,7 @@ std::tuple<Tensor, Tensor> qk_norm_rope(Tensor q, Tensor k, std::optional<Tensor
 }  // namespace
 
 STABLE_TORCH_LIBRARY_FRAGMENT(llada_moe, m) {
-  m.def("rms_norm(Tensor x, Tensor weight, float eps) -> Tensor");
-  m.def("add_rms_norm(Tensor x, Tensor residual, Tensor weight, float eps) -> (Tensor, Tensor)");
-  m.def(
-      "qk_norm_rope(Tensor q, Tensor k, Tensor? q_weight, Tensor? k_weight, Tensor positions, Tensor frequencies, "
-      "float eps, float? clip=None) -> (Tensor, Tensor)");
+  for (const char* schema : llada::schemas::kNormRope) m.def(schema);
 }
 
 STABLE_TORCH_LIBRARY_IMPL(llada_moe, CPU, m) {

@@ -2,6 +2,7 @@
 
 #include <tuple>
 
+#include "binding/torch/schemas.h"
 #include "binding/torch/views.h"
 
 namespace {
@@ -34,9 +35,7 @@ Tensor unpermute(Tensor y_sorted, Tensor order, Tensor weights) {
 }  // namespace
 
 STABLE_TORCH_LIBRARY_FRAGMENT(llada_moe, m) {
-  m.def("expert_order(Tensor experts, int num_experts) -> (Tensor, Tensor)");
-  m.def("permute(Tensor x, Tensor order, int k) -> Tensor");
-  m.def("unpermute(Tensor y_sorted, Tensor order, Tensor weights) -> Tensor");
+  for (const char* schema : llada::schemas::kPermute) m.def(schema);
 }
 
 STABLE_TORCH_LIBRARY_IMPL(llada_moe, CPU, m) {

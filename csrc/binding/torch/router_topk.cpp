@@ -2,6 +2,7 @@
 
 #include <tuple>
 
+#include "binding/torch/schemas.h"
 #include "binding/torch/views.h"
 
 namespace {
@@ -54,9 +55,7 @@ std::tuple<Tensor, Tensor> router(Tensor x, Tensor gate_weight, std::int64_t k, 
 }  // namespace
 
 STABLE_TORCH_LIBRARY_FRAGMENT(llada_moe, m) {
-  m.def(
-      "router_topk(Tensor logits, int k, bool sigmoid=False, Tensor? bias=None, bool bias_in_weights=True, "
-      "int num_groups=1, int topk_groups=1, bool renormalize=False, float scale=1.0) -> (Tensor, Tensor)");
+  for (const char* schema : llada::schemas::kRouterTopk) m.def(schema);
   m.def(
       "router(Tensor x, Tensor gate_weight, int k, bool sigmoid=False, Tensor? bias=None, bool bias_in_weights=True, "
       "int num_groups=1, int topk_groups=1, bool renormalize=False, float scale=1.0) -> (Tensor, Tensor)");

@@ -27,6 +27,8 @@ inline DType to_dtype(ScalarType type) {
       return DType::kFloat64;
     case ScalarType::BFloat16:
       return DType::kBFloat16;
+    case ScalarType::Half:
+      return DType::kFloat16;
     case ScalarType::Int:
       return DType::kInt32;
     case ScalarType::Long:

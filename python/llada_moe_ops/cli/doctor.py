@@ -8,7 +8,7 @@ import platform
 from rich.console import Console
 from rich.table import Table
 
-from .. import __version__
+from .. import __version__, cuda
 from .checkpoint import EMBEDDED, has_embedded
 
 REBUILD = "pip install --no-build-isolation --force-reinstall ."
@@ -42,6 +42,34 @@ def doctor() -> int:
     return 1 if problems else 0
 
 
+def _cuda(findings: list[tuple[str, str]], problems: list[str]) -> None:
+    """What CUDA needs, from the build to the device; a machine without a GPU misses nothing."""
+    build, info = cuda.build_info(), cuda.runtime_info()
+    if info is None:
+        findings.append(("cuda built", "no: nvcc was not found, or LLADA_MOE_OPS_CUDA=off"))
+        return
+    findings.append(("cuda built", f"{', '.join(build[1])} by nvcc {build[0]}"))
+    served = f"serves CUDA {cuda.version_text(info['driver'])}" if info["driver"] else "none"
+    findings.append(("cuda driver", f"{served}; the build needs CUDA {cuda.version_text(info['runtime'])}"))
+    if not info["devices"]:
+        findings.append(("cuda device", f"none: {info['error']}"))
+        if (too_old := cuda.driver_problem(info)) is not None:
+            problems.append(too_old)
+    for index, facts in enumerate(info["devices"]):
+        problem = cuda.problem(index, build, info)
+        if problem is not None:
+            problems.append(problem)
+            continue
+        capability = facts["compute_capability"]
+        findings.append(
+            (
+                f"cuda device {index}",
+                f"{facts['name']}, {cuda.architecture_text(capability)}, {facts['multiprocessors']} multiprocessors, "
+                f"{facts['memory'] / 2**30:.0f} GiB, path {cuda.path_for(capability, build[1])}",
+            )
+        )
+
+
 def _torch(findings: list[tuple[str, str]], problems: list[str]) -> None:
     try:
         import torch
@@ -69,6 +97,7 @@ def _extension(findings: list[tuple[str, str]], problems: list[str]) -> None:
         findings.append(("path in force", f"{_C.isa()}, {_C.num_threads()} threads"))
     except (RuntimeError, ValueError) as error:
         problems.append(f"{error}: unset LLADA_MOE_OPS_ISA")
+    _cuda(findings, problems)
     from ..ops._library import LIBRARY, native
 
     if not native():

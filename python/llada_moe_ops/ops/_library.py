@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import cuda
+
 NAMESPACE = "llada_moe"
 PACKAGE = __name__.split(".", 1)[0]
 FOLDER = Path(os.environ.get("LLADA_MOE_OPS_LIBRARY_DIR") or Path(__file__).resolve().parent.parent)
@@ -105,9 +107,34 @@ def extension() -> Any:
     return import_module(f"{PACKAGE}._C")
 
 
-def runs_natively(x: Tensor) -> bool:
-    """Whether the compiled op takes x: on the CPU, or on the meta device, where only shapes are computed."""
-    return _loaded and x.device.type in ("cpu", "meta")
+def runs_natively(x: Tensor, op: str = "") -> bool:
+    """Whether the compiled op takes x: on the CPU, on the meta device, where only shapes are computed, or on a GPU.
+
+    Args:
+        x: the op's first tensor.
+        op: its name, if it has a CUDA kernel.
+    """
+    device = x.device
+    if device.type in ("cpu", "meta"):
+        return _loaded
+    return _loaded and device.type == "cuda" and bool(op) and gpu_serves(device.index)
+
+
+def gpu_serves(device: int) -> bool:
+    """Whether this build's kernels run on a CUDA device. Warns once, with what mends it, when they do not."""
+    if device not in _gpus:
+        if torch.compiler.is_compiling():  # the runtime cannot be asked while a graph is traced
+            return cuda.build_info()[0] != ""
+        problem = cuda.problem(device, cuda.build_info(), cuda.runtime_info())
+        if problem is not None:
+            warnings.warn(
+                f"{PACKAGE}: {problem}; the slow PyTorch references run instead", RuntimeWarning, stacklevel=2
+            )
+        _gpus[device] = problem is None
+    return _gpus[device]
+
+
+_gpus: dict[int, bool] = {}
 
 
 def overload(op: str) -> Any:

@@ -104,7 +104,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
         ValueError: a wrong shape, device, layout or range.
     """
     _check_norm("rms_norm", x, weight, eps)
-    if not runs_natively(x):
+    if not runs_natively(x, "rms_norm"):
         return rms_norm_reference(x, weight, eps)
     out: Tensor = differentiable("rms_norm", x, weight, eps)
     return out
@@ -126,7 +126,7 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tup
     _check.tensor(
         "add_rms_norm", "residual", residual, dtypes=(x.dtype,), shape=tuple(x.shape), device=x.device, contiguous=True
     )
-    if not runs_natively(x):
+    if not runs_natively(x, "add_rms_norm"):
         return add_rms_norm_reference(x, residual, weight, eps)
     out, total = differentiable("add_rms_norm", x, residual, weight, eps)
     return out, total
@@ -179,7 +179,7 @@ def qk_norm_rope(
     _check.require(op, "theta", theta > 0, "positive", theta)
     _check.require(op, "eps", eps >= 0, "not negative", eps)
     _check.require(op, "clip", clip is None or clip > 0, "positive", clip)
-    if not runs_natively(q):
+    if not runs_natively(q, op):
         return qk_norm_rope_reference(
             q, k, q_weight, k_weight, positions, theta=theta, rotary_dim=rotary_dim, eps=eps, clip=clip
         )

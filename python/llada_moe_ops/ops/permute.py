@@ -38,7 +38,8 @@ def expert_order(experts: Tensor, num_experts: int) -> tuple[Tensor, Tensor]:
     """Stable counting sort of assignments (token · k + slot) by expert.
 
     Args:
-        experts: int32 or int64 [T, k], contiguous, values 0 .. E; E means "not mine": last in order, in no group.
+        experts: int32 or int64 [T, k], contiguous, values 0 .. E; E means "not mine": last in order, in no group. On a
+            GPU values are not read by the host: one outside counts as E.
         num_experts: E.
 
     Returns:
@@ -51,7 +52,7 @@ def expert_order(experts: Tensor, num_experts: int) -> tuple[Tensor, Tensor]:
     _check.tensor("expert_order", "experts", experts, dtypes=_check.INDEX, shape=("T", "k"), contiguous=True)
     _check.require("expert_order", "num_experts", 1 <= num_experts <= 1 << 24, "within 1 and 2^24", num_experts)
     _check.index_range("expert_order", "experts", experts, num_experts)
-    if not runs_natively(experts):
+    if not runs_natively(experts, "expert_order"):
         return expert_order_reference(experts, num_experts)
     order, offsets = overload("expert_order")(experts, num_experts)
     return order, offsets
@@ -62,7 +63,7 @@ def permute(x: Tensor, order: Tensor, k: int) -> Tensor:
 
     Args:
         x: [T, H] float32 or bfloat16, last dimension contiguous.
-        order: int32 [A], contiguous, values below T · k.
+        order: int32 [A], contiguous, values below T · k. On a GPU one outside gives a row of zeros.
         k: experts per token.
 
     Returns:
@@ -76,7 +77,7 @@ def permute(x: Tensor, order: Tensor, k: int) -> Tensor:
     _check_order("permute", order, x.device)
     _check.require("permute", "k", k >= 1, "at least 1", k)
     _check.index_range("permute", "order", order, x.shape[0] * k - 1)
-    if not runs_natively(x):
+    if not runs_natively(x, "permute"):
         return permute_reference(x, order, k)
     out: Tensor = differentiable("permute", x, order, k)
     return out
@@ -87,7 +88,8 @@ def unpermute(y_sorted: Tensor, order: Tensor, weights: Tensor) -> Tensor:
 
     Args:
         y_sorted: [A, H] float32 or bfloat16, last dimension contiguous.
-        order: int32 [A], contiguous, each assignment at most once; a missing one counts as a row of zeros.
+        order: int32 [A], contiguous, each assignment at most once; a missing one counts as a row of zeros. On a GPU
+            this is not checked; a value outside 0 .. T · k - 1 is skipped.
         weights: [T, k] float32 or bfloat16, contiguous.
 
     Returns:
@@ -105,9 +107,9 @@ def unpermute(y_sorted: Tensor, order: Tensor, weights: Tensor) -> Tensor:
         op, "weights", weights, dtypes=_check.FLOATING, shape=("T", "k"), device=y_sorted.device, contiguous=True
     )
     _check.index_range(op, "order", order, weights.numel() - 1)
-    if _check.has_values(order):
+    if _check.has_values(order) and order.device.type == "cpu":
         _check.require(op, "order", int(order.bincount().max()) == 1, "without repetition", "an entry twice")
-    if not runs_natively(y_sorted):
+    if not runs_natively(y_sorted, op):
         return unpermute_reference(y_sorted, order, weights)
     out: Tensor = differentiable("unpermute", y_sorted, order, weights)
     return out

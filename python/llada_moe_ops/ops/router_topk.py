@@ -92,7 +92,7 @@ def router_topk(
     op = "router_topk"
     _check.tensor(op, "logits", logits, dtypes=_check.FLOATING, shape=("T", "E"), rows_contiguous=True)
     _check_choice(op, logits.shape[1], k, score, bias, num_groups, topk_groups, logits.device)
-    if not runs_natively(logits):
+    if not runs_natively(logits, op):
         return router_topk_reference(
             logits,
             k,

@@ -1,0 +1,29 @@
+// How tests set the emulator up, through ctypes, and let an op report an error; nothing of it is in the package's
+// library.
+#ifdef LLADA_EMULATE
+
+#include "emulate/scheduler.h"
+
+#include <cstdint>
+
+#include "binding/torch/cuda/door.h"
+
+extern "C" __attribute__((visibility("default"))) void llada_emulate_configure(std::uint64_t seed,
+                                                                               unsigned resident_blocks,
+                                                                               int multiprocessors) {
+  llada::emulate::settings() = {seed, resident_blocks, multiprocessors};
+}
+
+namespace {
+
+void report(llada::Tensor like, std::int64_t code) {
+  const llada::CudaCall call(like);
+  llada::cuda::report("report", static_cast<int>(code), call.stream());
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_FRAGMENT(llada_moe_emulated, m) { m.def("report(Tensor like, int code) -> ()"); }
+STABLE_TORCH_LIBRARY_IMPL(llada_moe_emulated, CPU, m) { m.impl("report", TORCH_BOX(&report)); }
+
+#endif

@@ -1,0 +1,24 @@
+// The schemas of the ops that more than one library registers: llada_moe itself, and the tests' llada_moe_emulated.
+#pragma once
+
+namespace llada::schemas {
+
+inline constexpr const char* kNormRope[] = {
+    "rms_norm(Tensor x, Tensor weight, float eps) -> Tensor",
+    "add_rms_norm(Tensor x, Tensor residual, Tensor weight, float eps) -> (Tensor, Tensor)",
+    "qk_norm_rope(Tensor q, Tensor k, Tensor? q_weight, Tensor? k_weight, Tensor positions, Tensor frequencies, "
+    "float eps, float? clip=None) -> (Tensor, Tensor)",
+};
+
+inline constexpr const char* kPermute[] = {
+    "expert_order(Tensor experts, int num_experts) -> (Tensor, Tensor)",
+    "permute(Tensor x, Tensor order, int k) -> Tensor",
+    "unpermute(Tensor y_sorted, Tensor order, Tensor weights) -> Tensor",
+};
+
+inline constexpr const char* kRouterTopk[] = {
+    "router_topk(Tensor logits, int k, bool sigmoid=False, Tensor? bias=None, bool bias_in_weights=True, "
+    "int num_groups=1, int topk_groups=1, bool renormalize=False, float scale=1.0) -> (Tensor, Tensor)",
+};
+
+}  // namespace llada::schemas

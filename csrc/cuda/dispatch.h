@@ -1,0 +1,24 @@
+// From a dtype at run time to a template argument.
+#pragma once
+
+#include "common/dtype.h"
+#include "cuda/element.h"
+
+namespace llada::cuda {
+
+// Calls function(Element{}) with the element type of an activation's dtype.
+template <class Function>
+int dispatch_floating(DType dtype, Function function) {
+  switch (dtype) {
+    case DType::kFloat32:
+      return function(float{});
+    case DType::kBFloat16:
+      return function(__nv_bfloat16{});
+    case DType::kFloat16:
+      return function(__half{});
+    default:
+      return cudaErrorInvalidValue;
+  }
+}
+
+}  // namespace llada::cuda

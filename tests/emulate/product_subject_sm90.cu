@@ -1,0 +1,138 @@
+// Product by wgmma: 64 x 32 of c per block, depth in steps of 64. A producer warp fills three stages, a by TMA and b by
+// cp.async in the same swizzle; a consumer warpgroup multiplies and frees them. mbarriers say full and empty.
+#include "cuda/launch.h"
+#include "cuda/ptx_sm90.h"
+#include "cuda/tensor_map.h"
+#include "tests/emulate/subjects.h"
+
+namespace subjects {
+namespace {
+
+namespace ptx = llada::ptx;
+
+constexpr int kConsumers = 128, kThreads = kConsumers + 32;
+constexpr int kRows = 64, kColumns = 32, kDepth = 64, kStages = 3;
+constexpr int kLeftBytes = kRows * 128, kStageBytes = kLeftBytes + kColumns * 128;
+
+template <Fault kFault>
+__device__ __forceinline__ void produce(const ptx::TensorMap& map, const Product& p, char* shared, std::uint64_t* full,
+                                        std::uint64_t* empty) {
+  const int lane = threadIdx.x % 32;
+  const int row0 = blockIdx.y * kRows, column0 = blockIdx.x * kColumns;
+  for (int step = 0; step < p.depth / kDepth; ++step) {
+    const int s = step % kStages;
+    ptx::mbarrier_wait(empty + s, (step / kStages + 1) & 1);
+    char* stage = shared + s * kStageBytes;
+    if (lane == 0) {
+      ptx::mbarrier_arrive_expect_tx(full + s, kFault == Fault::kWrongBytes ? kLeftBytes - 16 : kLeftBytes);
+      ptx::tma_load_2d(stage, &map, step * kDepth, row0, full + s, ptx::CacheHint::kEvictFirst);
+    }
+    for (int i = lane; i < kColumns * 8; i += 32) {
+      const int column = i / 8, chunk = i % 8;
+      const bool inside = column0 + column < p.columns;
+      const std::uint16_t* source =
+          p.b + static_cast<std::size_t>(inside ? column0 + column : 0) * p.depth + step * kDepth + chunk * 8;
+      const int place = kFault == Fault::kWrongSwizzle ? chunk : chunk ^ (column % 8);
+      ptx::cp_async<16>(stage + kLeftBytes + column * 128 + place * 16, source, inside ? 16 : 0);
+    }
+    if constexpr (kFault == Fault::kUnwaitedCopy) {
+      ptx::mbarrier_arrive(full + s);
+    } else {
+      ptx::cp_async_wait_all();
+      ptx::fence_proxy_async();
+      ptx::mbarrier_arrive(full + s);
+    }
+  }
+  ptx::cp_async_wait_all();
+}
+
+template <Fault kFault>
+__device__ __forceinline__ void consume(const Product& p, char* shared, std::uint64_t* full, std::uint64_t* empty) {
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  float sums[kColumns / 2];
+  for (int step = 0; step < p.depth / kDepth; ++step) {
+    const int s = step % kStages;
+    ptx::mbarrier_wait(full + s, (step / kStages) & 1);
+    const std::uint32_t a = ptx::shared_address(shared + s * kStageBytes), b = a + kLeftBytes;
+    ptx::wgmma_fence();
+    for (int k = 0; k < kDepth / 16; ++k) {
+      constexpr int kAdvance = kFault == Fault::kWrongDescriptor ? 16 : 32;
+      ptx::wgmma<__nv_bfloat16, kColumns>(sums, ptx::tile_descriptor(a + k * kAdvance),
+                                          ptx::tile_descriptor(b + k * 32), step + k != 0);
+    }
+    ptx::wgmma_commit_group();
+    if constexpr (kFault == Fault::kFreedTooEarly) {
+      if (lane == 0) ptx::mbarrier_arrive(empty + s);
+    }
+    if constexpr (kFault != Fault::kUnwaitedProduct) ptx::wgmma_wait_group<0>();
+    if constexpr (kFault != Fault::kFreedTooEarly) {
+      if (lane == 0) ptx::mbarrier_arrive(empty + s);
+    }
+  }
+  for (int i = 0; i < kColumns / 2; ++i) {
+    const int row = blockIdx.y * kRows + warp * 16 + lane / 4 + i / 2 % 2 * 8;
+    const int column = blockIdx.x * kColumns + i / 4 * 8 + lane % 4 * 2 + i % 2;
+    if (row < p.rows && column < p.columns) p.c[static_cast<std::size_t>(row) * p.columns + column] = sums[i];
+  }
+  ptx::wgmma_wait_group<0>();
+}
+
+template <Fault kFault>
+__global__ void __launch_bounds__(kThreads) product_kernel(const __grid_constant__ ptx::TensorMap map, Product p) {
+  LLADA_DYNAMIC_SHARED(char, shared);
+  LLADA_SHARED_ARRAY(std::uint64_t, full, kStages);
+  LLADA_SHARED_ARRAY(std::uint64_t, empty, kStages);
+  if (threadIdx.x == 0) {
+    for (int s = 0; s < kStages; ++s) {
+      ptx::mbarrier_init(full + s, 1 + 32);
+      ptx::mbarrier_init(empty + s, kConsumers / 32);
+    }
+    ptx::fence_mbarrier_init();
+  }
+  if constexpr (kFault != Fault::kMissingBarrier) __syncthreads();
+  if (threadIdx.x >= kConsumers) {
+    produce<kFault>(map, p, shared, full, empty);
+  } else {
+    consume<kFault>(p, shared, full, empty);
+  }
+}
+
+template <Fault kFault>
+int run(const Product& p) {
+  ptx::TensorMap map;
+  const int error = llada::cuda::make_tensor_map(&map, {.base = p.a,
+                                                        .element_bytes = 2,
+                                                        .columns = p.depth,
+                                                        .rows = p.rows,
+                                                        .row_bytes = std::int64_t{p.depth} * 2,
+                                                        .box_rows = kRows});
+  if (error != 0) return error;
+  const dim3 grid((p.columns + kColumns - 1) / kColumns, (p.rows + kRows - 1) / kRows);
+  return llada::cuda::launch({.grid = grid, .block = kThreads, .shared_bytes = kStages * kStageBytes},
+                             product_kernel<kFault>, map, p);
+}
+
+}  // namespace
+
+int product_sm90(Fault fault, const Product& product) {
+  switch (fault) {
+    case Fault::kMissingBarrier:
+      return run<Fault::kMissingBarrier>(product);
+    case Fault::kUnwaitedCopy:
+      return run<Fault::kUnwaitedCopy>(product);
+    case Fault::kWrongSwizzle:
+      return run<Fault::kWrongSwizzle>(product);
+    case Fault::kWrongBytes:
+      return run<Fault::kWrongBytes>(product);
+    case Fault::kWrongDescriptor:
+      return run<Fault::kWrongDescriptor>(product);
+    case Fault::kFreedTooEarly:
+      return run<Fault::kFreedTooEarly>(product);
+    case Fault::kUnwaitedProduct:
+      return run<Fault::kUnwaitedProduct>(product);
+    default:
+      return run<Fault::kNone>(product);
+  }
+}
+
+}  // namespace subjects

@@ -23,7 +23,6 @@ from torch.nn import functional
 from .compare import compare, title
 
 TOKENS = (1, 8, 32, 128, 512)
-SECONDS = 0.3
 HIDDEN, HEADS, DEPTH = 2048, 16, 128
 NORM: dict[str, Any] = {"eps": 1e-5}
 ROPE: dict[str, Any] = {"theta": 50000.0, "rotary_dim": DEPTH, **NORM}
@@ -82,5 +81,4 @@ def test_attention_layer(benchmark: Any, tokens: int, format: str) -> None:
         flops=8.0 * tokens * HIDDEN * HEADS * DEPTH + 4.0 * tokens * tokens * HEADS * DEPTH,
         cold=True,
         tolerance=TOLERANCE[format],
-        seconds=SECONDS,
     )

@@ -22,7 +22,6 @@ Run = Callable[[], Any]
 
 PEAKS = {torch.bfloat16: "bf16", torch.float32: "fp32", "int4": "int8"}
 MIN_TURNS = 3
-SECONDS = 0.6
 TURNS_SECONDS = 0.15  # of turns between two measurements of the limit
 LIMIT_ROUNDS = 3  # of each such measurement: one alone may be disturbed
 
@@ -38,9 +37,8 @@ def compare(
     flops: float = 0.0,
     cold: bool = False,
     tolerance: float = 0.02,
-    seconds: float = SECONDS,
 ) -> None:
-    """Check, time in turns, print, and record in pytest-benchmark's JSON.
+    """Check, time in turns for a little more than half a second, print, and record in pytest-benchmark's JSON.
 
     Args:
         benchmark: pytest-benchmark's fixture.
@@ -53,7 +51,6 @@ def compare(
         cold: the case sees to it that no weights are in a cache from the call before. Otherwise they count as being in
             the nearest cache of which they fill at most half.
         tolerance: how far from the first peer ours may be, relative to the result's root mean square.
-        seconds: how long to take turns; three turns at least.
     """
     first = next(iter(peers.values()))
     assert_close(ours(), first(), tolerance)
@@ -61,7 +58,7 @@ def compare(
     peak = PEAKS.get(dtype, "fp32" if isinstance(dtype, torch.dtype) else dtype)
     format = dtype if isinstance(dtype, str) else peak
     level = "dram" if cold else level_of(bytes_moved, threads)
-    times, limits = take_turns({"ours": ours, **peers}, probe(threads), (level, "dram", peak), seconds)
+    times, limits = take_turns({"ours": ours, **peers}, probe(threads), (level, "dram", peak))
 
     def figures(values: list[float]) -> dict[str, float]:
         work = (bytes_moved, flops, peak)
@@ -103,7 +100,7 @@ probe = cache(Probe)  # one for all cases: it holds half a gigabyte
 
 
 def take_turns(
-    runs: Mapping[str, Run], limit: Probe, limits: Collection[str], seconds: float
+    runs: Mapping[str, Run], limit: Probe, limits: Collection[str], budget: float = 0.6
 ) -> tuple[dict[str, list[float]], Limits]:
     """Seconds of each call, one at a time in turn, and the limits named, measured before, among and after them."""
     times: dict[str, list[float]] = {name: [] for name in runs}
@@ -114,7 +111,7 @@ def take_turns(
 
     limit.reset()
     measure_limit()
-    end = time.perf_counter() + seconds
+    end = time.perf_counter() + budget
     while time.perf_counter() < end or len(times["ours"]) < MIN_TURNS:
         for run in runs.values():
             run()  # not timed: the probe has emptied the caches

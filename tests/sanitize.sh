@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The C++ tests on a ThreadSanitizer build of the core, then the op tests on an AddressSanitizer + UBSan build of the core
-# and its doors; both beside the normal build.
+# The C++ tests on a ThreadSanitizer build of the core, the emulated CUDA kernels under both sanitizers, then the op tests on
+# an AddressSanitizer + UBSan build of the core and its doors; all beside the normal build.
 #   PYTHON  the interpreter with torch, pytest, cmake, ninja and pybind11 (default: python3)
 #   further arguments go to pytest
 set -euo pipefail
@@ -15,6 +15,16 @@ cmake -S . -B "$build" -G Ninja -DLLADA_MOE_OPS_DOORS=OFF -DLLADA_MOE_OPS_CUDA=o
 cmake --build "$build"
 for test in threads_test core_test; do
   TSAN_OPTIONS=halt_on_error=1 "$build/$test"
+done
+
+# The CUDA kernels in the emulator: each CUDA thread is a thread to TSan, so this is their race detector.
+for sanitizer in thread address,undefined; do
+  build=$PWD/build/emulated-${sanitizer%%,*}
+  cmake -S . -B "$build" -G Ninja -DLLADA_MOE_OPS_DOORS=OFF -DLLADA_MOE_OPS_CUDA=off -DLLADA_MOE_OPS_TESTS=OFF \
+    -DLLADA_MOE_OPS_EMULATE=ON -DLLADA_MOE_OPS_EMULATE_DIR="$build/lib" -DLLADA_MOE_OPS_SANITIZE="$sanitizer" >/dev/null
+  cmake --build "$build" --target planted_faults
+  LLADA_MOE_OPS_EMULATE_DIR="$build/lib" "$bin/$(basename "$python")" -m pytest tests/emulate/test_planted_faults.py -q \
+    -p no:cacheprovider
 done
 
 build=$PWD/build/sanitize

@@ -1,7 +1,5 @@
 #include "emulate/copy_engine.h"
 
-#include <algorithm>
-
 #include "emulate/mbarrier.h"
 #include "emulate/sanitizer.h"
 #include "emulate/scheduler.h"
@@ -25,9 +23,9 @@ struct Job {
   const char* order;  // a name for release and acquire
 };
 
-// Of all resident blocks, oldest first.
+// Of all resident blocks: a ring, oldest first.
 Job jobs[kMaxJobs];
-unsigned count = 0;
+unsigned head = 0, count = 0;
 std::uint64_t skipped = 0;
 char orders[kMaxJobs];
 unsigned next_order = 0;
@@ -43,7 +41,7 @@ void issue(Job job) {
   job.order = &orders[next_order++ % kMaxJobs];
   release(job.order);
   ++current->block->copies_in_flight;
-  jobs[count++] = job;
+  jobs[(head + count++) % kMaxJobs] = job;
   if (!late() && coin()) run_copy_engine();
 }
 
@@ -126,7 +124,7 @@ void issue_arrival_after_copies(std::uint64_t* barrier, const Where& where) {
 }
 
 void reset_copy_engine() {
-  count = 0;
+  head = count = 0;
   skipped = 0;
 }
 
@@ -139,9 +137,11 @@ bool copy_engine_due(bool nothing_else) {
 }
 
 void run_copy_engine() {
-  const unsigned picked = settings().seed == 0 ? 0 : static_cast<unsigned>(draw() % count);
-  const Job job = jobs[picked];
-  std::copy(jobs + picked + 1, jobs + count, jobs + picked);
+  const auto picked = static_cast<unsigned>(settings().seed == 0 ? 0 : draw() % count);
+  Job& oldest = jobs[head++ % kMaxJobs];
+  Job& taken = jobs[(head - 1 + picked) % kMaxJobs];
+  const Job job = taken;
+  taken = oldest;
   --count;
   run(job);
 }

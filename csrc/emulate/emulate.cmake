@@ -19,7 +19,8 @@ target_include_directories(llada_moe_emulate_runtime PUBLIC csrc)
 target_compile_options(llada_moe_emulate_runtime PRIVATE ${LLADA_FLAGS})
 if(LLADA_MOE_OPS_SANITIZE STREQUAL "thread")
   list(REMOVE_ITEM LLADA_EMULATE_SOURCES ${CMAKE_CURRENT_SOURCE_DIR}/csrc/emulate/memory_access.cpp)
-  set_source_files_properties(${LLADA_EMULATE_SOURCES} PROPERTIES COMPILE_OPTIONS "-fno-sanitize=thread;-DLLADA_EMULATE_TSAN")
+  set_source_files_properties(${LLADA_EMULATE_SOURCES} PROPERTIES COMPILE_OPTIONS 
+    "-fno-sanitize=thread;-fno-tree-loop-distribute-patterns;-DLLADA_EMULATE_TSAN")
 endif()
 
 # --- every kernel

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <mutex>
 #include <string>
+#include <utility>
 
 #include "emulate/copy_engine.h"
 #include "emulate/sanitizer.h"
@@ -23,6 +24,7 @@ constexpr int kErrorLaunchFailure = 719;       // cudaErrorLaunchFailure
 constexpr unsigned kMaxThreads = kMaxWarps * kWarpSize;
 constexpr std::size_t kMaxSharedBytes = 227 << 10;
 constexpr std::size_t kSharedAlignment = 1024;
+constexpr std::size_t kMaxStaticArrays = 32;
 constexpr unsigned kMaxGridYZ = 65535;
 constexpr std::uint64_t kYieldLimit = 20'000'000;
 
@@ -32,8 +34,8 @@ bool failed = false;
 std::uint64_t random_state = 1;
 std::uint64_t yields = 0;  // since the last event that was not one
 
-Thread host;  // the thread that called launch
-std::vector<std::unique_ptr<Thread>> pool;
+Thread host;                                             // the thread that called launch
+auto& pool = *new std::vector<std::unique_ptr<Thread>>;  // never freed: no order with its last users
 
 // Each thread is in the ready queue at most once: a ring of that size never grows, so fibres allocate nothing.
 struct ReadyQueue {
@@ -110,6 +112,13 @@ void thread_main() {
   block.finished = --block.live == 0;
   switch_to(block.finished ? nullptr : pick(), true);
   std::abort();
+}
+
+// Of exactly that size, so that ASan sees its end.
+SharedMemory allocate(std::size_t alignment, std::size_t bytes) {
+  void* memory = nullptr;
+  if (posix_memalign(&memory, alignment, bytes) != 0) std::abort();
+  return {static_cast<char*>(memory), &std::free};
 }
 
 // By hand: TSan would see a write of memset's as the kernel's own.
@@ -200,6 +209,16 @@ void record(const Thread& thread, const char* format, va_list arguments) {
                 index.y, index.z);
   message = std::string(text) + place;
   failed = true;
+  release(&message);
+}
+
+// Fibres that stopped half-way cannot be used again.
+void abandon([[maybe_unused]] std::vector<Block>&& blocks) {
+  for (auto& thread : pool) discard_fibre(thread->fibre);
+#ifdef LLADA_EMULATE_TSAN
+  // They released nothing: to TSan, freeing what they used would be a race.
+  new std::vector<Block>(std::move(blocks));
+#endif
 }
 
 bool valid(const Grid& launch) {
@@ -219,11 +238,11 @@ void* static_array(const void* key, std::size_t bytes) {
     acquire(array.memory.get());  // its allocation is a write to TSan
     return array.memory.get();
   }
-  void* memory = nullptr;
-  if (posix_memalign(&memory, kAlignment, bytes) != 0) std::abort();
-  poison(static_cast<char*>(memory), bytes);
+  if (arrays.size() == kMaxStaticArrays) fail("more than %zu arrays in shared memory", kMaxStaticArrays);
+  arrays.push_back({key, bytes, allocate(kAlignment, bytes)});
+  char* memory = arrays.back().memory.get();
+  poison(memory, bytes);
   release(memory);
-  arrays.push_back({key, bytes, {static_cast<char*>(memory), &std::free}});
   return memory;
 }
 
@@ -318,21 +337,19 @@ int launch(dim3 grid, dim3 block, std::size_t shared_bytes, void (*kernel)(void*
     slot.grid = grid;
     slot.shared_bytes = shared_bytes;
     if (shared_bytes != 0) {
-      void* memory = nullptr;
-      if (posix_memalign(&memory, kSharedAlignment, shared_bytes) != 0) std::abort();
-      slot.shared = static_cast<char*>(memory);
+      slot.shared_memory = allocate(kSharedAlignment, shared_bytes);
+      slot.shared = slot.shared_memory.get();
     }
+    slot.static_arrays.reserve(kMaxStaticArrays);
     slot.threads.resize(threads);
     slot.warps.resize((threads + kWarpSize - 1) / kWarpSize);
   }
   release(&running);
   run(blocks);
-  for (Block& slot : blocks) {
-    acquire(&slot.order);
-    std::free(slot.shared);
-  }
-  if (failed) {  // fibres that stopped half-way cannot be used again
-    for (auto& thread : pool) discard_fibre(thread->fibre);
+  for (Block& slot : blocks) acquire(&slot.order);
+  if (failed) {
+    acquire(&message);
+    abandon(std::move(blocks));
   }
   current = nullptr;
   return failed ? kErrorLaunchFailure : 0;

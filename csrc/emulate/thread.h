@@ -71,11 +71,13 @@ struct Barrier {
   char order[2] = {0, 0};
 };
 
-// An array of fixed size in shared memory; exactly as large as declared, so that ASan sees its ends.
+using SharedMemory = std::unique_ptr<char, void (*)(void*)>;
+
+// An array of fixed size in shared memory.
 struct StaticArray {
   const void* key;
   std::size_t bytes;
-  std::unique_ptr<char, void (*)(void*)> memory;
+  SharedMemory memory;
 };
 
 inline constexpr unsigned kBarriers = 16;
@@ -83,7 +85,8 @@ inline constexpr unsigned kBarriers = 16;
 struct Block {
   uint3 index{};
   dim3 size, grid;
-  char* shared = nullptr;
+  char* shared = nullptr;  // dynamic
+  SharedMemory shared_memory{nullptr, nullptr};
   std::size_t shared_bytes = 0;
   std::vector<StaticArray> static_arrays;
   std::vector<Thread*> threads;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "emulate/sanitizer.h"
 #include "emulate/scheduler.h"
 #include "emulate/warp.h"
 
@@ -21,8 +22,9 @@ struct WgmmaQueue {
     float* d[kWarpSize];
     const std::uint32_t* a_registers[kWarpSize];
   };
-  Entry entries[kMaxInFlight];
-  unsigned count = 0, group = 0;
+  Entry entries[kMaxInFlight];  // a ring, oldest first
+  unsigned head = 0, count = 0, group = 0;
+  char order = 0;  // a name for release and acquire
 };
 
 namespace {
@@ -118,9 +120,8 @@ void multiply(const WgmmaQueue::Entry& entry) {
 
 // The first `count` operations, in order.
 void perform(WgmmaQueue& queue, unsigned count) {
-  for (unsigned i = 0; i < count; ++i) multiply(queue.entries[i]);
-  std::copy(queue.entries + count, queue.entries + queue.count, queue.entries);
-  queue.count -= count;
+  for (; count != 0; --count, --queue.count) multiply(queue.entries[queue.head++ % kMaxInFlight]);
+  release(&queue.order);
 }
 
 WgmmaQueue& own_queue() {
@@ -144,7 +145,7 @@ void run_issue(std::uint32_t, void* const* operands) {
   const bool a_supported = first.a_registers != nullptr || first.a >> 62 == kSwizzle128;
   if (!a_supported || first.b >> 62 != kSwizzle128) fail("%s: only the 128-byte swizzle is emulated", where.operation);
 
-  WgmmaQueue::Entry& entry = queue.entries[queue.count++];
+  WgmmaQueue::Entry& entry = queue.entries[(queue.head + queue.count++) % kMaxInFlight];
   entry.operation = first;
   entry.group = queue.group;
   entry.where = where;
@@ -165,8 +166,9 @@ void run_commit(std::uint32_t, void* const*) { ++own_queue().group; }
 void run_wait(std::uint32_t, void* const* operands) {
   WgmmaQueue& queue = own_queue();
   const unsigned groups = *static_cast<const unsigned*>(operands[0]);
+  const auto group_of = [&](unsigned i) { return queue.entries[(queue.head + i) % kMaxInFlight].group; };
   unsigned due = 0;
-  while (due < queue.count && queue.entries[due].group + groups < queue.group) ++due;
+  while (due < queue.count && group_of(due) + groups < queue.group) ++due;
   perform(queue, due);
 }
 
@@ -184,7 +186,10 @@ void wgmma_issue(const Wgmma& operation, const Where& where) {
 
 void wgmma_commit(const Where& where) { warp_meet(kFullWarp, &run_commit, nullptr, where); }
 
-void wgmma_wait(unsigned groups, const Where& where) { warp_meet(kFullWarp, &run_wait, &groups, where); }
+void wgmma_wait(unsigned groups, const Where& where) {
+  warp_meet(kFullWarp, &run_wait, &groups, where);
+  acquire(&own_queue().order);  // one lane made the accesses of all
+}
 
 bool wgmma_in_flight() {
   const Warp& warp = current->block->warps[current->warp];

@@ -1,7 +1,7 @@
-"""The micro-kernels of micro_kernels_sm80.cu and micro_kernels_sm90.cu: their input, and what the PTX manual says comes out.
+"""The micro-kernels of micro_kernels_sm*.cu: their input, and what the PTX manual says comes out.
 
-The layouts are written here from the manual's formulas, apart from the emulator's own code. Values are small whole numbers,
-so that every sum is exact in any order: a GPU gives the same bits.
+The layouts are written here from the manual's formulas, apart from the emulator's own code. Values are small whole
+numbers, so that every sum is exact in any order: a GPU gives the same bits.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def matrix_stores(rng: np.random.Generator) -> Iterator[Case]:
                     tile = tiles[matrix] if name == "stmatrix" else tiles[matrix].T
                     tile[row, column], tile[row, column + 1] = low, high
             expected = np.zeros((32, 8), np.uint16)
-            written = LANES < 8 * matrices
+            written = 8 * matrices > LANES
             expected[ROWS[written]] = tiles.reshape(32, 8)[written]
             yield Case(f"{name}_{matrices}", (), registers, expected)
 
@@ -206,7 +206,7 @@ def right_image(b: Array, major: int) -> Array:
 
 
 def accumulators(d: Array) -> Array:
-    """64 x N -> what each of 128 threads holds (the manual's Figure "WGMMA .m64nNk16 register fragment layout for D")."""
+    """64 x N -> what each of 128 threads holds (the manual's "Register Fragments for D", wgmma.m64nNk16)."""
     thread = np.arange(128)[:, None]
     i = np.arange(d.shape[1] // 2)[None, :]
     row = 16 * (thread // 32) + (thread % 32) // 4 + 8 * ((i % 4) // 2)

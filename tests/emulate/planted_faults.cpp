@@ -1,4 +1,5 @@
-// planted_faults SUBJECT FAULT SEED: runs a subject with a fault and says what is seen of it.
+// planted_faults SUBJECT FAULT SEED: runs a subject with a fault and says what is seen of it; SUBJECT build: which
+// build this is.
 //   0  right   1  wrong result   2  reported by the emulator   others: a sanitizer's
 #include <cstdio>
 #include <cstdlib>
@@ -27,6 +28,14 @@ const std::map<std::string, Fault> kFaults = {
     {"freed_too_early", Fault::kFreedTooEarly},
     {"unwaited_product", Fault::kUnwaitedProduct},
 };
+
+#if defined(__SANITIZE_ADDRESS__)
+constexpr const char* kBuild = "address";
+#elif defined(__SANITIZE_THREAD__)
+constexpr const char* kBuild = "thread";
+#else
+constexpr const char* kBuild = "plain";
+#endif
 
 int report(int status, bool right) {
   if (status != 0) {
@@ -93,6 +102,7 @@ int main(int count, char** arguments) {
   const unsigned long long seed = std::strtoull(arguments[3], nullptr, 10);
   llada::emulate::settings().seed = seed;
   llada::emulate::settings().resident_blocks = static_cast<unsigned>(1 + seed % 4);
+  if (subject == "build") return std::puts(kBuild) < 0;
   if (subject == "rule") return report(subjects::broken_rule(fault.c_str()), true);
   if (subject == "sort") return check_sort(kFaults.at(fault));
   if (subject == "product_sm80") return check_product(kFaults.at(fault), subjects::product_sm80);

@@ -29,11 +29,12 @@ done
 
 build=$PWD/build/sanitize
 cmake -S . -B "$build" -G Ninja -DPython_EXECUTABLE="$bin/$(basename "$python")" -DLLADA_MOE_OPS_TESTS=OFF \
-  -DLLADA_MOE_OPS_CUDA=off -DLLADA_MOE_OPS_SANITIZE=address,undefined -DLLADA_MOE_OPS_OUTPUT_DIR="$build/lib" >/dev/null
+  -DLLADA_MOE_OPS_CUDA=off -DLLADA_MOE_OPS_EMULATE=ON -DLLADA_MOE_OPS_EMULATE_DIR="$build/emulate" \
+  -DLLADA_MOE_OPS_SANITIZE=address,undefined -DLLADA_MOE_OPS_OUTPUT_DIR="$build/lib" >/dev/null
 cmake --build "$build"
 
 compiler=${CXX:-c++}
-export LLADA_MOE_OPS_LIBRARY_DIR="$build/lib"
+export LLADA_MOE_OPS_LIBRARY_DIR="$build/lib" LLADA_MOE_OPS_EMULATE_DIR="$build/emulate"
 # libstdc++ as well: the sanitizer must find __cxa_throw when it starts, before torch brings it in.
 export LD_PRELOAD="$("$compiler" -print-file-name=libasan.so):$("$compiler" -print-file-name=libstdc++.so)"
 # torch and Python keep memory to the end on purpose; a signal handler of ours would hide Python's own.

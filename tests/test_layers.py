@@ -52,7 +52,7 @@ def test_python_layers(layer: str) -> None:
 
 
 def test_only_the_binding_sees_torch_or_python() -> None:
-    sources = [path for path in (ROOT / "csrc").rglob("*") if path.suffix in (".h", ".cpp")]
+    sources = [path for path in (ROOT / "csrc").rglob("*") if path.suffix in (".h", ".cpp", ".cu")]
     offenders = [path for path in sources if FRAMEWORKS.search(path.read_text()) and "binding" not in path.parts]
     assert len(sources) > 20
     assert offenders == []
@@ -60,7 +60,7 @@ def test_only_the_binding_sees_torch_or_python() -> None:
 
 def test_kernels_include_no_binding_and_common_no_kernel() -> None:
     for path in (ROOT / "csrc").rglob("*"):
-        if path.suffix not in (".h", ".cpp") or "binding" in path.parts:
+        if path.suffix not in (".h", ".cpp", ".cu") or "binding" in path.parts:
             continue
         included = set(INCLUDE.findall(path.read_text()))
         assert "binding" not in included, path
@@ -76,3 +76,13 @@ def test_the_doors_do_not_see_each_other() -> None:
         assert sources
         for path in sources:
             assert not foreign.search(path.read_text()), path
+
+
+def test_cuda_s_headers_are_for_the_cuda_folder_and_std_containers_not_for_kernels() -> None:
+    toolkit = re.compile(r"#include\s*[<\"](cuda_\w+\.h|cuda\.h|mma\.h|cooperative_groups\.h)[>\"]")
+    container = re.compile(r"#include\s*<(vector|string|map|array|unordered_map|functional)>")
+    sources = [path for path in (ROOT / "csrc").rglob("*") if path.suffix in (".h", ".cpp", ".cu")]
+    kernels = [path for path in sources if path.suffix == ".cu"]
+    assert len(kernels) > 3
+    assert {path.parent.name for path in sources if toolkit.search(path.read_text())} == {"cuda"}
+    assert [path for path in kernels if container.search(path.read_text())] == []

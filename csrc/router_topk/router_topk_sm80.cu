@@ -4,7 +4,7 @@
 //   the lower slot's, belongs to the lower expert scores -> + bias -> groups (their two best, the best groups) -> k
 //   rounds of: each lane's best, the warp's best
 //
-// A score is compared as an unsigned key in its order (NaN first, -0 as 0), so that one redux.sync finds the warp's
+// A score (never -0) is compared as an unsigned key in its order, NaN first, so that one redux.sync finds the warp's
 // best; a taken expert's key becomes 0, below that of minus infinity. The token's row of shared memory holds what the
 // choice looks at while groups are formed, then what the weights are taken from. Sums run over a fixed tree: a token's
 // result depends on its own row alone.
@@ -33,7 +33,7 @@ __device__ __forceinline__ float load_float(const void* values, DType dtype, std
 // Larger for what comes first; 0 for no score at all.
 __device__ __forceinline__ unsigned key_of(float score) {
   if (score != score) return kNanKey;
-  const unsigned bits = __float_as_uint(score == 0.0f ? 0.0f : score);
+  const unsigned bits = __float_as_uint(score);
   return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
 }
 

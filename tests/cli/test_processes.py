@@ -110,7 +110,13 @@ def test_interrupt_leaves_the_old_file(checkpoint: Path, tmp_path: Path) -> None
         path,
     ]
     call = [sys.executable, "-m", "llada_moe_ops.cli", *map(str, arguments)]
-    with subprocess.Popen(call, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+    with subprocess.Popen(
+        call,
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+    ) as child:
         time.sleep(4)
         child.send_signal(signal.SIGINT)
         code = child.wait(timeout=60)

@@ -52,7 +52,7 @@ struct PanelProduct {
 // One group's chunks times panels [panel_begin, panel_end).
 //
 // Few chunks: panel by panel. While a panel is multiplied with its chunks, the next one is fetched, a share with each
-// chunk, so that memory and arithmetic overlap; a single chunk is all stream and fetches 4 KB ahead, where DRAM is
+// chunk, so that memory and arithmetic overlap; a single chunk is all stream and fetches 8 KB ahead, where DRAM is
 // fastest. Many chunks: their rows no longer stay in L2 and are read once for a block of panels.
 template <class Epilogue>
 void run_group(const PanelProduct& product, std::int64_t chunk_begin, std::int64_t chunk_end, std::int64_t panel_begin,

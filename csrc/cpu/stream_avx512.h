@@ -1,6 +1,6 @@
 // How weights that come from memory are read while little is computed with them. Whole lines, prefetched by software,
-// outrun Zen 4's own prefetchers; halves of lines without it come up to 14 % faster. With more rows to multiply,
-// arithmetic leaves the prefetchers too little room, and software's are better.
+// outrun Zen 4's own prefetchers; halves of lines without it come up to 14 % faster. From six rows on, arithmetic
+// leaves the prefetchers too little room, and software's are better.
 #pragma once
 
 #include <immintrin.h>

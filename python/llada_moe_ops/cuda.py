@@ -6,10 +6,9 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from .machine import extension
+from .machine import REINSTALL, extension
 
 OLDEST = 80  # the oldest architecture with cp.async and mma for bfloat16, which the kernels are written for
-_INSTALL = "pip install --no-build-isolation --force-reinstall --no-deps ."
 
 
 def build_info() -> tuple[str, Sequence[str]]:
@@ -80,7 +79,7 @@ def problem(device: int, build: tuple[str, Sequence[str]], info: dict[str, Any] 
     if info is None:
         return (
             "this build has no CUDA kernels: put nvcc (CUDA 12 or newer) on PATH and type "
-            f"`LLADA_MOE_OPS_CUDA=on {_INSTALL}`"
+            f"`LLADA_MOE_OPS_CUDA=on {REINSTALL}`"
         )
     if (too_old := driver_problem(info)) is not None:
         return too_old
@@ -94,7 +93,7 @@ def problem(device: int, build: tuple[str, Sequence[str]], info: dict[str, Any] 
     capability = facts["compute_capability"]
     if path_for(capability, built) is None:
         mend = (
-            f"type `TORCH_CUDA_ARCH_LIST={capability // 10}.{capability % 10} {_INSTALL}`"
+            f"type `TORCH_CUDA_ARCH_LIST={capability // 10}.{capability % 10} {REINSTALL}`"
             if capability >= OLDEST
             else f"the kernels need {architecture_text(OLDEST)} or newer"
         )

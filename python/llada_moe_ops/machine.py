@@ -8,6 +8,8 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+REINSTALL = "pip install --no-build-isolation --force-reinstall --no-deps ."
+
 
 def extension() -> Any:
     """The module ``_C``.

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from .. import cuda
+from ..machine import REINSTALL
 
 NAMESPACE = "llada_moe"
 PACKAGE = __name__.split(".", 1)[0]
@@ -46,7 +47,7 @@ OPS = (
     "token_confidence",
     "unpermute",
 )
-REBUILD = "`pip install --no-build-isolation --force-reinstall --no-deps .`"
+REBUILD = f"`{REINSTALL}`"
 
 if "LLADA_MOE_OPS_LIBRARY_DIR" in os.environ:
     sys.modules[PACKAGE].__path__.insert(0, str(FOLDER))  # so that _C comes from there, too

@@ -1,0 +1,27 @@
+// grouped_gemm and grouped_swiglu by product_sm80.h, on the checkpoint's own layout of the weights.
+#include "grouped_gemm/product_sm80.h"
+
+namespace llada::cuda {
+namespace {
+
+struct Plain {
+  static constexpr bool kPaired = false;
+  __device__ __forceinline__ float operator()(float sum, std::int64_t) const { return sum; }
+};
+
+struct SwiGlu {
+  static constexpr bool kPaired = true;
+  __device__ __forceinline__ float operator()(float gate, float up) const { return gate / (1.0f + expf(-gate)) * up; }
+};
+
+}  // namespace
+
+int grouped_gemm_sm80(const ProductParams& params) {
+  return launch_product(params, [](auto) { return Plain(); });
+}
+
+int grouped_swiglu_sm80(const ProductParams& params) {
+  return launch_product(params, [](auto) { return SwiGlu(); });
+}
+
+}  // namespace llada::cuda

@@ -28,6 +28,10 @@ struct ProductParams {
   void* y;                      // [rows, columns], aligned to 16 bytes
   std::int64_t rows, depth, columns, groups;
   void* stream;
+  // Or null. With either, rows of no group are not written.
+  const std::int32_t* x_order = nullptr;  // row r of the product is row x_order[r] / slots of x
+  const std::int32_t* y_order = nullptr;  // and row y_order[r] of y
+  std::int64_t slots = 1;
 };
 int grouped_gemm_sm80(const ProductParams& params);
 int grouped_swiglu_sm80(const ProductParams& params);

@@ -4,12 +4,16 @@
 namespace llada::cuda {
 namespace {
 
+template <class Element>
 struct Plain {
+  using Output = Element;
   static constexpr bool kPaired = false;
   __device__ __forceinline__ float operator()(float sum, std::int64_t) const { return sum; }
 };
 
+template <class Element>
 struct SwiGlu {
+  using Output = Element;
   static constexpr bool kPaired = true;
   __device__ __forceinline__ float operator()(float gate, float up) const { return gate / (1.0f + expf(-gate)) * up; }
 };
@@ -17,11 +21,11 @@ struct SwiGlu {
 }  // namespace
 
 int grouped_gemm_sm80(const ProductParams& params) {
-  return launch_product(params, [](auto) { return Plain(); });
+  return launch_product(params, [](auto element) { return Plain<decltype(element)>(); });
 }
 
 int grouped_swiglu_sm80(const ProductParams& params) {
-  return launch_product(params, [](auto) { return SwiGlu(); });
+  return launch_product(params, [](auto element) { return SwiGlu<decltype(element)>(); });
 }
 
 }  // namespace llada::cuda

@@ -8,6 +8,7 @@
 //           so that the eight rows of an ldmatrix lie in different banks
 //   grid:   as many row tiles as any offsets could need, times the column tiles; a block finds its group and rows in
 //           offsets itself. Rows of no group are the last group, of zeros.
+//   order:  of rows given by token and slot: read where the token lies, written where the slot belongs
 //
 // An output is summed in one accumulator over rising depth, 16 at a time by mma.sync (fp32: 32 at a time, by fmaf),
 // which neither the tile's shape nor its other rows change: the bits depend on the row and its weight alone.
@@ -207,8 +208,11 @@ __device__ __forceinline__ void sum_tile(Sums<Shape::kFragments>& sums, char* sh
     const std::int64_t column = first_column + (up ? row - kTileColumns / 2 : row);
     return column < params.columns ? weight + (column + (up ? params.columns : 0)) * params.weight_stride : nullptr;
   });
-  const RowCopies<Element, Shape::kRows, kThreads, kAligned> x_rows(
-      [&](int row) -> const Element* { return row < tile.count ? x + (tile.first + row) * params.x_stride : nullptr; });
+  const RowCopies<Element, Shape::kRows, kThreads, kAligned> x_rows([&](int row) -> const Element* {
+    if (row >= tile.count) return nullptr;
+    const std::int64_t r = tile.first + row;
+    return x + (params.x_order != nullptr ? params.x_order[r] / params.slots : r) * params.x_stride;
+  });
   const auto steps = static_cast<int>((params.depth + kDepth - 1) / kDepth);
   const auto load = [&](int step) {
     char* stage = shared + step % kStages * Shape::kStageBytes;
@@ -240,24 +244,26 @@ __device__ __forceinline__ void sum_tile(Sums<Shape::kFragments>& sums, char* sh
   ptx::cp_async_wait_all();
 }
 
-// epilogue(sum, column), or paired epilogue(gate, up), makes the output before its only rounding.
+// epilogue(sum, column), or paired epilogue(gate, up), makes the output before its only rounding, to Epilogue::Output.
 template <class Element, class Shape, class Epilogue, bool kAligned>
 __global__ void __launch_bounds__(Shape::kThreads) product_kernel(ProductParams params, Epilogue epilogue) {
   constexpr bool kPaired = Epilogue::kPaired;
-  constexpr int kColumns = kPaired ? kTileColumns / 2 : kTileColumns, kPack = kElementsPer16Bytes<Element>;
+  using Output = typename Epilogue::Output;
+  constexpr int kColumns = kPaired ? kTileColumns / 2 : kTileColumns, kPack = kElementsPer16Bytes<Output>;
   constexpr int kPitch =
       kColumns + kPack;  // of the finished rows, which meet in shared memory to leave 16 bytes at a time
-  static_assert(Shape::kRows * kPitch * sizeof(Element) <= Shape::kStages * Shape::kStageBytes);
+  static_assert(Shape::kRows * kPitch * sizeof(Output) <= Shape::kStages * Shape::kStageBytes);
   LLADA_DYNAMIC_SHARED(char, shared);
   const auto column_tiles = static_cast<unsigned>((params.columns + kColumns - 1) / kColumns);
   const RowTile tile = find_tile<Shape::kRows>(params, blockIdx.x / column_tiles);
-  if (tile.count <= 0) return;
+  const bool of_no_group = tile.group == params.groups;
+  if (tile.count <= 0 || (of_no_group && (params.x_order != nullptr || params.y_order != nullptr))) return;
   const std::int64_t first_column = blockIdx.x % column_tiles * static_cast<std::int64_t>(kColumns);
   Sums<Shape::kFragments> sums = {};
-  if (tile.group < params.groups) sum_tile<Element, Shape, kPaired, kAligned>(sums, shared, params, tile, first_column);
+  if (!of_no_group) sum_tile<Element, Shape, kPaired, kAligned>(sums, shared, params, tile, first_column);
   __syncthreads();
 
-  auto* finished = reinterpret_cast<Element*>(shared);
+  auto* finished = reinterpret_cast<Output*>(shared);
   const int lane = threadIdx.x % kWarpLanes, warp = threadIdx.x / kWarpLanes;
   const int warp_column = warp % kColumnWarps * (kColumns / kColumnWarps) + lane / 4;
   const int warp_row = warp / kColumnWarps * Shape::kFragments * 8 + lane % 4 * 2;
@@ -274,7 +280,7 @@ __global__ void __launch_bounds__(Shape::kThreads) product_kernel(ProductParams 
         } else {
           value = epilogue(sums[m][n][i], first_column + column);
         }
-        finished[(warp_row + n * 8 + i % 2) * kPitch + column] = from_float<Element>(value);
+        finished[(warp_row + n * 8 + i % 2) * kPitch + column] = from_float<Output>(value);
       }
     }
   }
@@ -282,8 +288,9 @@ __global__ void __launch_bounds__(Shape::kThreads) product_kernel(ProductParams 
   const bool aligned = params.columns % kPack == 0;  // y itself is
   for (int i = threadIdx.x; i < tile.count * (kColumns / kPack); i += Shape::kThreads) {
     const int row = i / (kColumns / kPack), column = i % (kColumns / kPack) * kPack;
-    const auto pack = *reinterpret_cast<const Vector<Element, kPack>*>(finished + row * kPitch + column);
-    Element* to = static_cast<Element*>(params.y) + (tile.first + row) * params.columns + first_column + column;
+    const auto pack = *reinterpret_cast<const Vector<Output, kPack>*>(finished + row * kPitch + column);
+    const std::int64_t r = tile.first + row, y_row = params.y_order != nullptr ? params.y_order[r] : r;
+    Output* to = static_cast<Output*>(params.y) + y_row * params.columns + first_column + column;
     store_pack<kPack>(to, pack, params.columns - first_column - column, aligned);
   }
 }

@@ -7,6 +7,7 @@ namespace {
 
 template <class Element>
 struct AddBias {
+  using Output = Element;
   static constexpr bool kPaired = false;
   const Element* bias;  // [columns], or null
   std::int64_t columns;

@@ -175,8 +175,8 @@ def emulated_op(op: tuple[Op, Op], seed: int) -> Op:
 @pytest.mark.parametrize("op", OPS)
 @pytest.mark.parametrize("groups", [*FEW, *MANY])
 def test_cuda_stays_within_the_budget(groups: tuple[int, ...], op: tuple[Op, Op], seed: int) -> None:
-    for turn, sizes in enumerate(CUDA_SIZES):
-        x, weight, offsets = inputs(groups, sizes, WITH_FLOAT16[(turn + seed) % 3])
+    for sizes in CUDA_SIZES[seed % 2 :: 2]:
+        x, weight, offsets = inputs(groups, sizes, WITH_FLOAT16[seed % 3])
         y, eager = emulated_op(op, seed)(x, weight, offsets), op[1](x, weight, offsets)
         if x.numel() > 0:
             assert_within_budget(y, eager, op[1](x.double(), weight.double(), offsets))

@@ -220,14 +220,13 @@ CUDA_SHAPES = (  # (rows, K, N)
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("shape", CUDA_SHAPES)
 def test_cuda_stays_within_the_budget(shape: tuple[int, int, int], seed: int) -> None:
-    for dtype in (*DTYPES, torch.float16):
-        x, weight, bias = inputs(*shape, dtype)
-        b = bias if seed % 2 else None
-        y = emulated_ops(seed).linear(x, weight, b)
-        assert y.shape == (shape[0], shape[2])
-        if x.numel() > 0:
-            exact = ops.linear_reference(x.double(), weight.double(), None if b is None else b.double())
-            assert_within_budget(y, ops.linear_reference(x, weight, b), exact)
+    x, weight, bias = inputs(*shape, (*DTYPES, torch.float16)[seed % 3])
+    b = bias if seed % 2 else None
+    y = emulated_ops(seed).linear(x, weight, b)
+    assert y.shape == (shape[0], shape[2])
+    if x.numel() > 0:
+        exact = ops.linear_reference(x.double(), weight.double(), None if b is None else b.double())
+        assert_within_budget(y, ops.linear_reference(x, weight, b), exact)
 
 
 @needs_emulator

@@ -4,7 +4,6 @@
 #include <limits>
 #include <vector>
 
-#include "common/check.h"
 #include "common/parallel.h"
 #include "cpu/panel_product.h"
 #include "cpu/tile_ops.h"
@@ -15,26 +14,6 @@ namespace {
 
 constexpr const char* kOp = "moe_mlp";
 constexpr std::int64_t kScratchWords = 1 << 24;  // 64 MB for the largest buffer
-
-void check(const MoeMlpArgs& args) {
-  const ArrayView& x = args.x;
-  Check(kOp, "x", x).cpu().dtype({DType::kFloat32, DType::kBFloat16}).shape({kAnySize, kAnySize}).last_dim_contiguous();
-  const std::int64_t tokens = x.size(0), hidden = x.size(1), intermediate = args.intermediate;
-  Check(kOp, "experts", args.experts).cpu().dtype({DType::kInt32, DType::kInt64}).shape({tokens, kAnySize});
-  Check(kOp, "experts", args.experts).contiguous();
-  Check(kOp, "weights", args.weights).cpu().dtype({DType::kFloat32}).shape({tokens, args.experts.size(1)}).contiguous();
-  require(kOp, "gate_up_proj", args.gate_up.rank > 0, "an array", "a scalar");
-  const std::int64_t experts = args.gate_up.size(0);
-  if (!args.packed) {
-    Check(kOp, "gate_up_proj", args.gate_up).cpu().dtype({x.dtype}).shape({experts, 2 * intermediate, hidden});
-    Check(kOp, "gate_up_proj", args.gate_up).last_dim_contiguous();
-    Check(kOp, "down_proj", args.down).cpu().dtype({x.dtype}).shape({experts, hidden, intermediate});
-    Check(kOp, "down_proj", args.down).last_dim_contiguous();
-  }
-  Check(kOp, "y", args.y).cpu().dtype({x.dtype}).shape({tokens, hidden}).contiguous();
-  require(kOp, "experts", args.experts.elements() <= std::numeric_limits<std::int32_t>::max(),
-          "of fewer than 2^31 assignments", std::to_string(args.experts.elements()));
-}
 
 // The experts of all tokens [T][k], in range, as int32.
 const std::int32_t* checked_experts(const MoeMlpArgs& args) {
@@ -175,8 +154,29 @@ class Pass {
 
 }  // namespace
 
+void check_moe_mlp(const MoeMlpArgs& args, const Backend& backend) {
+  const ArrayView &x = args.x, &gate_up = args.gate_up, &down = args.down;
+  Check(kOp, "x", x).on(backend).floating(backend).shape({kAnySize, kAnySize}).last_dim_contiguous();
+  const std::int64_t tokens = x.size(0), hidden = x.size(1), intermediate = args.intermediate;
+  Check(kOp, "experts", args.experts).on(backend).dtype({DType::kInt32, DType::kInt64}).shape({tokens, kAnySize});
+  Check(kOp, "experts", args.experts).contiguous();
+  const std::int64_t slots = args.experts.size(1);
+  Check(kOp, "weights", args.weights).on(backend).dtype({DType::kFloat32}).shape({tokens, slots}).contiguous();
+  require(kOp, "gate_up_proj", gate_up.rank > 0, "an array", "a scalar");
+  const std::int64_t experts = gate_up.size(0);
+  if (!args.packed) {
+    Check(kOp, "gate_up_proj", gate_up).on(backend).dtype({x.dtype}).shape({experts, 2 * intermediate, hidden});
+    Check(kOp, "gate_up_proj", gate_up).last_dim_contiguous();
+    Check(kOp, "down_proj", down).on(backend).dtype({x.dtype}).shape({experts, hidden, intermediate});
+    Check(kOp, "down_proj", down).last_dim_contiguous();
+  }
+  Check(kOp, "y", args.y).on(backend).dtype({x.dtype}).shape({tokens, hidden}).contiguous();
+  require(kOp, "experts", args.experts.elements() <= std::numeric_limits<std::int32_t>::max(),
+          "of fewer than 2^31 assignments", std::to_string(args.experts.elements()));
+}
+
 void moe_mlp(const MoeMlpArgs& args) {
-  check(args);
+  check_moe_mlp(args, kCpuBackend);
   const std::int32_t* chosen = checked_experts(args);
   const std::int64_t tokens = args.x.size(0), hidden = args.x.size(1), intermediate = args.intermediate;
   const std::int64_t experts = args.gate_up.size(0);

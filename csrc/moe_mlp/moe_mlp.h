@@ -7,12 +7,12 @@
 //   rows x down panels --fp32--> [T*k][H] in slot order --weighted sum, one rounding--> y
 #pragma once
 
-#include "common/array_view.h"
+#include "common/check.h"
 
 namespace llada {
 
 struct MoeMlpArgs {
-  ArrayView x;        // [T, H], fp32 or bf16, rows may be strided
+  ArrayView x;        // [T, H], fp32 or bf16 (on a GPU also fp16), rows may be strided
   ArrayView weights;  // [T, k] fp32, contiguous
   ArrayView experts;  // [T, k] int32 or int64 in 0 .. E, contiguous; E: not ours, adds nothing
   ArrayView gate_up;  // [E, 2I, H], or packed [E, panels, lanes, 32, values per lane]
@@ -22,6 +22,8 @@ struct MoeMlpArgs {
   ArrayView y;                // [T, H], contiguous
 };
 
+// All but packed weights and the values of experts.
+void check_moe_mlp(const MoeMlpArgs& args, const Backend& backend);
 void moe_mlp(const MoeMlpArgs& args);
 
 // Packs one expert: gate [I, H] and up [I, H] into gate_up, down [H, I] into down_packed.

@@ -15,6 +15,7 @@ from llada_moe_ops.ops._panels import format_of, pack_panels_reference
 from torch import Tensor
 
 from tests import cases
+from tests.emulated import SEEDS, emulated, emulated_ops, needs_emulator
 
 from .budget import DTYPES, assert_within_budget, threads
 
@@ -206,3 +207,65 @@ def test_numpy_door() -> None:
         native.linear("x", weight)
     with pytest.raises(ValueError, match="dimensions"):
         native.linear(np.zeros((1,) * 7, np.float32), weight)
+
+
+# CUDA's tiles: 32 rows up to 32 of them, else 128; 128 columns; 64 of K, 32 in fp32.
+CUDA_SHAPES = (  # (rows, K, N)
+    *((rows, 40, 33) for rows in (0, 1, 31, 32, 33, 127, 128, 129, 257)),
+    *((130, k, n) for k, n in ((1, 1), (63, 127), (64, 128), (65, 129), (72, 136), (200, 264))),
+)
+
+
+@needs_emulator
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("shape", CUDA_SHAPES)
+def test_cuda_stays_within_the_budget(shape: tuple[int, int, int], seed: int) -> None:
+    x, weight, bias = inputs(*shape, (*DTYPES, torch.float16)[seed % 3])
+    b = bias if seed % 2 else None
+    y = emulated_ops(seed).linear(x, weight, b)
+    assert y.shape == (shape[0], shape[2])
+    if x.numel() > 0:
+        exact = ops.linear_reference(x.double(), weight.double(), None if b is None else b.double())
+        assert_within_budget(y, ops.linear_reference(x, weight, b), exact)
+
+
+@needs_emulator
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_cuda_bits_depend_on_the_row_alone(dtype: torch.dtype) -> None:
+    x, weight, bias = inputs(150, 328, 70, dtype)
+    with emulated(0):
+        whole = ops.linear(x, weight, bias)
+    for seed, size in enumerate((1, 2, 31, 32, 33, 129, 149, 150)):
+        with emulated(seed):
+            assert torch.equal(ops.linear(x[-size:], weight, bias), whole[-size:])
+
+
+@needs_emulator
+def test_cuda_takes_strided_rows_leading_dimensions_and_an_empty_k() -> None:
+    wide, weight = (cases.random(*shape, dtype=torch.bfloat16, seed=4) for shape in ((3, 4, 90), (20, 90)))
+    with emulated(3):
+        for columns in (slice(8, 48), slice(13, 50)):
+            x, rows = wide[..., columns], weight[:, columns]
+            expected = ops.linear(x.contiguous(), rows.contiguous())
+            assert torch.equal(ops.linear(x, rows), expected)
+            assert torch.equal(ops.linear(x[1, 2], rows), expected[1, 2])
+            assert torch.equal(ops.linear(x[:1].expand(3, 4, x.shape[2])[:, 0], rows), expected[:1, 0].expand(3, 20))
+        bias = cases.random(20, dtype=torch.bfloat16, seed=5)
+        assert torch.equal(ops.linear(torch.zeros(2, 0).bfloat16(), weight[:, :0], bias), bias.expand(2, 20))
+
+
+@needs_emulator
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((X.double(), WEIGHT.double()), "linear: x must be float32 or bfloat16 or float16, got float64"),
+        ((X, WEIGHT.half()), "linear: weight must be float32, got float16"),
+        ((X, WEIGHT[:, :3]), "linear: weight must have shape"),
+        ((X, WEIGHT, torch.zeros(6)), "linear: bias must have shape"),
+        ((X, torch.zeros(4, 5).T), "linear: weight must have a contiguous last dimension"),
+        ((torch.zeros(2, 6, 4)[:, 1:4], WEIGHT), "linear: x must have evenly spaced rows"),
+    ],
+)
+def test_cuda_checks_too(arguments: tuple[Any, ...], message: str) -> None:
+    with pytest.raises(RuntimeError, match=message):
+        emulated_ops().linear(*arguments)

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from tests import cases
+from tests.emulated import SEEDS, emulated, emulated_ops, needs_emulator
 from tests.golden import tensors
 
 from .budget import DTYPES, assert_within_budget, threads
@@ -147,7 +148,7 @@ def test_the_reference_packs_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     packed = ops.pack_experts(*layer[3:])
     y = ops.moe_mlp(*layer)
     for module in ("packing", "moe_mlp", "linear", "grouped_gemm"):
-        monkeypatch.setattr(import_module(f"llada_moe_ops.ops.{module}"), "runs_natively", lambda x: False)
+        monkeypatch.setattr(import_module(f"llada_moe_ops.ops.{module}"), "runs_natively", lambda x, op="": False)
     slow = ops.pack_experts(*layer[3:])
     assert torch.equal(slow.gate_up, packed.gate_up)
     assert torch.equal(slow.down, packed.down)
@@ -241,3 +242,85 @@ def test_numpy_door() -> None:
     assert torch.equal(torch.from_numpy(wide), ops.moe_mlp(*LAYER))
     with pytest.raises(TypeError, match="experts must be int32 or int64, got float32"):
         native.moe_mlp(*arrays[:2], arrays[2].astype("float32"), *arrays[3:])
+
+
+# CUDA's tiles: 32 assignments, or 128 from more than 32 per expert on; 64 of I, 128 of H; 64 deep, 32 in fp32.
+CUDA_LAYERS = (*cases.EXPERT_LAYERS, (16, 2, 1, 72, 64), (130, 1, 1, 136, 65), (70, 4, 3, 128, 72))
+
+
+@needs_emulator
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("choice", cases.EXPERT_CHOICES)
+@pytest.mark.parametrize("shape", CUDA_LAYERS)
+def test_cuda_stays_within_the_budget(shape: tuple[int, ...], choice: str, seed: int) -> None:
+    layer = cases.expert_layer(shape, choice, (*DTYPES, torch.float16)[seed % 3])
+    y, exact = emulated_ops(seed).moe_mlp(*layer), in_float64(*layer)
+    if exact.count_nonzero() == 0:
+        assert y.shape == exact.shape
+        assert y.count_nonzero() == 0
+    else:
+        assert_within_budget(y, ops.moe_mlp_reference(*layer), exact)
+
+
+@needs_emulator
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_cuda_gives_a_token_the_same_bits_alone_and_in_any_order_of_threads(dtype: torch.dtype) -> None:
+    x, weights, experts, gate_up_proj, down_proj = cases.expert_layer((90, 3, 5, 200, 48), "not_mine", dtype)
+    with emulated(0):
+        whole = ops.moe_mlp(x, weights, experts, gate_up_proj, down_proj)
+    for seed in SEEDS:
+        rows = slice(11 * seed, 11 * seed + 1 + seed % 3)
+        with emulated(seed):
+            alone = ops.moe_mlp(x[rows], weights[rows], experts[rows], gate_up_proj, down_proj)
+            assert torch.equal(alone, whole[rows])
+            if seed in (3, 6):
+                assert torch.equal(ops.moe_mlp(x, weights, experts, gate_up_proj, down_proj), whole)
+
+
+@needs_emulator
+def test_cuda_takes_many_tokens_in_several_passes() -> None:
+    """More outputs than the workspace holds at a time, nearly all of them not mine."""
+    x, weights, experts, gate_up_proj, down_proj = cases.expert_layer(
+        (1030, 8, 1, 1 << 14, 1), "all_not_mine", DTYPES[1]
+    )
+    mine = [5, 1023, 1024, 1029]
+    experts[mine, 3:5] = 0
+    y = emulated_ops(1).moe_mlp(x, weights, experts, gate_up_proj, down_proj)
+    assert torch.equal(y[mine], emulated_ops(2).moe_mlp(x[mine], weights[mine], experts[mine], gate_up_proj, down_proj))
+    assert y[mine].count_nonzero() > 0.9 * y[mine].numel()
+    assert y.count_nonzero() == y[mine].count_nonzero()
+
+
+@needs_emulator
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_cuda_takes_strided_inputs(dtype: torch.dtype) -> None:
+    x, weights, experts, gate_up_proj, down_proj = cases.expert_layer((13, 2, 4, 64, 32), "random", dtype)
+    with emulated(4):
+        for columns in (slice(8, 48), slice(3, 40)):
+            strided = x[:, columns], weights, experts, gate_up_proj[..., columns], down_proj[:, columns]
+            expected = ops.moe_mlp(*(value.contiguous() for value in strided))
+            assert torch.equal(ops.moe_mlp(*strided), expected)
+            assert torch.equal(ops.moe_mlp(*strided[:2], experts.long(), *strided[3:]), expected)
+
+
+@needs_emulator
+def test_cuda_skips_experts_out_of_range() -> None:
+    """They are not read by the host, and count as not mine, whatever their weight."""
+    x, weights, experts, gate_up_proj, down_proj = cases.expert_layer((20, 3, 4, 40, 24), "random", torch.bfloat16)
+    out = torch.rand(20, 3, generator=torch.Generator().manual_seed(1)) < 0.3
+    kept = experts.masked_fill(out, 4)
+    for bad in (-1, 5, 1 << 30):
+        y = emulated_ops(5).moe_mlp(
+            x, weights.masked_fill(out, torch.nan), experts.masked_fill(out, bad), gate_up_proj, down_proj
+        )
+        assert torch.equal(y, emulated_ops(2).moe_mlp(x, weights, kept, gate_up_proj, down_proj))
+
+
+@needs_emulator
+@pytest.mark.parametrize(("changes", "error", "message"), ERRORS)
+def test_cuda_checks_too(changes: dict[int, Any], error: type[Exception], message: str) -> None:
+    if "in 0 .. 4" in message:
+        pytest.skip("values are not read by the host")
+    arguments = [changes.get(i, value) for i, value in enumerate(LAYER)]
+    with pytest.raises(RuntimeError):
+        emulated_ops().moe_mlp(*arguments)

@@ -1,5 +1,6 @@
 #include "grouped_gemm/grouped_gemm.h"
 
+#include "binding/torch/schemas.h"
 #include "binding/torch/views.h"
 
 namespace {
@@ -42,9 +43,8 @@ Tensor grouped_swiglu_packed(Tensor x_sorted, Tensor gate_up, std::int64_t inter
 }  // namespace
 
 STABLE_TORCH_LIBRARY_FRAGMENT(llada_moe, m) {
-  m.def("grouped_gemm(Tensor x_sorted, Tensor weight, Tensor offsets) -> Tensor");
+  for (const char* schema : llada::schemas::kGroupedGemm) m.def(schema);
   m.def("grouped_gemm_packed(Tensor x_sorted, Tensor packed, int out_features, Tensor offsets) -> Tensor");
-  m.def("grouped_swiglu(Tensor x_sorted, Tensor gate_up_proj, Tensor offsets) -> Tensor");
   m.def("grouped_swiglu_packed(Tensor x_sorted, Tensor gate_up, int intermediate_size, Tensor offsets) -> Tensor");
 }
 

@@ -1,5 +1,6 @@
 #include "linear/linear.h"
 
+#include "binding/torch/schemas.h"
 #include "binding/torch/views.h"
 
 namespace {
@@ -32,7 +33,7 @@ void pack_linear(Tensor weight, Tensor packed) { llada::pack_linear(llada::view(
 }  // namespace
 
 STABLE_TORCH_LIBRARY_FRAGMENT(llada_moe, m) {
-  m.def("linear(Tensor x, Tensor weight, Tensor? bias=None) -> Tensor");
+  for (const char* schema : llada::schemas::kLinear) m.def(schema);
   m.def("linear_packed(Tensor x, Tensor packed, int out_features, Tensor? bias=None) -> Tensor");
   m.def("pack_linear(Tensor weight, Tensor(a!) packed) -> ()");
 }

@@ -1,5 +1,6 @@
 #include "moe_mlp/moe_mlp.h"
 
+#include "binding/torch/schemas.h"
 #include "binding/torch/views.h"
 
 namespace {
@@ -32,7 +33,7 @@ void pack_expert(Tensor gate, Tensor up, Tensor down, Tensor gate_up_packed, Ten
 }  // namespace
 
 STABLE_TORCH_LIBRARY_FRAGMENT(llada_moe, m) {
-  m.def("moe_mlp(Tensor x, Tensor weights, Tensor experts, Tensor gate_up_proj, Tensor down_proj) -> Tensor");
+  for (const char* schema : llada::schemas::kMoeMlp) m.def(schema);
   m.def(
       "moe_mlp_packed(Tensor x, Tensor weights, Tensor experts, Tensor gate_up, Tensor down, int intermediate_size)"
       " -> Tensor");

@@ -3,6 +3,19 @@
 
 namespace llada::schemas {
 
+inline constexpr const char* kGroupedGemm[] = {
+    "grouped_gemm(Tensor x_sorted, Tensor weight, Tensor offsets) -> Tensor",
+    "grouped_swiglu(Tensor x_sorted, Tensor gate_up_proj, Tensor offsets) -> Tensor",
+};
+
+inline constexpr const char* kLinear[] = {
+    "linear(Tensor x, Tensor weight, Tensor? bias=None) -> Tensor",
+};
+
+inline constexpr const char* kMoeMlp[] = {
+    "moe_mlp(Tensor x, Tensor weights, Tensor experts, Tensor gate_up_proj, Tensor down_proj) -> Tensor",
+};
+
 inline constexpr const char* kNormRope[] = {
     "rms_norm(Tensor x, Tensor weight, float eps) -> Tensor",
     "add_rms_norm(Tensor x, Tensor residual, Tensor weight, float eps) -> (Tensor, Tensor)",

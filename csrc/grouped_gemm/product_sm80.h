@@ -1,0 +1,328 @@
+// Rows grouped by expert times that expert's weight, y [rows, columns] = x [rows, depth] weight[group]^T, by tiles of
+// columns (the product's M: 16 weight rows) and rows (its N: 8 tokens), so that few tokens waste little.
+//
+//   block:  128 weight rows x Shape::kRows rows of one group; SwiGLU: 64 gate rows and the 64 up rows of the same
+//   columns warp:   2 x 16 weight rows (adjacent, or gate and up: both of an output lie in one thread) x kRows /
+//   kRowWarps rows stage:  128 bytes of depth of each row, by cp.async, kStages deep; the 16-byte chunk c of row r lies
+//   at c ^ r % 8,
+//           so that the eight rows of an ldmatrix lie in different banks
+//   grid:   as many row tiles as any offsets could need, times the column tiles; a block finds its group and rows in
+//           offsets itself. Rows of no group are the last group, of zeros.
+//   order:  of rows given by token and slot: read where the token lies, written where the slot belongs
+//
+// An output is summed in one accumulator over rising depth, 16 at a time by mma.sync (fp32: 32 at a time, by fmaf),
+// which neither the tile's shape nor its other rows change: the bits depend on the row and its weight alone.
+#pragma once
+
+#include <cstdint>
+
+#include "cuda/dispatch.h"
+#include "cuda/launch.h"
+#include "cuda/pack.h"
+#include "cuda/ptx_sm80.h"
+#include "cuda/reduce.h"
+#include "grouped_gemm/grouped_gemm_cuda.h"
+
+namespace llada::cuda {
+
+inline constexpr int kColumnWarps = 4, kTileColumns = 32 * kColumnWarps;
+inline constexpr int kDepthBytes = 128, kChunkBytes = 16, kChunks = kDepthBytes / kChunkBytes;
+
+template <int kRowsOfTile, int kRowWarpsOfTile, int kStagesOfTile>
+struct TileShape {
+  static constexpr int kRows = kRowsOfTile, kRowWarps = kRowWarpsOfTile, kStages = kStagesOfTile;
+  static constexpr int kThreads = kColumnWarps * kRowWarps * kWarpLanes;
+  static constexpr int kFragments = kRows / kRowWarps / 8;  // of 8 rows, per warp
+  static constexpr int kStageBytes = (kTileColumns + kRows) * kDepthBytes;
+};
+using FewRows = TileShape<32, 1, 4>;    // 80 KB: two blocks share an A100's multiprocessor
+using ManyRows = TileShape<128, 2, 3>;  // 96 KB: what sm_86 and sm_89 have as well
+
+// Rows `first` .. `first + count` of a group; group `groups` is of no expert; a count of 0 is no tile.
+struct RowTile {
+  int group;
+  std::int32_t first, count;
+};
+
+// All lanes of a warp call it. Offsets that do not rise lead to missing or repeated tiles, never outside of y.
+template <int kRows>
+__device__ __forceinline__ RowTile find_tile(const ProductParams& params, unsigned tile) {
+  const auto rows = static_cast<std::int32_t>(params.rows);
+  if (params.offsets == nullptr) {
+    const auto first = static_cast<std::int32_t>(tile * kRows);
+    return {0, first, min(kRows, rows - first)};
+  }
+  const int lane = threadIdx.x % kWarpLanes, groups = static_cast<int>(params.groups);
+  const auto offset = [&](int group) { return max(0, min(rows, params.offsets[group])); };
+  for (int base = 0; base <= groups; base += kWarpLanes) {
+    const int group = base + lane;
+    const std::int32_t begin = group <= groups ? offset(group) : 0;
+    const std::int32_t end = group < groups ? offset(group + 1) : group == groups ? rows : 0;
+    const unsigned tiles = end > begin ? (static_cast<unsigned>(end - begin) + kRows - 1) / kRows : 0;
+    unsigned sum = tiles;
+#pragma unroll
+    for (int distance = 1; distance < kWarpLanes; distance *= 2) {
+      const unsigned below = __shfl_up_sync(kAllLanes, sum, distance);
+      if (lane >= distance) sum += below;
+    }
+    const unsigned found = __ballot_sync(kAllLanes, tile < sum);
+    if (found != 0) {
+      const int source = __ffs(static_cast<int>(found)) - 1;
+      const auto within = static_cast<std::int32_t>((tile - (sum - tiles)) * kRows);
+      const std::int32_t first = __shfl_sync(kAllLanes, begin + within, source);
+      const std::int32_t last = __shfl_sync(kAllLanes, end, source);
+      return {base + source, first, min(kRows, last - first)};
+    }
+    tile -= __shfl_sync(kAllLanes, sum, kWarpLanes - 1);
+  }
+  return {groups, 0, 0};
+}
+
+__device__ __forceinline__ int chunk_offset(int row, int chunk) {
+  return row * kDepthBytes + (chunk ^ (row % kChunks)) * kChunkBytes;
+}
+
+// A thread's part in copying kTileRows rows into a stage: the same chunk of every (kThreads / kChunks)th row.
+template <class Element, int kTileRows, int kThreads, bool kAligned>
+class RowCopies {
+ public:
+  // row_of(r): where row r of the tile starts, or null for one of zeros.
+  template <class RowOf>
+  __device__ __forceinline__ explicit RowCopies(RowOf row_of) {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) rows_[i] = row_of(row(i));
+  }
+
+  // Elements from `start` on, zeros from `depth` on. `base` is an aligned address.
+  __device__ __forceinline__ void copy(char* stage, const Element* base, std::int64_t start, std::int64_t depth) const {
+    constexpr int kElements = kElementsPer16Bytes<Element>;
+    const int chunk = threadIdx.x % kChunks;
+    const std::int64_t first = start + chunk * kElements, left = depth - first;
+    const int valid = left >= kElements ? kElements : left > 0 ? static_cast<int>(left) : 0;
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      char* to = stage + chunk_offset(row(i), chunk);
+      const int count = rows_[i] != nullptr ? valid : 0;
+      const Element* from = count > 0 ? rows_[i] + first : base;
+      if constexpr (kAligned) {
+        ptx::cp_async<kChunkBytes>(to, from, count * static_cast<int>(sizeof(Element)));
+      } else {
+        *reinterpret_cast<Vector<Element, kElements>*>(to) = load_pack<kElements>(from, count, false);
+      }
+    }
+  }
+
+ private:
+  static constexpr int kCount = kTileRows * kChunks / kThreads;
+  static_assert(kTileRows * kChunks % kThreads == 0 && kThreads % kChunks == 0);
+
+  __device__ __forceinline__ static int row(int i) { return threadIdx.x / kChunks + i * (kThreads / kChunks); }
+
+  const Element* rows_[kCount];
+};
+
+// A warp's product of two times 16 weight rows with kFragments times 8 rows. In the layout of mma's d, with
+// g = lane / 4 and t = lane % 4 * 2: sums[m][n][i] is of weight row g + i / 2 * 8 and row t + i % 2 of the fragments.
+template <int kFragments>
+using Sums = float[2][kFragments][4];
+
+// columns0, columns1: tile rows of the two weight fragments.
+template <class Element, int kFragments>
+__device__ __forceinline__ void multiply_stage(Sums<kFragments>& sums, const char* weights, const char* rows,
+                                               int columns0, int columns1, int first_row) {
+  static_assert(kFragments % 2 == 0);
+  const int lane = threadIdx.x % kWarpLanes;
+#pragma unroll
+  for (int k = 0; k < kChunks; k += 2) {  // 16 elements are two chunks
+    std::uint32_t left[2][4];
+    ptx::ldmatrix(left[0], weights + chunk_offset(columns0 + lane % 16, k + lane / 16));
+    ptx::ldmatrix(left[1], weights + chunk_offset(columns1 + lane % 16, k + lane / 16));
+#pragma unroll
+    for (int n = 0; n < kFragments; n += 2) {
+      std::uint32_t right[4];  // two fragments, of each the lower and the upper half of k
+      const int row = first_row + n * 8 + lane % 8 + lane / 16 * 8;
+      ptx::ldmatrix(right, rows + chunk_offset(row, k + lane / 8 % 2));
+#pragma unroll
+      for (int m = 0; m < 2; ++m) {
+        ptx::mma_m16n8k16<Element>(sums[m][n], left[m], right[0], right[1]);
+        ptx::mma_m16n8k16<Element>(sums[m][n + 1], left[m], right[2], right[3]);
+      }
+    }
+  }
+}
+
+__device__ __forceinline__ float4 chunk_of(const char* tile, int row, int chunk) {
+  return *reinterpret_cast<const float4*>(tile + chunk_offset(row, chunk));
+}
+
+__device__ __forceinline__ void add_products(float& sum, const float4& a, const float4& b) {
+  sum = fmaf(a.w, b.w, fmaf(a.z, b.z, fmaf(a.y, b.y, fmaf(a.x, b.x, sum))));
+}
+
+// fp32: a stage is summed by itself before it is added, which keeps the rounding errors of long sums small.
+template <int kFragments>
+__device__ __forceinline__ void multiply_stage_fp32(Sums<kFragments>& sums, const char* weights, const char* rows,
+                                                    int columns0, int columns1, int first_row) {
+  const int lane = threadIdx.x % kWarpLanes, g = lane / 4, t = lane % 4 * 2;
+  Sums<kFragments> stage = {};
+#pragma unroll
+  for (int chunk = 0; chunk < kChunks; ++chunk) {
+    float4 left[2][2];
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      left[0][half] = chunk_of(weights, columns0 + g + half * 8, chunk);
+      left[1][half] = chunk_of(weights, columns1 + g + half * 8, chunk);
+    }
+#pragma unroll
+    for (int n = 0; n < kFragments; ++n) {
+#pragma unroll
+      for (int side = 0; side < 2; ++side) {
+        const float4 right = chunk_of(rows, first_row + n * 8 + t + side, chunk);
+#pragma unroll
+        for (int m = 0; m < 2; ++m) {
+          add_products(stage[m][n][side], left[m][0], right);
+          add_products(stage[m][n][2 + side], left[m][1], right);
+        }
+      }
+    }
+  }
+#pragma unroll
+  for (int m = 0; m < 2; ++m) {
+#pragma unroll
+    for (int n = 0; n < kFragments; ++n) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) sums[m][n][i] += stage[m][n][i];
+    }
+  }
+}
+
+// The tile's products, in every warp's registers. All stages are free at the end, once all threads have met.
+template <class Element, class Shape, bool kPaired, bool kAligned>
+__device__ __forceinline__ void sum_tile(Sums<Shape::kFragments>& sums, char* shared, const ProductParams& params,
+                                         const RowTile& tile, std::int64_t first_column) {
+  constexpr int kThreads = Shape::kThreads, kStages = Shape::kStages, kDepth = kDepthBytes / sizeof(Element);
+  const auto* x = static_cast<const Element*>(params.x);
+  const Element* weight = static_cast<const Element*>(params.weight) + tile.group * params.group_stride;
+  const RowCopies<Element, kTileColumns, kThreads, kAligned> weight_rows([&](int row) -> const Element* {
+    const bool up = kPaired && row >= kTileColumns / 2;
+    const std::int64_t column = first_column + (up ? row - kTileColumns / 2 : row);
+    return column < params.columns ? weight + (column + (up ? params.columns : 0)) * params.weight_stride : nullptr;
+  });
+  const RowCopies<Element, Shape::kRows, kThreads, kAligned> x_rows([&](int row) -> const Element* {
+    if (row >= tile.count) return nullptr;
+    const std::int64_t r = tile.first + row;
+    return x + (params.x_order != nullptr ? params.x_order[r] / params.slots : r) * params.x_stride;
+  });
+  const auto steps = static_cast<int>((params.depth + kDepth - 1) / kDepth);
+  const auto load = [&](int step) {
+    char* stage = shared + step % kStages * Shape::kStageBytes;
+    weight_rows.copy(stage, weight, static_cast<std::int64_t>(step) * kDepth, params.depth);
+    x_rows.copy(stage + kTileColumns * kDepthBytes, x, static_cast<std::int64_t>(step) * kDepth, params.depth);
+  };
+  const int warp = threadIdx.x / kWarpLanes, column_warp = warp % kColumnWarps;
+  const int columns0 = column_warp * (kPaired ? 16 : 32), columns1 = columns0 + (kPaired ? kTileColumns / 2 : 16);
+  const int first_row = warp / kColumnWarps * Shape::kFragments * 8;
+
+  for (int step = 0; step < kStages - 1; ++step) {
+    if (step < steps) load(step);
+    ptx::cp_async_commit_group();
+  }
+  for (int step = 0; step < steps; ++step) {
+    ptx::cp_async_wait_group<kStages - 2>();
+    __syncthreads();  // the step's rows are there, and all warps have left the stage that is loaded next
+    if (step + kStages - 1 < steps) load(step + kStages - 1);
+    ptx::cp_async_commit_group();
+    if (first_row >= tile.count) continue;
+    const char* weights = shared + step % kStages * Shape::kStageBytes;
+    const char* rows = weights + kTileColumns * kDepthBytes;
+    if constexpr (sizeof(Element) == 4) {
+      multiply_stage_fp32<Shape::kFragments>(sums, weights, rows, columns0, columns1, first_row);
+    } else {
+      multiply_stage<Element, Shape::kFragments>(sums, weights, rows, columns0, columns1, first_row);
+    }
+  }
+  ptx::cp_async_wait_all();
+}
+
+// epilogue(sum, column), or paired epilogue(gate, up), makes the output before its only rounding, to Epilogue::Output.
+template <class Element, class Shape, class Epilogue, bool kAligned>
+__global__ void __launch_bounds__(Shape::kThreads) product_kernel(ProductParams params, Epilogue epilogue) {
+  constexpr bool kPaired = Epilogue::kPaired;
+  using Output = typename Epilogue::Output;
+  constexpr int kColumns = kPaired ? kTileColumns / 2 : kTileColumns, kPack = kElementsPer16Bytes<Output>;
+  constexpr int kPitch =
+      kColumns + kPack;  // of the finished rows, which meet in shared memory to leave 16 bytes at a time
+  static_assert(Shape::kRows * kPitch * sizeof(Output) <= Shape::kStages * Shape::kStageBytes);
+  LLADA_DYNAMIC_SHARED(char, shared);
+  const auto column_tiles = static_cast<unsigned>((params.columns + kColumns - 1) / kColumns);
+  const RowTile tile = find_tile<Shape::kRows>(params, blockIdx.x / column_tiles);
+  const bool of_no_group = tile.group == params.groups;
+  if (tile.count <= 0 || (of_no_group && (params.x_order != nullptr || params.y_order != nullptr))) return;
+  const std::int64_t first_column = blockIdx.x % column_tiles * static_cast<std::int64_t>(kColumns);
+  Sums<Shape::kFragments> sums = {};
+  if (!of_no_group) sum_tile<Element, Shape, kPaired, kAligned>(sums, shared, params, tile, first_column);
+  __syncthreads();
+
+  auto* finished = reinterpret_cast<Output*>(shared);
+  const int lane = threadIdx.x % kWarpLanes, warp = threadIdx.x / kWarpLanes;
+  const int warp_column = warp % kColumnWarps * (kColumns / kColumnWarps) + lane / 4;
+  const int warp_row = warp / kColumnWarps * Shape::kFragments * 8 + lane % 4 * 2;
+#pragma unroll
+  for (int m = 0; m < (kPaired ? 1 : 2); ++m) {
+#pragma unroll
+    for (int n = 0; n < Shape::kFragments; ++n) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int column = warp_column + m * 16 + i / 2 * 8;
+        float value;
+        if constexpr (kPaired) {
+          value = epilogue(sums[0][n][i], sums[1][n][i]);
+        } else {
+          value = epilogue(sums[m][n][i], first_column + column);
+        }
+        finished[(warp_row + n * 8 + i % 2) * kPitch + column] = from_float<Output>(value);
+      }
+    }
+  }
+  __syncthreads();
+  const bool aligned = params.columns % kPack == 0;  // y itself is
+  for (int i = threadIdx.x; i < tile.count * (kColumns / kPack); i += Shape::kThreads) {
+    const int row = i / (kColumns / kPack), column = i % (kColumns / kPack) * kPack;
+    const auto pack = *reinterpret_cast<const Vector<Output, kPack>*>(finished + row * kPitch + column);
+    const std::int64_t r = tile.first + row, y_row = params.y_order != nullptr ? params.y_order[r] : r;
+    Output* to = static_cast<Output*>(params.y) + y_row * params.columns + first_column + column;
+    store_pack<kPack>(to, pack, params.columns - first_column - column, aligned);
+  }
+}
+
+template <class Element, class Shape, bool kAligned, class Epilogue>
+int launch_tiles(const ProductParams& params, const Epilogue& epilogue) {
+  constexpr std::int64_t kColumns = Epilogue::kPaired ? kTileColumns / 2 : kTileColumns, kMaxBlocks = 0x7fffffff;
+  const std::int64_t full = params.rows / Shape::kRows, ragged = params.offsets == nullptr ? 1 : params.groups + 1;
+  const std::int64_t row_tiles = full + ragged < params.rows ? full + ragged : params.rows;  // none is empty
+  const std::int64_t blocks = row_tiles * ((params.columns + kColumns - 1) / kColumns);
+  if (blocks > kMaxBlocks) return cudaErrorInvalidConfiguration;
+  const LaunchConfig config{dim3(static_cast<unsigned>(blocks)), dim3(Shape::kThreads),
+                            Shape::kStages * Shape::kStageBytes, params.stream};
+  return launch(config, product_kernel<Element, Shape, Epilogue, kAligned>, params, epilogue);
+}
+
+// make_epilogue(element) gives the epilogue for an element type. Rows that are not aligned to 16 bytes are copied
+// element by element.
+template <class MakeEpilogue>
+int launch_product(const ProductParams& params, MakeEpilogue make_epilogue) {
+  return dispatch_floating(params.dtype, [&](auto element) -> int {
+    using Element = decltype(element);
+    constexpr std::int64_t kBytes = sizeof(Element);
+    const auto epilogue = make_epilogue(element);
+    const bool aligned = aligned_rows(params.x, params.x_stride * kBytes) &&
+                         aligned_rows(params.weight, (params.weight_stride | params.group_stride) * kBytes);
+    if (!aligned) return launch_tiles<Element, FewRows, false>(params, epilogue);
+    if constexpr (kBytes == 2) {
+      if (params.rows > FewRows::kRows * params.groups) return launch_tiles<Element, ManyRows, true>(params, epilogue);
+    }
+    return launch_tiles<Element, FewRows, true>(params, epilogue);
+  });
+}
+
+}  // namespace llada::cuda

@@ -1,0 +1,107 @@
+#include "moe_mlp/moe_mlp_cuda.h"
+
+#include <algorithm>
+
+#include "cuda/launch_report.h"
+#include "grouped_gemm/grouped_gemm_cuda.h"
+#include "moe_mlp/moe_mlp.h"
+#include "permute/permute.h"
+#include "permute/permute_cuda.h"
+
+namespace llada::cuda {
+namespace {
+
+constexpr const char* kOp = "moe_mlp";
+constexpr std::int64_t kPassElements = 1 << 27;  // of the outputs: 512 MB
+
+// Rows `first` .. `first + count` of a contiguous array.
+ArrayView rows_of(const ArrayView& view, std::int64_t first, std::int64_t count) {
+  ArrayView part = view;
+  part.data = view.as<char>() + first * view.stride(0) * dtype_bytes(view.dtype);
+  part.sizes[0] = count;
+  return part;
+}
+
+void check_workspace(const MoeMlpArgs& args, const MoeMlpWorkspace& workspace, const Backend& backend) {
+  const MoeMlpSizes sizes = moe_mlp_sizes(args);
+  const std::int64_t hidden = args.x.size(1), groups = args.gate_up.size(0);
+  const auto check = [&](const char* name, const ArrayView& view, DType dtype,
+                         std::initializer_list<std::int64_t> shape) {
+    Check(kOp, name, view).on(backend).dtype({dtype}).shape(shape).contiguous();
+  };
+  check("order", workspace.order, DType::kInt32, {sizes.rows});
+  check("offsets", workspace.offsets, DType::kInt32, {groups + 1});
+  check("sort", workspace.sort, DType::kInt32, {sizes.sort});
+  check("intermediate", workspace.intermediate, args.x.dtype, {sizes.rows, args.intermediate});
+  check("outputs", workspace.outputs, DType::kFloat32, {sizes.rows, hidden});
+}
+
+void run_pass(const MoeMlpArgs& args, const MoeMlpWorkspace& workspace, const Stream& stream, std::int64_t first,
+              std::int64_t tokens) {
+  const ArrayView experts = rows_of(args.experts, first, tokens), weights = rows_of(args.weights, first, tokens);
+  const ArrayView y = rows_of(args.y, first, tokens);
+  const ArrayView x = rows_of(args.x, first, tokens);
+  const std::int64_t slots = experts.size(1), rows = tokens * slots, hidden = x.size(1), groups = args.gate_up.size(0);
+  const std::int64_t sort = expert_order_workspace(rows, groups);
+  expert_order({experts, groups, rows_of(workspace.order, 0, rows), workspace.offsets},
+               rows_of(workspace.sort, 0, sort), stream);
+  const auto* order = workspace.order.as<const std::int32_t>();
+  const auto* offsets = workspace.offsets.as<const std::int32_t>();
+  ProductParams gate_up{x.dtype,
+                        x.data,
+                        x.stride(0),
+                        args.gate_up.data,
+                        args.gate_up.stride(0),
+                        args.gate_up.stride(1),
+                        offsets,
+                        workspace.intermediate.data,
+                        rows,
+                        hidden,
+                        args.intermediate,
+                        groups,
+                        stream.handle};
+  gate_up.x_order = order;
+  gate_up.slots = slots;
+  report(kOp, grouped_swiglu_sm80(gate_up), stream);
+  ProductParams down{x.dtype,
+                     workspace.intermediate.data,
+                     args.intermediate,
+                     args.down.data,
+                     args.down.stride(0),
+                     args.down.stride(1),
+                     offsets,
+                     workspace.outputs.data,
+                     rows,
+                     args.intermediate,
+                     hidden,
+                     groups,
+                     stream.handle};
+  down.y_order = order;
+  report(kOp, down_product_sm80(down), stream);
+  report(kOp,
+         combine_sm80({x.dtype, workspace.outputs.as<const float>(), weights.as<const float>(), experts.data,
+                       experts.dtype == DType::kInt64, groups, y.data, tokens, slots, hidden, stream.handle}),
+         stream);
+}
+
+}  // namespace
+
+MoeMlpSizes moe_mlp_sizes(const MoeMlpArgs& args) {
+  const std::int64_t slots = args.experts.size(1), groups = args.gate_up.size(0);
+  const std::int64_t per_token = std::max<std::int64_t>(1, slots * std::max(args.x.size(1), args.intermediate));
+  const std::int64_t tokens = std::min(args.x.size(0), std::max<std::int64_t>(1, kPassElements / per_token));
+  return {tokens, tokens * slots, expert_order_workspace(tokens * slots, groups)};
+}
+
+void moe_mlp(const MoeMlpArgs& args, const MoeMlpWorkspace& workspace, const Stream& stream) {
+  const Backend backend = backend_of(args.x);
+  check_moe_mlp(args, backend);
+  check_workspace(args, workspace, backend);
+  if (args.y.elements() == 0) return;
+  const std::int64_t tokens = args.x.size(0), step = moe_mlp_sizes(args).tokens;
+  for (std::int64_t first = 0; first < tokens; first += step) {
+    run_pass(args, workspace, stream, first, std::min(step, tokens - first));
+  }
+}
+
+}  // namespace llada::cuda

@@ -1,0 +1,55 @@
+// The expert layer on a GPU: the checked entry, and the launchers that it calls beside those of expert_order and
+// grouped_swiglu.
+#pragma once
+
+#include <cstdint>
+
+#include "common/dtype.h"
+
+namespace llada {
+
+struct ArrayView;
+struct MoeMlpArgs;
+
+namespace cuda {
+
+struct ProductParams;
+struct Stream;
+
+// What the passes need besides; all contiguous, on the device of x.
+struct MoeMlpSizes {
+  std::int64_t tokens;  // per pass
+  std::int64_t rows;    // tokens * k
+  std::int64_t sort;
+};
+MoeMlpSizes moe_mlp_sizes(const MoeMlpArgs& args);
+
+struct MoeMlpWorkspace {
+  const ArrayView& order;         // [rows] int32
+  const ArrayView& offsets;       // [E + 1] int32
+  const ArrayView& sort;          // [sort] int32
+  const ArrayView& intermediate;  // [rows, I] of the dtype of x
+  const ArrayView& outputs;       // [rows, H] float32
+};
+
+// Plain weights alone. On a GPU the values of experts are not read by the host: one out of range counts as "not mine".
+void moe_mlp(const MoeMlpArgs& args, const MoeMlpWorkspace& workspace, const Stream& stream);
+
+// grouped_gemm whose y is float32.
+int down_product_sm80(const ProductParams& params);
+
+struct CombineParams {
+  DType dtype;           // of y
+  const float* outputs;  // [tokens * slots, hidden]; of an expert out of range: not read
+  const float* weights;  // [tokens, slots]
+  const void* experts;   // [tokens, slots] int32 or int64
+  bool wide_experts;
+  std::int64_t num_experts;
+  void* y;  // [tokens, hidden]
+  std::int64_t tokens, slots, hidden;
+  void* stream;
+};
+int combine_sm80(const CombineParams& params);
+
+}  // namespace cuda
+}  // namespace llada

@@ -42,7 +42,8 @@ struct PanelGemmArgs {
   std::int64_t lanes;
   float* out;
   std::int64_t out_stride;  // floats between rows of out
-  // What to prefetch meanwhile: with each lane, the cache lines at next and next + 64, then next += next_step bytes.
+  // What to prefetch meanwhile: with each lane, the cache lines of the next_step <= 128 bytes at next, which then moves
+  // on.
   const void* next = nullptr;
   std::int64_t next_step = 0;
   // Where the int4 kernel leaves the expanded panel for later chunks (expanded_words); null: nowhere.

@@ -36,7 +36,8 @@ void tile(const PanelGemmArgs& args) {
     for (std::int64_t lane = begin; lane < end; ++lane, panel += kPanelColumns, rows += Rows, next += args.next_step) {
       const __m512i weights_left = load_weights<Rows>(panel);
       const __m512i weights_right = load_weights<Rows>(panel + 16);
-      prefetch_lines<Rows>(next);
+      prefetch_lines<Rows>(next, args.next_step);
+      prefetch_operands<Rows>(panel, rows);
 #pragma GCC unroll 12
       for (int r = 0; r < Rows; ++r) {
         const __m512i value = _mm512_set1_epi32(static_cast<int>(rows[r]));

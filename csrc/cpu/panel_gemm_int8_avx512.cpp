@@ -58,7 +58,8 @@ void int8_tile(const PanelGemmArgs& args) {
   sums.start(scales + Rows);
   for (std::int64_t lane = 0; lane < args.lanes; ++lane, panel += kPanelColumns, rows += Rows, next += args.next_step) {
     const __m512i left = load_weights<Rows>(panel), right = load_weights<Rows>(panel + 16);
-    prefetch_lines<Rows>(next);
+    prefetch_lines<Rows>(next, args.next_step);
+    prefetch_operands<Rows>(panel, rows);
     sums.add(left, right, rows);
   }
   sums.finish(scales, panel, args.out, args.out_stride);

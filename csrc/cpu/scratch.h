@@ -1,5 +1,8 @@
-// Memory of one call, 64-byte aligned and uninitialised.
+// Memory of one call, 64-byte aligned and uninitialised; where it is large, in large pages if the system gives them:
+// rows that lie 8 KB apart are written side by side.
 #pragma once
+
+#include <sys/mman.h>
 
 #include <cstddef>
 #include <memory>
@@ -10,14 +13,25 @@ namespace llada {
 template <class T>
 class Scratch {
  public:
-  explicit Scratch(std::size_t count)
-      : data_(static_cast<T*>(::operator new[](count * sizeof(T), std::align_val_t{64}))) {}
+  explicit Scratch(std::size_t count) : data_(nullptr, Free{alignment_of(count * sizeof(T))}) {
+    const std::size_t bytes = count * sizeof(T);
+    data_.reset(static_cast<T*>(::operator new[](bytes, data_.get_deleter().alignment)));
+    if (data_.get_deleter().alignment == kLargePage) madvise(data_.get(), bytes, MADV_HUGEPAGE);
+  }
   T* data() const { return data_.get(); }
 
  private:
+  static constexpr std::align_val_t kLine{64}, kLargePage{1 << 21};
+
   struct Free {
-    void operator()(T* data) const { ::operator delete[](data, std::align_val_t{64}); }
+    std::align_val_t alignment;
+    void operator()(T* data) const { ::operator delete[](data, alignment); }
   };
+
+  static std::align_val_t alignment_of(std::size_t bytes) {
+    return bytes < 2 * static_cast<std::size_t>(kLargePage) ? kLine : kLargePage;
+  }
+
   std::unique_ptr<T[], Free> data_;
 };
 

@@ -26,13 +26,28 @@ LLADA_INLINE __m512i load_weights(const std::uint32_t* lanes) {
   return Rows <= kStreamedRows ? load_halves(lanes) : _mm512_loadu_si512(lanes);
 }
 
-// The two lines at `next`, unless the processor's own prefetchers do better. Into L2: while a panel is multiplied with
-// two chunks of rows, half of the next one arrives with each and would push panel and rows out of L1.
+// The lines that begin in [next, next + step), step <= 128, unless the processor's own prefetchers do better. Into L2:
+// while a panel is multiplied with two chunks of rows, half of the next one arrives with each and would push panel and
+// rows out of L1.
 template <int Rows>
-LLADA_INLINE void prefetch_lines(const char* next) {
+LLADA_INLINE void prefetch_lines(const char* next, std::int64_t step) {
+  constexpr std::int64_t kLine = 64;
   if constexpr (Rows > kStreamedRows) {
-    _mm_prefetch(next, _MM_HINT_T1);
-    _mm_prefetch(next + 64, _MM_HINT_T1);
+    if (static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(next) % kLine) < step) {
+      _mm_prefetch(next, _MM_HINT_T1);
+    }
+    if (step > kLine) _mm_prefetch(next + kLine, _MM_HINT_T1);
+  }
+}
+
+// From L2 into L1, what is multiplied soon: with three operand streams the processor's own prefetchers fall behind.
+template <int Rows>
+LLADA_INLINE void prefetch_operands(const std::uint32_t* panel, const std::uint32_t* rows) {
+  constexpr int kPanelWords = 512, kRowsWords = 256;  // ahead
+  if constexpr (Rows > kStreamedRows) {
+    _mm_prefetch(panel + kPanelWords, _MM_HINT_T0);
+    _mm_prefetch(panel + kPanelWords + 16, _MM_HINT_T0);
+    _mm_prefetch(rows + kRowsWords, _MM_HINT_T0);
   }
 }
 

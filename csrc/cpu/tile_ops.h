@@ -18,6 +18,17 @@ struct StoreTileArgs {
   std::int64_t out_stride;
 };
 
+struct ScatterTileArgs {
+  const float* tile;
+  int num_rows;
+  int num_columns;
+  const std::int32_t* index_of_row;  // row r goes to out + index_of_row[r] * out_stride
+  float* out;
+  std::int64_t out_stride;
+  // Past the caches, which costs no reading of the lines written: of whole tiles, to 64-byte aligned rows.
+  bool streamed;
+};
+
 struct CombineArgs {
   const float* rows;  // [slots][columns]
   const float* weights;
@@ -37,6 +48,9 @@ struct TileOps {
   // silu(column c) * column (c + 16) into column c, for c < 16.
   void (*swiglu)(float* tile, int num_rows);
   void (*store)(const StoreTileArgs& args);
+  void (*scatter)(const ScatterTileArgs& args);
+  // Makes this thread's streamed rows visible to whom it synchronises with next.
+  void (*end_stream)();
   // The first `lanes` lanes of the tile's columns as panel_gemm rows [lanes][num_rows].
   void (*pack)(const float* tile, int num_rows, int lanes, std::uint32_t* rows);
   // A row of k elements as bytes of a scale, element = byte * scale, 127 for the largest magnitude. A row with an

@@ -44,6 +44,18 @@ void store(const StoreTileArgs& args) {
   }
 }
 
+void scatter(const ScatterTileArgs& args) {
+  for (int r = 0; r < args.num_rows; ++r) {
+    const float* row = args.tile + r * kPanelColumns;
+    float* out = args.out + args.index_of_row[r] * args.out_stride;
+    if (args.streamed) {
+      for (int c = 0; c < kPanelColumns; c += Vector::kWidth) Vector::stream(out + c, Vector::load(row + c));
+    } else {
+      std::memcpy(out, row, args.num_columns * sizeof(float));
+    }
+  }
+}
+
 template <class Element>
 void pack(const float* tile, int num_rows, int lanes, std::uint32_t* rows) {
   for (int r = 0; r < num_rows; ++r) {
@@ -108,7 +120,8 @@ QuantizedRow quantize(const void* row, std::int64_t k, std::int8_t* bytes) {
 }
 
 template <class Element>
-constexpr TileOps kTileOps{swiglu, store<Element>, pack<Element>, quantize<Element>, combine<Element>};
+constexpr TileOps kTileOps{swiglu,        store<Element>,    scatter,         Vector::end_stream,
+                           pack<Element>, quantize<Element>, combine<Element>};
 
 }  // namespace
 }  // namespace llada

@@ -20,6 +20,8 @@ struct Vector {
   static LLADA_INLINE Float set(float value) { return _mm512_set1_ps(value); }
   static LLADA_INLINE Float load(const float* source) { return _mm512_loadu_ps(source); }
   static LLADA_INLINE void store(float* target, Float value) { _mm512_storeu_ps(target, value); }
+  static LLADA_INLINE void stream(float* target, __m512 value) { _mm512_stream_ps(target, value); }
+  static void end_stream() { _mm_sfence(); }
   static LLADA_INLINE Float add(Float a, Float b) { return _mm512_add_ps(a, b); }
   static LLADA_INLINE Float subtract(Float a, Float b) { return _mm512_sub_ps(a, b); }
   static LLADA_INLINE Float multiply(Float a, Float b) { return _mm512_mul_ps(a, b); }

@@ -23,6 +23,8 @@ struct Vector {
     return value;
   }
   static LLADA_INLINE void store(float* target, Float value) { std::memcpy(target, &value, sizeof value); }
+  static LLADA_INLINE void stream(float* target, Float value) { store(target, value); }
+  static void end_stream() {}
   static LLADA_INLINE Float add(Float a, Float b) { return a + b; }
   static LLADA_INLINE Float subtract(Float a, Float b) { return a - b; }
   static LLADA_INLINE Float multiply(Float a, Float b) { return a * b; }

@@ -14,6 +14,8 @@ namespace {
 
 constexpr const char* kOp = "moe_mlp";
 constexpr std::int64_t kScratchWords = 1 << 24;  // 64 MB for the largest buffer
+// 16 MB: so many outputs of the second product would leave the caches before they are combined.
+constexpr std::int64_t kStreamedOutputs = 1 << 22;
 
 // The experts of all tokens [T][k], in range, as int32.
 const std::int32_t* checked_experts(const MoeMlpArgs& args) {
@@ -68,7 +70,9 @@ class Pass {
     const std::int64_t rows = order_.offsets[num_experts];
     packed_x_ = thread_scratch<struct XScratch, std::uint32_t>(rows * gate_up.words_per_row());
     packed_hidden_ = thread_scratch<struct HiddenScratch, std::uint32_t>(rows * down.words_per_row());
-    outputs_ = thread_scratch<struct OutputScratch, float>(tokens * slots_ * hidden_);
+    const std::int64_t outputs = tokens * slots_ * hidden_;
+    outputs_ = thread_scratch<struct OutputScratch, float>(outputs);
+    streamed_ = outputs >= kStreamedOutputs && hidden_ % kPanelColumns == 0;
     if (is_quantized(down.format)) {
       plain_hidden_ = thread_scratch<struct PlainScratch, char>(rows * gate_up.columns * dtype_bytes(dtype_));
     }
@@ -91,6 +95,7 @@ class Pass {
                                [&](std::int64_t begin, std::int64_t end) {
                                  run_items({down_, packed_hidden_, chunks_}, second, begin, end,
                                            [&](auto&&... tile) { finish_down(tile...); });
+                                 if (streamed_) ops_.end_stream();
                                }},
                               {tokens_, 4, [&](std::int64_t begin, std::int64_t end) { combine(begin, end); }}});
   }
@@ -123,11 +128,8 @@ class Pass {
   }
 
   void finish_down(const RowChunk& chunk, std::int64_t panel, const float* tile) const {
-    const int columns = down_.columns_of(panel);
-    for (int r = 0; r < chunk.num_rows; ++r) {
-      float* out = outputs_ + order_.assignment[chunk.first_row + r] * hidden_ + panel * kPanelColumns;
-      std::copy_n(tile + r * kPanelColumns, columns, out);
-    }
+    ops_.scatter({tile, chunk.num_rows, down_.columns_of(panel), order_.assignment.data() + chunk.first_row,
+                  outputs_ + panel * kPanelColumns, hidden_, streamed_});
   }
 
   void combine(std::int64_t begin, std::int64_t end) const {
@@ -149,6 +151,7 @@ class Pass {
   std::vector<RowChunk> chunks_;
   std::uint32_t *packed_x_, *packed_hidden_;
   float* outputs_;
+  bool streamed_;  // outputs_ is written past the caches
   char* plain_hidden_ = nullptr;
 };
 

@@ -35,6 +35,8 @@ struct ProductParams {
 };
 int grouped_gemm_sm80(const ProductParams& params);
 int grouped_swiglu_sm80(const ProductParams& params);
+int grouped_gemm_sm90(const ProductParams& params);
+int grouped_swiglu_sm90(const ProductParams& params);
 
 }  // namespace cuda
 }  // namespace llada

@@ -1,8 +1,17 @@
+// The expert layer, y [T, H] = sum over a token's k slots of weight * down(silu(gate(x)) * up(x)).
+//
+//   experts [T, k] --expert_order--> order [T * k], offsets [E + 1]
+//   x --grouped_swiglu, rows read at order / k--> intermediate [T * k, I], sorted, rounded as published
+//   intermediate --down product, rows written at order--> outputs [T * k, H] fp32, by token and slot
+//   outputs --combine: a token's slots in order, one rounding--> y
+//
+// Every output is written once and summed in an order of its own: no atomics, the same bits for any batch.
 #include "moe_mlp/moe_mlp_cuda.h"
 
 #include <algorithm>
 
 #include "cuda/launch_report.h"
+#include "cuda/select_path.h"
 #include "grouped_gemm/grouped_gemm_cuda.h"
 #include "moe_mlp/moe_mlp.h"
 #include "permute/permute.h"
@@ -45,6 +54,7 @@ void run_pass(const MoeMlpArgs& args, const MoeMlpWorkspace& workspace, const St
   const std::int64_t sort = expert_order_workspace(rows, groups);
   expert_order({experts, groups, rows_of(workspace.order, 0, rows), workspace.offsets},
                rows_of(workspace.sort, 0, sort), stream);
+  const bool hopper = active_path(backend_of(x)) == CudaPath::kSm90a;
   const auto* order = workspace.order.as<const std::int32_t>();
   const auto* offsets = workspace.offsets.as<const std::int32_t>();
   ProductParams gate_up{x.dtype,
@@ -62,7 +72,7 @@ void run_pass(const MoeMlpArgs& args, const MoeMlpWorkspace& workspace, const St
                         stream.handle};
   gate_up.x_order = order;
   gate_up.slots = slots;
-  report(kOp, grouped_swiglu_sm80(gate_up), stream);
+  report(kOp, hopper ? grouped_swiglu_sm90(gate_up) : grouped_swiglu_sm80(gate_up), stream);
   ProductParams down{x.dtype,
                      workspace.intermediate.data,
                      args.intermediate,
@@ -77,7 +87,7 @@ void run_pass(const MoeMlpArgs& args, const MoeMlpWorkspace& workspace, const St
                      groups,
                      stream.handle};
   down.y_order = order;
-  report(kOp, down_product_sm80(down), stream);
+  report(kOp, hopper ? down_product_sm90(down) : down_product_sm80(down), stream);
   report(kOp,
          combine_sm80({x.dtype, workspace.outputs.as<const float>(), weights.as<const float>(), experts.data,
                        experts.dtype == DType::kInt64, groups, y.data, tokens, slots, hidden, stream.handle}),

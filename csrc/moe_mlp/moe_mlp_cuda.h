@@ -37,6 +37,7 @@ void moe_mlp(const MoeMlpArgs& args, const MoeMlpWorkspace& workspace, const Str
 
 // grouped_gemm whose y is float32.
 int down_product_sm80(const ProductParams& params);
+int down_product_sm90(const ProductParams& params);
 
 struct CombineParams {
   DType dtype;           // of y

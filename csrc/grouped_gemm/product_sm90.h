@@ -1,0 +1,384 @@
+// The product of product_sm80.h on Hopper: blocks that stay, one per multiprocessor, take tile after tile; the weight
+// is wgmma's M and streams through TMA, the rows are its N, so that few of them waste little and none is padded in
+// memory.
+//
+//   tile:      Shape::kGroups x kBoxes x kBoxRows weight rows x up to kRows rows of one group, multiplied as 8, 16, 32,
+//              64 or 128 of them. SwiGLU: each group of warps has 64 gate rows and the 64 up rows of the same columns,
+//              so that both of an output lie in one thread.
+//   stage:     128 bytes of depth of each row, kStages deep, swizzled by TMA's rule
+//   producers: warpgroup 0. Its first thread starts the weight's tile copies; all of it gathers the rows by cp.async
+//   and
+//              hands a stage over when they have come, kLag stages behind those it starts.
+//   consumers: kGroups warpgroups, each with its own weight rows. They wait for `full`, multiply, and free the stage
+//              (`empty`) once the next product is under way. They are not tied to each other, and producers run ahead
+//              into the next tile while sums leave.
+//
+// An output is summed in one accumulator over rising depth, 16 at a time, always with the weight as M: the bits depend
+// on the row and its weight alone, not on the tile's shape or its other rows. They may differ from those of
+// product_sm80.h, which also serves here what TMA cannot load (can_stream).
+#pragma once
+
+#include <cstdint>
+
+#include "cuda/dispatch.h"
+#include "cuda/launch.h"
+#include "cuda/pack.h"
+#include "cuda/ptx_sm90.h"
+#include "cuda/tensor_map.h"
+#include "grouped_gemm/product_select.h"
+#include "grouped_gemm/product_tiles.h"
+
+namespace llada::cuda {
+
+inline constexpr int kGroupThreads = 128, kGroupWarps = kGroupThreads / kWarpLanes;
+inline constexpr int kSlotRows = 64;  // of weight, wgmma's M
+inline constexpr int kSlotBytes = kSlotRows * kDepthBytes;
+
+template <int kGroupsOfTile, int kRowsOfTile, int kStagesOfTile, int kBoxesOfGroup = 2, int kBoxRowsOfTile = kSlotRows>
+struct StreamShape {
+  static constexpr int kGroups = kGroupsOfTile, kRows = kRowsOfTile, kStages = kStagesOfTile;
+  static constexpr int kBoxes = kBoxesOfGroup, kBoxRows = kBoxRowsOfTile;
+  static constexpr int kWeightRows = kGroups * kBoxes * kBoxRows;
+  static constexpr int kThreads = (1 + kGroups) * kGroupThreads;
+  static constexpr int kWeightBytes = kGroups * kBoxes * kSlotBytes;
+  static constexpr int kStageBytes = kWeightBytes + kRows * kDepthBytes;
+  static constexpr int kLag = kStages >= 8 ? 3 : 2;  // consumers keep one stage besides the one they wait for
+  static_assert(kLag <= kStages - 2);
+};
+using StreamFewRows = StreamShape<1, 64, 8>;         // 8 x 24 KB
+using StreamManyRows = StreamShape<2, 128, 4>;       // 4 x 48 KB
+using StreamNarrow = StreamShape<1, 64, 12, 1, 16>;  // 12 x 16 KB; the slot's other rows give sums that nobody reads
+inline constexpr ProductTiles kTilesOfSm90 = {StreamFewRows::kRows, StreamFewRows::kWeightRows, StreamManyRows::kRows,
+                                              StreamManyRows::kWeightRows, StreamNarrow::kRows};
+
+// Where a thread stands in the ring of stages, and the parity of its round.
+template <int kStages>
+struct Ring {
+  int stage = 0;
+  unsigned parity = 0;
+
+  __device__ __forceinline__ void advance() {
+    if (++stage < kStages) return;
+    stage = 0;
+    parity ^= 1;
+  }
+};
+
+struct Stages {
+  char* memory;
+  std::uint64_t *full, *empty;
+};
+
+template <class Shape, bool kPaired>
+inline constexpr int kStreamColumns = Shape::kWeightRows / (kPaired ? 2 : 1);
+
+// Rows that a tile's product has: the smallest N that holds them.
+template <class Shape>
+__device__ __forceinline__ int multiplied_rows(int count) {
+  int rows = 8;
+  while (rows < count) rows *= 2;
+  return rows;
+}
+
+template <class Shape, bool kPaired>
+__device__ __forceinline__ void load_weights(const ptx::TensorMap& map, const ProductParams& params, char* stage,
+                                             std::uint64_t* full, const ProductTile& tile, int depth) {
+  constexpr auto kHint = Shape::kGroups == 1 ? ptx::CacheHint::kEvictFirst : ptx::CacheHint::kNormal;
+  ptx::mbarrier_arrive_expect_tx(full, Shape::kWeightRows * kDepthBytes);
+#pragma unroll
+  for (int slot = 0; slot < Shape::kGroups * Shape::kBoxes; ++slot) {
+    std::int64_t row = tile.first_column + slot * Shape::kBoxRows;
+    if (kPaired) row = tile.first_column + slot / 2 * Shape::kBoxRows + slot % 2 * params.columns;
+    ptx::tma_load_3d(stage + slot * kSlotBytes, &map, depth, static_cast<int>(row), tile.rows.group, full, kHint);
+  }
+}
+
+// Warpgroup 0.
+template <class Element, class Shape, bool kPaired>
+__device__ __forceinline__ void produce(const ptx::TensorMap& map, const ProductParams& params, const Stages& stages) {
+  constexpr int kElements = kElementsPer16Bytes<Element>, kDepth = kDepthBytes / sizeof(Element);
+  constexpr int kThreadRows = kGroupThreads / kChunks, kCopies = Shape::kRows / kThreadRows;
+  const int own_row = threadIdx.x / kChunks, chunk = threadIdx.x % kChunks;
+  const auto* x = static_cast<const Element*>(params.x);
+  const auto steps = static_cast<int>((params.depth + kDepth - 1) / kDepth);
+  Ring<Shape::kStages> ring, behind;
+  int started = 0;
+  const auto hand_over = [&] {
+    ptx::fence_proxy_async();
+    __syncwarp();
+    if (threadIdx.x % kWarpLanes == 0) ptx::mbarrier_arrive(stages.full + behind.stage);
+    behind.advance();
+  };
+  for (unsigned t = blockIdx.x;; t += gridDim.x) {
+    const ProductTile tile = place_tile<Shape::kRows, kStreamColumns<Shape, kPaired>>(params, t);
+    if (!tile.exists()) break;
+    if (tile.rows.group == params.groups) continue;
+    const int rows = multiplied_rows<Shape>(tile.rows.count);
+    std::int32_t sources[kCopies];
+#pragma unroll
+    for (int i = 0; i < kCopies; ++i) {
+      const int row = own_row + i * kThreadRows;
+      sources[i] = -1;
+      if (row >= tile.rows.count) continue;
+      const std::int32_t r = tile.rows.first + row;
+      sources[i] = params.x_order != nullptr ? params.x_order[r] / static_cast<std::int32_t>(params.slots) : r;
+    }
+    for (int step = 0; step < steps; ++step) {
+      char* stage = stages.memory + ring.stage * Shape::kStageBytes;
+      ptx::mbarrier_wait(stages.empty + ring.stage, ring.parity ^ 1);
+      if (threadIdx.x == 0) {
+        load_weights<Shape, kPaired>(map, params, stage, stages.full + ring.stage, tile, step * kDepth);
+      }
+      const std::int64_t first = static_cast<std::int64_t>(step) * kDepth + chunk * kElements;
+      const std::int64_t left = params.depth - first;
+      const int valid = left >= kElements ? kElements : left > 0 ? static_cast<int>(left) : 0;
+#pragma unroll
+      for (int i = 0; i < kCopies; ++i) {
+        const int row = own_row + i * kThreadRows;
+        if (row >= rows) continue;
+        const int count = sources[i] >= 0 ? valid : 0;
+        const Element* from = count > 0 ? x + sources[i] * params.x_stride + first : x;
+        ptx::cp_async<kChunkBytes>(stage + Shape::kWeightBytes + chunk_offset(row, chunk), from,
+                                   count * static_cast<int>(sizeof(Element)));
+      }
+      ptx::cp_async_commit_group();
+      if (started == Shape::kLag) {
+        ptx::cp_async_wait_group<Shape::kLag>();
+        hand_over();
+      } else {
+        ++started;
+      }
+      ring.advance();
+    }
+  }
+  ptx::cp_async_wait_all();
+  for (; started > 0; --started) hand_over();
+}
+
+template <class Shape, int kTokens>
+using StreamSums = float[Shape::kBoxes][kTokens / 2];
+
+// A consumer group's sums, in wgmma's layout: sums[box] of weight rows box * 64 … and all the tile's rows.
+template <class Element, class Shape, int kTokens>
+__device__ __forceinline__ void sum_stages(StreamSums<Shape, kTokens>& sums, const Stages& stages,
+                                           Ring<Shape::kStages>& ring, int group, int steps) {
+  constexpr int kStep = 16 * sizeof(Element);  // wgmma's k
+  int previous = 0;
+  const auto free_stage = [&](int stage) {
+    if (threadIdx.x % kWarpLanes == 0) ptx::mbarrier_arrive(stages.empty + stage);
+  };
+  for (int step = 0; step < steps; ++step) {
+    ptx::mbarrier_wait(stages.full + ring.stage, ring.parity);
+    const std::uint32_t stage = ptx::shared_address(stages.memory + ring.stage * Shape::kStageBytes);
+    const std::uint32_t weights = stage + group * Shape::kBoxes * kSlotBytes, rows = stage + Shape::kWeightBytes;
+    ptx::wgmma_fence();
+#pragma unroll
+    for (int k = 0; k < kDepthBytes; k += kStep) {
+#pragma unroll
+      for (int box = 0; box < Shape::kBoxes; ++box) {
+        ptx::wgmma<Element, kTokens>(sums[box], ptx::tile_descriptor(weights + box * kSlotBytes + k),
+                                     ptx::tile_descriptor(rows + k), true);
+      }
+    }
+    ptx::wgmma_commit_group();
+    ptx::wgmma_wait_group<1>();
+    if (step > 0) free_stage(previous);
+    previous = ring.stage;
+    ring.advance();
+  }
+  ptx::wgmma_wait_group<0>();
+  if (steps > 0) free_stage(previous);
+}
+
+template <class Output>
+__device__ __forceinline__ std::uint32_t pack_pair(float first, float second) {
+  const Vector<Output, 2> pair{{from_float<Output>(first), from_float<Output>(second)}};
+  std::uint32_t bits;
+  memcpy(&bits, &pair, sizeof bits);
+  return bits;
+}
+
+// Where a warp's 16 columns of a tile leave to.
+template <class Output>
+struct OutputRows {
+  const ProductParams& params;
+  const RowTile& tile;
+  std::int64_t column;
+
+  __device__ __forceinline__ Output* row(int token) const {
+    const std::int64_t r = tile.first + token, y_row = params.y_order != nullptr ? params.y_order[r] : r;
+    return static_cast<Output*>(params.y) + y_row * params.columns + column;
+  }
+  __device__ __forceinline__ std::int64_t columns_left() const { return params.columns - column; }
+};
+
+// value(i) is the warp's i-th output in wgmma's layout. 16-bit outputs meet in `staging`, the warp's own
+// 16 x kStagingPitch bytes, turned round so that 16 bytes of a row leave at once; a warp writes whole sectors either
+// way.
+inline constexpr int kStagingPitch = 48;  // bytes: the eight rows of a matrix lie in different banks
+
+template <int kTokens, class Output, class Value>
+__device__ __forceinline__ void store_columns(const OutputRows<Output>& out, char* staging, Value value) {
+  const int lane = threadIdx.x % kWarpLanes;
+  if constexpr (sizeof(Output) == 4) {
+#pragma unroll
+    for (int i = 0; i < kTokens / 2; ++i) {
+      const int token = i / 4 * 8 + lane % 4 * 2 + i % 2, column = lane / 4 + i / 2 % 2 * 8;
+      if (token < out.tile.count && column < out.columns_left()) out.row(token)[column] = value(i);
+    }
+  } else {
+    constexpr int kPart = kTokens < 16 ? kTokens : 16, kMatrices = kPart / 4, kPack = kElementsPer16Bytes<Output>;
+    const bool aligned = out.params.columns % kPack == 0;  // y itself is
+#pragma unroll
+    for (int first = 0; first < kTokens; first += kPart) {
+      std::uint32_t packed[kMatrices];  // of 8 tokens and 8 columns each, columns first
+#pragma unroll
+      for (int m = 0; m < kMatrices; ++m) {
+        const int i = (first / 8 + m / 2) * 4 + m % 2 * 2;
+        packed[m] = pack_pair<Output>(value(i), value(i + 1));
+      }
+      const int matrix = lane / 8 % kMatrices;
+      ptx::stmatrix_trans(staging + (matrix / 2 * 8 + lane % 8) * kStagingPitch + matrix % 2 * kChunkBytes, packed);
+      __syncwarp();
+      const int token = first + lane / 2, column = lane % 2 * kPack;
+      if (lane / 2 < kPart && token < out.tile.count) {
+        const char* from = staging + lane / 2 * kStagingPitch + lane % 2 * kChunkBytes;
+        store_pack<kPack>(out.row(token) + column, *reinterpret_cast<const Vector<Output, kPack>*>(from),
+                          out.columns_left() - column, aligned);
+      }
+      __syncwarp();
+    }
+  }
+}
+
+template <class Element, class Shape, int kTokens, class Epilogue>
+__device__ __forceinline__ void consume_tile(const ProductParams& params, const Epilogue& epilogue,
+                                             const Stages& stages, Ring<Shape::kStages>& ring, const ProductTile& tile,
+                                             char* staging) {
+  if constexpr (kTokens < Shape::kRows) {
+    if (tile.rows.count > kTokens) {
+      consume_tile<Element, Shape, 2 * kTokens>(params, epilogue, stages, ring, tile, staging);
+      return;
+    }
+  }
+  using Output = typename Epilogue::Output;
+  constexpr int kDepth = kDepthBytes / sizeof(Element);
+  const int group = threadIdx.x / kGroupThreads - 1, lane = threadIdx.x % kWarpLanes;
+  const int warp_row = threadIdx.x % kGroupThreads / kWarpLanes * 16;
+  StreamSums<Shape, kTokens> sums = {};
+  if (tile.rows.group != params.groups) {
+    sum_stages<Element, Shape, kTokens>(sums, stages, ring, group,
+                                        static_cast<int>((params.depth + kDepth - 1) / kDepth));
+  }
+  if (warp_row >= Shape::kBoxRows) return;
+  if constexpr (Epilogue::kPaired) {
+    static_assert(Shape::kBoxes == 2);
+    const OutputRows<Output> out{params, tile.rows, tile.first_column + group * Shape::kBoxRows + warp_row};
+    store_columns<kTokens>(out, staging, [&](int i) { return epilogue(sums[0][i], sums[1][i]); });
+  } else {
+#pragma unroll
+    for (int box = 0; box < Shape::kBoxes; ++box) {
+      const int slot = group * Shape::kBoxes + box;
+      const OutputRows<Output> out{params, tile.rows, tile.first_column + slot * Shape::kBoxRows + warp_row};
+      store_columns<kTokens>(out, staging,
+                             [&](int i) { return epilogue(sums[box][i], out.column + lane / 4 + i / 2 % 2 * 8); });
+    }
+  }
+}
+
+// epilogue: see product_epilogues.h.
+template <class Element, class Shape, class Epilogue>
+__global__ void __launch_bounds__(Shape::kThreads, 1)
+    stream_kernel(const __grid_constant__ ptx::TensorMap map, ProductParams params, Epilogue epilogue) {
+  constexpr bool kPaired = Epilogue::kPaired;
+  LLADA_DYNAMIC_SHARED(char, shared);
+  LLADA_SHARED_ARRAY(std::uint64_t, full, Shape::kStages);
+  LLADA_SHARED_ARRAY(std::uint64_t, empty, Shape::kStages);
+  if (threadIdx.x == 0) {
+    ptx::prefetch_tensor_map(&map);
+    for (int s = 0; s < Shape::kStages; ++s) {
+      ptx::mbarrier_init(full + s, kGroupWarps + 1);  // of the rows, and of the weight
+      ptx::mbarrier_init(empty + s, Shape::kGroups * kGroupWarps);
+    }
+    ptx::fence_mbarrier_init();
+  }
+  __syncthreads();
+  ptx::wait_for_previous_kernel();
+  ptx::launch_next_kernel();
+  const Stages stages{shared, full, empty};
+  if (threadIdx.x < kGroupThreads) {
+    if constexpr (Shape::kGroups > 1) ptx::set_max_registers_down<56>();
+    produce<Element, Shape, kPaired>(map, params, stages);
+    return;
+  }
+  if constexpr (Shape::kGroups > 1) ptx::set_max_registers_up<224>();
+  Ring<Shape::kStages> ring;
+  const int consumer_warp = threadIdx.x / kWarpLanes - kGroupWarps;
+  char* staging = shared + Shape::kStages * Shape::kStageBytes + consumer_warp * 16 * kStagingPitch;
+  for (unsigned t = blockIdx.x;; t += gridDim.x) {
+    const ProductTile tile = place_tile<Shape::kRows, kStreamColumns<Shape, kPaired>>(params, t);
+    if (!tile.exists()) break;
+    consume_tile<Element, Shape, 8>(params, epilogue, stages, ring, tile, staging);
+  }
+}
+
+template <class Element, class Shape, class Epilogue>
+int launch_stream(const ProductParams& params, const Epilogue& epilogue, int blocks) {
+  constexpr int kBytes = sizeof(Element);
+  const std::int64_t tiles = count_tiles<Shape::kRows, kStreamColumns<Shape, Epilogue::kPaired>>(params);
+  if (tiles > kMaxTiles) return cudaErrorInvalidConfiguration;
+  const std::int64_t row_bytes = params.weight_stride * kBytes;
+  ptx::TensorMap map;
+  const int error =
+      make_tensor_map(&map, {.base = params.weight,
+                             .element_bytes = kBytes,
+                             .columns = params.depth,
+                             .rows = params.columns * (Epilogue::kPaired ? 2 : 1),
+                             .row_bytes = row_bytes,
+                             .box_rows = Shape::kBoxRows,
+                             .planes = params.groups,
+                             .plane_bytes = params.groups > 1 ? params.group_stride * kBytes : row_bytes});
+  if (error != 0) return error;
+  const LaunchConfig config{
+      dim3(static_cast<unsigned>(tiles < blocks ? tiles : blocks)), dim3(Shape::kThreads),
+      static_cast<std::size_t>(Shape::kStages * Shape::kStageBytes + Shape::kGroups * kGroupWarps * 16 * kStagingPitch),
+      params.stream, true};
+  return launch(config, stream_kernel<Element, Shape, Epilogue>, map, params, epilogue);
+}
+
+// Whether TMA can load the weight and cp.async the rows.
+inline bool can_stream(const ProductParams& params) {
+  if (params.dtype != DType::kBFloat16 && params.dtype != DType::kFloat16) return false;
+  constexpr std::int64_t kBytes = 2;
+  const bool one = params.groups == 1;
+  return params.depth > 0 && aligned_rows(params.x, params.x_stride * kBytes) &&
+         aligned_rows(params.weight, params.weight_stride * kBytes) && params.weight_stride >= params.depth &&
+         (one || (params.group_stride > 0 && params.group_stride % params.weight_stride == 0));
+}
+
+// What can_stream admits; arguments as launch_product's.
+template <bool kMayBeNarrow = false, class MakeEpilogue>
+int launch_stream_product(const ProductParams& params, MakeEpilogue make_epilogue) {
+  ProductTiles tiles = kTilesOfSm90;
+  if (!kMayBeNarrow) tiles.narrow_rows = 0;
+  ProductProblem problem{params.rows, params.columns, params.groups, 0};
+  if (const int error = multiprocessors(&problem.multiprocessors)) return error;
+  const int blocks = problem.multiprocessors;
+  return dispatch_floating(params.dtype, [&](auto element) -> int {
+    using Element = decltype(element);
+    if constexpr (sizeof(Element) != 2) {
+      return cudaErrorInvalidValue;
+    } else {
+      const auto epilogue = make_epilogue(element);
+      if (decltype(epilogue)::kPaired) problem.columns = 2 * params.columns;
+      const ProductShape shape = select_product(problem, tiles);
+      if constexpr (kMayBeNarrow) {
+        if (shape == ProductShape::kNarrow) return launch_stream<Element, StreamNarrow>(params, epilogue, blocks);
+      }
+      if (shape == ProductShape::kManyRows) return launch_stream<Element, StreamManyRows>(params, epilogue, blocks);
+      return launch_stream<Element, StreamFewRows>(params, epilogue, blocks);
+    }
+  });
+}
+
+}  // namespace llada::cuda

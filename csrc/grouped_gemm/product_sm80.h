@@ -156,10 +156,22 @@ __device__ __forceinline__ void multiply_stage_fp32(typename Shape::Sums& sums, 
   }
 }
 
-// The tile's products, in every warp's registers. All stages are free at the end, once all threads have met.
+// Steps of kDepthBytes over depth; those beyond its end count as zeros.
+struct StepRange {
+  int first, last;
+};
+
+template <class Element>
+__device__ __forceinline__ int depth_steps(const ProductParams& params) {
+  constexpr int kDepth = kDepthBytes / sizeof(Element);
+  return static_cast<int>((params.depth + kDepth - 1) / kDepth);
+}
+
+// The tile's products over some of its depth, in every warp's registers, by Shape::kThreads threads of all threadIdx.x.
+// All stages are free at the end, once all threads have met.
 template <class Element, class Shape, bool kPaired, bool kAligned>
 __device__ __forceinline__ void sum_tile(typename Shape::Sums& sums, char* shared, const ProductParams& params,
-                                         const RowTile& tile, std::int64_t first_column) {
+                                         const RowTile& tile, std::int64_t first_column, const StepRange& range) {
   constexpr int kThreads = Shape::kThreads, kStages = Shape::kStages, kDepth = kDepthBytes / sizeof(Element);
   constexpr int kTileColumns = Shape::kWeightRows;
   const auto* x = static_cast<const Element*>(params.x);
@@ -174,11 +186,12 @@ __device__ __forceinline__ void sum_tile(typename Shape::Sums& sums, char* share
     const std::int64_t r = tile.first + row;
     return x + (params.x_order != nullptr ? params.x_order[r] / params.slots : r) * params.x_stride;
   });
-  const auto steps = static_cast<int>((params.depth + kDepth - 1) / kDepth);
+  const int steps = range.last - range.first;
   const auto load = [&](int step) {
     char* stage = shared + step % kStages * Shape::kStageBytes;
-    weight_rows.copy(stage, weight, static_cast<std::int64_t>(step) * kDepth, params.depth);
-    x_rows.copy(stage + kTileColumns * kDepthBytes, x, static_cast<std::int64_t>(step) * kDepth, params.depth);
+    const std::int64_t start = static_cast<std::int64_t>(range.first + step) * kDepth;
+    weight_rows.copy(stage, weight, start, params.depth);
+    x_rows.copy(stage + kTileColumns * kDepthBytes, x, start, params.depth);
   };
   const int warp = threadIdx.x / kWarpLanes, column_warp = warp % Shape::kColumnWarps;
   int columns[Shape::kColumnFragments];
@@ -224,7 +237,8 @@ __global__ void __launch_bounds__(Shape::kThreads) product_kernel(ProductParams 
   if (tile.count <= 0) return;
   typename Shape::Sums sums = {};
   if (tile.group != params.groups) {
-    sum_tile<Element, Shape, kPaired, kAligned>(sums, shared, params, tile, first_column);
+    sum_tile<Element, Shape, kPaired, kAligned>(sums, shared, params, tile, first_column,
+                                                {0, depth_steps<Element>(params)});
   }
   __syncthreads();
 

@@ -32,6 +32,8 @@ inline constexpr const char* kPermute[] = {
 inline constexpr const char* kRouterTopk[] = {
     "router_topk(Tensor logits, int k, bool sigmoid=False, Tensor? bias=None, bool bias_in_weights=True, "
     "int num_groups=1, int topk_groups=1, bool renormalize=False, float scale=1.0) -> (Tensor, Tensor)",
+    "router(Tensor x, Tensor gate_weight, int k, bool sigmoid=False, Tensor? bias=None, bool bias_in_weights=True, "
+    "int num_groups=1, int topk_groups=1, bool renormalize=False, float scale=1.0) -> (Tensor, Tensor)",
 };
 
 }  // namespace llada::schemas

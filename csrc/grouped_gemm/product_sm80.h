@@ -184,7 +184,8 @@ __device__ __forceinline__ void sum_tile(typename Shape::Sums& sums, char* share
   const RowCopies<Element, Shape::kRows, kThreads, kAligned> x_rows([&](int row) -> const Element* {
     if (row >= tile.count) return nullptr;
     const std::int64_t r = tile.first + row;
-    return x + (params.x_order != nullptr ? params.x_order[r] / params.slots : r) * params.x_stride;
+    return x + (params.x_order != nullptr ? params.x_order[r] / static_cast<std::int32_t>(params.slots) : r) *
+                   params.x_stride;
   });
   const int steps = range.last - range.first;
   const auto load = [&](int step) {

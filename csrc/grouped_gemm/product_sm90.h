@@ -26,7 +26,10 @@
 #include "cuda/ptx_sm90.h"
 #include "cuda/tensor_map.h"
 #include "grouped_gemm/product_select.h"
+#include "grouped_gemm/product_store_sm90.h"
 #include "grouped_gemm/product_tiles.h"
+#include "permute/expert_sort_sm80.h"
+#include "permute/permute_cuda.h"
 
 namespace llada::cuda {
 
@@ -68,6 +71,9 @@ struct Stages {
   char* memory;
   std::uint64_t *full, *empty;
 };
+
+template <class Shape>
+inline constexpr int kStagingBytes = Shape::kGroups * kGroupWarps * kWarpStagingBytes;
 
 template <class Shape, bool kPaired>
 inline constexpr int kStreamColumns = Shape::kWeightRows / (kPaired ? 2 : 1);
@@ -190,67 +196,6 @@ __device__ __forceinline__ void sum_stages(StreamSums<Shape, kTokens>& sums, con
   if (steps > 0) free_stage(previous);
 }
 
-template <class Output>
-__device__ __forceinline__ std::uint32_t pack_pair(float first, float second) {
-  const Vector<Output, 2> pair{{from_float<Output>(first), from_float<Output>(second)}};
-  std::uint32_t bits;
-  memcpy(&bits, &pair, sizeof bits);
-  return bits;
-}
-
-// Where a warp's 16 columns of a tile leave to.
-template <class Output>
-struct OutputRows {
-  const ProductParams& params;
-  const RowTile& tile;
-  std::int64_t column;
-
-  __device__ __forceinline__ Output* row(int token) const {
-    const std::int64_t r = tile.first + token, y_row = params.y_order != nullptr ? params.y_order[r] : r;
-    return static_cast<Output*>(params.y) + y_row * params.columns + column;
-  }
-  __device__ __forceinline__ std::int64_t columns_left() const { return params.columns - column; }
-};
-
-// value(i) is the warp's i-th output in wgmma's layout. 16-bit outputs meet in `staging`, the warp's own
-// 16 x kStagingPitch bytes, turned round so that 16 bytes of a row leave at once; a warp writes whole sectors either
-// way.
-inline constexpr int kStagingPitch = 48;  // bytes: the eight rows of a matrix lie in different banks
-
-template <int kTokens, class Output, class Value>
-__device__ __forceinline__ void store_columns(const OutputRows<Output>& out, char* staging, Value value) {
-  const int lane = threadIdx.x % kWarpLanes;
-  if constexpr (sizeof(Output) == 4) {
-#pragma unroll
-    for (int i = 0; i < kTokens / 2; ++i) {
-      const int token = i / 4 * 8 + lane % 4 * 2 + i % 2, column = lane / 4 + i / 2 % 2 * 8;
-      if (token < out.tile.count && column < out.columns_left()) out.row(token)[column] = value(i);
-    }
-  } else {
-    constexpr int kPart = kTokens < 16 ? kTokens : 16, kMatrices = kPart / 4, kPack = kElementsPer16Bytes<Output>;
-    const bool aligned = out.params.columns % kPack == 0;  // y itself is
-#pragma unroll
-    for (int first = 0; first < kTokens; first += kPart) {
-      std::uint32_t packed[kMatrices];  // of 8 tokens and 8 columns each, columns first
-#pragma unroll
-      for (int m = 0; m < kMatrices; ++m) {
-        const int i = (first / 8 + m / 2) * 4 + m % 2 * 2;
-        packed[m] = pack_pair<Output>(value(i), value(i + 1));
-      }
-      const int matrix = lane / 8 % kMatrices;
-      ptx::stmatrix_trans(staging + (matrix / 2 * 8 + lane % 8) * kStagingPitch + matrix % 2 * kChunkBytes, packed);
-      __syncwarp();
-      const int token = first + lane / 2, column = lane % 2 * kPack;
-      if (lane / 2 < kPart && token < out.tile.count) {
-        const char* from = staging + lane / 2 * kStagingPitch + lane % 2 * kChunkBytes;
-        store_pack<kPack>(out.row(token) + column, *reinterpret_cast<const Vector<Output, kPack>*>(from),
-                          out.columns_left() - column, aligned);
-      }
-      __syncwarp();
-    }
-  }
-}
-
 template <class Element, class Shape, int kTokens, class Epilogue>
 __device__ __forceinline__ void consume_tile(const ProductParams& params, const Epilogue& epilogue,
                                              const Stages& stages, Ring<Shape::kStages>& ring, const ProductTile& tile,
@@ -286,10 +231,32 @@ __device__ __forceinline__ void consume_tile(const ProductParams& params, const 
   }
 }
 
-// epilogue: see product_epilogues.h.
-template <class Element, class Shape, class Epilogue>
+// The order of few rows is sorted by each block for itself, which costs less than a launch; block 0 keeps it.
+inline constexpr std::int64_t kMaxOwnSort = 1024, kMaxOwnSortExperts = 256;
+
+inline std::int64_t own_sort_bytes(const ExpertOrderParams& sort) {
+  return (sort.assignments + sort.num_experts + 1 + sort_counters(sort.num_experts)) * sizeof(std::int32_t);
+}
+
+// All threads of the block call it; params.offsets and x_order then lie in `memory`, of own_sort_bytes.
+__device__ __forceinline__ void sort_rows(ExpertOrderParams sort, std::int32_t* memory, ProductParams& params) {
+  std::int32_t *kept_order = sort.order, *kept_offsets = sort.offsets;
+  sort.order = memory;
+  sort.offsets = memory + sort.assignments;
+  place_chunk(sort, sort.offsets + sort.num_experts + 1, 0, 1);
+  __syncthreads();
+  params.offsets = sort.offsets;
+  params.x_order = sort.order;
+  if (blockIdx.x != 0) return;
+  for (int i = threadIdx.x; i < sort.assignments; i += kSortThreads) kept_order[i] = sort.order[i];
+  for (int i = threadIdx.x; i <= sort.num_experts; i += kSortThreads) kept_offsets[i] = sort.offsets[i];
+}
+
+// epilogue: see product_epilogues.h. kSorts: offsets and x_order are made here, from `sort`.
+template <class Element, class Shape, class Epilogue, bool kSorts>
 __global__ void __launch_bounds__(Shape::kThreads, 1)
-    stream_kernel(const __grid_constant__ ptx::TensorMap map, ProductParams params, Epilogue epilogue) {
+    stream_kernel(const __grid_constant__ ptx::TensorMap map, ProductParams params, ExpertOrderParams sort,
+                  Epilogue epilogue) {
   constexpr bool kPaired = Epilogue::kPaired;
   LLADA_DYNAMIC_SHARED(char, shared);
   LLADA_SHARED_ARRAY(std::uint64_t, full, Shape::kStages);
@@ -305,6 +272,11 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
   __syncthreads();
   ptx::wait_for_previous_kernel();
   ptx::launch_next_kernel();
+  char* behind_stages = shared + Shape::kStages * Shape::kStageBytes;
+  if constexpr (kSorts) {
+    static_assert(Shape::kThreads == kSortThreads);
+    sort_rows(sort, reinterpret_cast<std::int32_t*>(behind_stages + kStagingBytes<Shape>), params);
+  }
   const Stages stages{shared, full, empty};
   if (threadIdx.x < kGroupThreads) {
     if constexpr (Shape::kGroups > 1) ptx::set_max_registers_down<56>();
@@ -314,7 +286,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
   if constexpr (Shape::kGroups > 1) ptx::set_max_registers_up<224>();
   Ring<Shape::kStages> ring;
   const int consumer_warp = threadIdx.x / kWarpLanes - kGroupWarps;
-  char* staging = shared + Shape::kStages * Shape::kStageBytes + consumer_warp * 16 * kStagingPitch;
+  char* staging = behind_stages + consumer_warp * kWarpStagingBytes;
   for (unsigned t = blockIdx.x;; t += gridDim.x) {
     const ProductTile tile = place_tile<Shape::kRows, kStreamColumns<Shape, kPaired>>(params, t);
     if (!tile.exists()) break;
@@ -322,8 +294,9 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
   }
 }
 
-template <class Element, class Shape, class Epilogue>
-int launch_stream(const ProductParams& params, const Epilogue& epilogue, int blocks) {
+template <class Element, class Shape, bool kSorts = false, class Epilogue>
+int launch_stream(const ProductParams& params, const Epilogue& epilogue, int blocks,
+                  const ExpertOrderParams& sort = {}) {
   constexpr int kBytes = sizeof(Element);
   const std::int64_t tiles = count_tiles<Shape::kRows, kStreamColumns<Shape, Epilogue::kPaired>>(params);
   if (tiles > kMaxTiles) return cudaErrorInvalidConfiguration;
@@ -339,11 +312,11 @@ int launch_stream(const ProductParams& params, const Epilogue& epilogue, int blo
                              .planes = params.groups,
                              .plane_bytes = params.groups > 1 ? params.group_stride * kBytes : row_bytes});
   if (error != 0) return error;
-  const LaunchConfig config{
-      dim3(static_cast<unsigned>(tiles < blocks ? tiles : blocks)), dim3(Shape::kThreads),
-      static_cast<std::size_t>(Shape::kStages * Shape::kStageBytes + Shape::kGroups * kGroupWarps * 16 * kStagingPitch),
-      params.stream, true};
-  return launch(config, stream_kernel<Element, Shape, Epilogue>, map, params, epilogue);
+  const std::int64_t shared_bytes =
+      Shape::kStages * Shape::kStageBytes + kStagingBytes<Shape> + (kSorts ? own_sort_bytes(sort) : 0);
+  const LaunchConfig config{dim3(static_cast<unsigned>(tiles < blocks ? tiles : blocks)), dim3(Shape::kThreads),
+                            static_cast<std::size_t>(shared_bytes), params.stream, true};
+  return launch(config, stream_kernel<Element, Shape, Epilogue, kSorts>, map, params, sort, epilogue);
 }
 
 // Whether TMA can load the weight and cp.async the rows.
@@ -364,20 +337,16 @@ int launch_stream_product(const ProductParams& params, MakeEpilogue make_epilogu
   ProductProblem problem{params.rows, params.columns, params.groups, 0};
   if (const int error = multiprocessors(&problem.multiprocessors)) return error;
   const int blocks = problem.multiprocessors;
-  return dispatch_floating(params.dtype, [&](auto element) -> int {
+  return dispatch_16_bit(params.dtype, [&](auto element) -> int {
     using Element = decltype(element);
-    if constexpr (sizeof(Element) != 2) {
-      return cudaErrorInvalidValue;
-    } else {
-      const auto epilogue = make_epilogue(element);
-      if (decltype(epilogue)::kPaired) problem.columns = 2 * params.columns;
-      const ProductShape shape = select_product(problem, tiles);
-      if constexpr (kMayBeNarrow) {
-        if (shape == ProductShape::kNarrow) return launch_stream<Element, StreamNarrow>(params, epilogue, blocks);
-      }
-      if (shape == ProductShape::kManyRows) return launch_stream<Element, StreamManyRows>(params, epilogue, blocks);
-      return launch_stream<Element, StreamFewRows>(params, epilogue, blocks);
+    const auto epilogue = make_epilogue(element);
+    if (decltype(epilogue)::kPaired) problem.columns = 2 * params.columns;
+    const ProductShape shape = select_product(problem, tiles);
+    if constexpr (kMayBeNarrow) {
+      if (shape == ProductShape::kNarrow) return launch_stream<Element, StreamNarrow>(params, epilogue, blocks);
     }
+    if (shape == ProductShape::kManyRows) return launch_stream<Element, StreamManyRows>(params, epilogue, blocks);
+    return launch_stream<Element, StreamFewRows>(params, epilogue, blocks);
   });
 }
 

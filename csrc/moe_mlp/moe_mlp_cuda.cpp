@@ -1,6 +1,6 @@
 // The expert layer, y [T, H] = sum over a token's k slots of weight * down(silu(gate(x)) * up(x)).
 //
-//   experts [T, k] --expert_order--> order [T * k], offsets [E + 1]
+//   experts [T, k] --expert_order--> order [T * k], offsets [E + 1]   (few rows on sm_90a: by the next kernel itself)
 //   x --grouped_swiglu, rows read at order / k--> intermediate [T * k, I], sorted, rounded as published
 //   intermediate --down product, rows written at order--> outputs [T * k, H] fp32, by token and slot
 //   outputs --combine: a token's slots in order, one rounding--> y
@@ -52,8 +52,9 @@ void run_pass(const MoeMlpArgs& args, const MoeMlpWorkspace& workspace, const St
   const ArrayView x = rows_of(args.x, first, tokens);
   const std::int64_t slots = experts.size(1), rows = tokens * slots, hidden = x.size(1), groups = args.gate_up.size(0);
   const std::int64_t sort = expert_order_workspace(rows, groups);
-  expert_order({experts, groups, rows_of(workspace.order, 0, rows), workspace.offsets},
-               rows_of(workspace.sort, 0, sort), stream);
+  const ExpertOrderParams sort_params =
+      expert_order_params({experts, groups, rows_of(workspace.order, 0, rows), workspace.offsets},
+                          rows_of(workspace.sort, 0, sort), stream);
   const bool hopper = active_path(backend_of(x)) == CudaPath::kSm90a;
   const auto* order = workspace.order.as<const std::int32_t>();
   const auto* offsets = workspace.offsets.as<const std::int32_t>();
@@ -72,7 +73,12 @@ void run_pass(const MoeMlpArgs& args, const MoeMlpWorkspace& workspace, const St
                         stream.handle};
   gate_up.x_order = order;
   gate_up.slots = slots;
-  report(kOp, hopper ? grouped_swiglu_sm90(gate_up) : grouped_swiglu_sm80(gate_up), stream);
+  if (hopper) {
+    report(kOp, ordered_swiglu_sm90(gate_up, sort_params), stream);
+  } else {
+    report(kOp, expert_order_sm80(sort_params), stream);
+    report(kOp, grouped_swiglu_sm80(gate_up), stream);
+  }
   ProductParams down{x.dtype,
                      workspace.intermediate.data,
                      args.intermediate,

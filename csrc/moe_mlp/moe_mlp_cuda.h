@@ -13,6 +13,7 @@ struct MoeMlpArgs;
 
 namespace cuda {
 
+struct ExpertOrderParams;
 struct ProductParams;
 struct Stream;
 
@@ -34,6 +35,9 @@ struct MoeMlpWorkspace {
 
 // Plain weights alone. On a GPU the values of experts are not read by the host: one out of range counts as "not mine".
 void moe_mlp(const MoeMlpArgs& args, const MoeMlpWorkspace& workspace, const Stream& stream);
+
+// expert_order into offsets and x_order, then grouped_swiglu; in one launch where rows are few.
+int ordered_swiglu_sm90(const ProductParams& params, const ExpertOrderParams& sort);
 
 // grouped_gemm whose y is float32.
 int down_product_sm80(const ProductParams& params);

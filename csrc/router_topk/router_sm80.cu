@@ -32,12 +32,28 @@ __device__ __forceinline__ void leave_sums(const RouterTile::Sums& sums, float* 
   }
 }
 
+// Made in the kernel, so that it is known there which of its parts are not used.
+__device__ __forceinline__ ProductParams product_of(const RouterParams& params) {
+  ProductParams product{};
+  product.dtype = params.choice.dtype;
+  product.x = params.x;
+  product.x_stride = params.x_stride;
+  product.weight = params.gate;
+  product.weight_stride = params.gate_stride;
+  product.rows = params.choice.tokens;
+  product.depth = params.hidden;
+  product.columns = params.choice.num_experts;
+  product.groups = 1;
+  return product;
+}
+
 template <class Element, int kPerLane, bool kAligned>
-__global__ void __launch_bounds__(kThreads) router_kernel(RouterParams params, ProductParams product) {
+__global__ void __launch_bounds__(kThreads) router_kernel(RouterParams params) {
   LLADA_DYNAMIC_SHARED(char, shared);  // the parts' stages, then logits [kTokens, num_experts]
   auto* logits = reinterpret_cast<float*>(shared + kParts * kPartBytes);
   const int num_experts = params.choice.num_experts, part = threadIdx.y;
   const int thread = part * RouterTile::kThreads + threadIdx.x;
+  const ProductParams product = product_of(params);
   const RowTile tile = find_tile<kTokens>(product, blockIdx.x);
   const int steps = (depth_steps<Element>(product) + kParts - 1) / kParts;
   for (int first = 0; first < num_experts; first += kTileExperts) {
@@ -68,24 +84,13 @@ template <class Element, int kPerLane>
 int launch_router(const RouterParams& params) {
   constexpr std::int64_t kBytes = sizeof(Element);
   const RouterTopkParams& choice = params.choice;
-  ProductParams product{};
-  product.dtype = choice.dtype;
-  product.x = params.x;
-  product.x_stride = params.x_stride;
-  product.weight = params.gate;
-  product.weight_stride = params.gate_stride;
-  product.rows = choice.tokens;
-  product.depth = params.hidden;
-  product.columns = choice.num_experts;
-  product.groups = 1;
-  product.slots = 1;
   const bool aligned =
       aligned_rows(params.x, params.x_stride * kBytes) && aligned_rows(params.gate, params.gate_stride * kBytes);
   const auto blocks = static_cast<unsigned>((choice.tokens + kTokens - 1) / kTokens);
   const LaunchConfig config{dim3(blocks), dim3(RouterTile::kThreads, kParts),
                             kParts * kPartBytes + kTokens * choice.num_experts * sizeof(float), choice.stream};
-  return aligned ? launch(config, router_kernel<Element, kPerLane, true>, params, product)
-                 : launch(config, router_kernel<Element, kPerLane, false>, params, product);
+  return aligned ? launch(config, router_kernel<Element, kPerLane, true>, params)
+                 : launch(config, router_kernel<Element, kPerLane, false>, params);
 }
 
 }  // namespace

@@ -21,20 +21,22 @@
 #include "cuda/launch.h"
 #include "cuda/pack.h"
 #include "cuda/ptx_sm80.h"
+#include "grouped_gemm/product_int8_sm80.h"
 #include "grouped_gemm/product_select.h"
 #include "grouped_gemm/product_tiles.h"
 
 namespace llada::cuda {
 
 template <int kRowsOfTile, int kRowWarpsOfTile, int kStagesOfTile, int kColumnWarpsOfTile = 4,
-          int kColumnFragmentsOfWarp = 2>
+          int kColumnFragmentsOfWarp = 2, int kRowTilesOfStage = 1>
 struct TileShape {
   static constexpr int kRows = kRowsOfTile, kRowWarps = kRowWarpsOfTile, kStages = kStagesOfTile;
   static constexpr int kColumnWarps = kColumnWarpsOfTile, kColumnFragments = kColumnFragmentsOfWarp;
   static constexpr int kWeightRows = kColumnWarps * kColumnFragments * 16;
   static constexpr int kThreads = kColumnWarps * kRowWarps * kWarpLanes;
   static constexpr int kFragments = kRows / kRowWarps / 8;  // of 8 rows, per warp
-  static constexpr int kStageBytes = (kWeightRows + kRows) * kDepthBytes;
+  static constexpr int kRowTiles = kRowTilesOfStage;        // 2: elements of rows are twice as wide as the weight's
+  static constexpr int kStageBytes = (kWeightRows + kRowTiles * kRows) * kDepthBytes;
   using Sums = float[kColumnFragments][kFragments][4];
 };
 using FewRows = TileShape<32, 1, 4>;       // 80 KB: two blocks share an A100's multiprocessor
@@ -161,22 +163,24 @@ struct StepRange {
   int first, last;
 };
 
-template <class Element>
+template <class Weight>
 __device__ __forceinline__ int depth_steps(const ProductParams& params) {
-  constexpr int kDepth = kDepthBytes / sizeof(Element);
+  constexpr int kDepth = kDepthBytes / sizeof(Weight);
   return static_cast<int>((params.depth + kDepth - 1) / kDepth);
 }
 
 // The tile's products over some of its depth, in every warp's registers, by Shape::kThreads threads of all threadIdx.x.
 // All stages are free at the end, once all threads have met.
-template <class Element, class Shape, bool kPaired, bool kAligned>
+template <class Element, class Weight, class Shape, bool kPaired, bool kAligned>
 __device__ __forceinline__ void sum_tile(typename Shape::Sums& sums, char* shared, const ProductParams& params,
                                          const RowTile& tile, std::int64_t first_column, const StepRange& range) {
-  constexpr int kThreads = Shape::kThreads, kStages = Shape::kStages, kDepth = kDepthBytes / sizeof(Element);
+  constexpr int kThreads = Shape::kThreads, kStages = Shape::kStages, kDepth = kDepthBytes / sizeof(Weight);
   constexpr int kTileColumns = Shape::kWeightRows;
+  static_assert(Shape::kRowTiles * sizeof(Weight) == sizeof(Element));
   const auto* x = static_cast<const Element*>(params.x);
-  const Element* weight = static_cast<const Element*>(params.weight) + tile.group * params.group_stride;
-  const RowCopies<Element, kTileColumns, kThreads, kAligned> weight_rows([&](int row) -> const Element* {
+  const Weight* weight = static_cast<const Weight*>(params.weight) + tile.group * params.group_stride;
+  const std::int64_t weight_depth = stored_depth<Weight>(params.depth);
+  const RowCopies<Weight, kTileColumns, kThreads, kAligned> weight_rows([&](int row) -> const Weight* {
     const bool up = kPaired && row >= kTileColumns / 2;
     const std::int64_t column = first_column + (up ? row - kTileColumns / 2 : row);
     return column < params.columns ? weight + (column + (up ? params.columns : 0)) * params.weight_stride : nullptr;
@@ -191,8 +195,12 @@ __device__ __forceinline__ void sum_tile(typename Shape::Sums& sums, char* share
   const auto load = [&](int step) {
     char* stage = shared + step % kStages * Shape::kStageBytes;
     const std::int64_t start = static_cast<std::int64_t>(range.first + step) * kDepth;
-    weight_rows.copy(stage, weight, start, params.depth);
-    x_rows.copy(stage + kTileColumns * kDepthBytes, x, start, params.depth);
+    weight_rows.copy(stage, weight, start, weight_depth);
+#pragma unroll
+    for (int i = 0; i < Shape::kRowTiles; ++i) {
+      x_rows.copy(stage + (kTileColumns + i * Shape::kRows) * kDepthBytes, x, start + i * (kDepth / Shape::kRowTiles),
+                  params.depth);
+    }
   };
   const int warp = threadIdx.x / kWarpLanes, column_warp = warp % Shape::kColumnWarps;
   int columns[Shape::kColumnFragments];
@@ -214,7 +222,9 @@ __device__ __forceinline__ void sum_tile(typename Shape::Sums& sums, char* share
     if (first_row >= tile.count) continue;
     const char* weights = shared + step % kStages * Shape::kStageBytes;
     const char* rows = weights + kTileColumns * kDepthBytes;
-    if constexpr (sizeof(Element) == 4) {
+    if constexpr (sizeof(Weight) == 1) {
+      multiply_stage_int8<Element, Shape>(sums, weights, rows, columns, first_row);
+    } else if constexpr (sizeof(Element) == 4) {
       multiply_stage_fp32<Shape>(sums, weights, rows, columns, first_row);
     } else {
       multiply_stage<Element, Shape>(sums, weights, rows, columns, first_row);
@@ -224,7 +234,7 @@ __device__ __forceinline__ void sum_tile(typename Shape::Sums& sums, char* share
 }
 
 // epilogue: see product_epilogues.h.
-template <class Element, class Shape, class Epilogue, bool kAligned>
+template <class Element, class Weight, class Shape, class Epilogue, bool kAligned>
 __global__ void __launch_bounds__(Shape::kThreads) product_kernel(ProductParams params, Epilogue epilogue) {
   constexpr bool kPaired = Epilogue::kPaired;
   using Output = typename Epilogue::Output;
@@ -238,11 +248,12 @@ __global__ void __launch_bounds__(Shape::kThreads) product_kernel(ProductParams 
   if (tile.count <= 0) return;
   typename Shape::Sums sums = {};
   if (tile.group != params.groups) {
-    sum_tile<Element, Shape, kPaired, kAligned>(sums, shared, params, tile, first_column,
-                                                {0, depth_steps<Element>(params)});
+    sum_tile<Element, Weight, Shape, kPaired, kAligned>(sums, shared, params, tile, first_column,
+                                                        {0, depth_steps<Weight>(params)});
   }
   __syncthreads();
 
+  const WeightScales<Weight> scales(params, tile.group, kPaired);
   auto* finished = reinterpret_cast<Output*>(shared);
   const int lane = threadIdx.x % kWarpLanes, warp = threadIdx.x / kWarpLanes;
   const int warp_column = warp % Shape::kColumnWarps * (kColumns / Shape::kColumnWarps) + lane / 4;
@@ -256,9 +267,10 @@ __global__ void __launch_bounds__(Shape::kThreads) product_kernel(ProductParams 
         const int column = warp_column + m * 16 + i / 2 * 8;
         float value;
         if constexpr (kPaired) {
-          value = epilogue(sums[0][n][i], sums[1][n][i]);
+          value = epilogue(scales.scaled(sums[0][n][i], first_column + column),
+                           scales.scaled(sums[1][n][i], first_column + column + params.columns));
         } else {
-          value = epilogue(sums[m][n][i], first_column + column);
+          value = epilogue(scales.scaled(sums[m][n][i], first_column + column), first_column + column);
         }
         finished[(warp_row + n * 8 + i % 2) * kPitch + column] = from_float<Output>(value);
       }
@@ -275,13 +287,13 @@ __global__ void __launch_bounds__(Shape::kThreads) product_kernel(ProductParams 
   }
 }
 
-template <class Element, class Shape, bool kAligned, class Epilogue>
+template <class Element, class Weight, class Shape, bool kAligned, class Epilogue>
 int launch_tiles(const ProductParams& params, const Epilogue& epilogue) {
   const std::int64_t blocks = count_tiles<Shape::kRows, Shape::kWeightRows / (Epilogue::kPaired ? 2 : 1)>(params);
   if (blocks > kMaxTiles) return cudaErrorInvalidConfiguration;
   const LaunchConfig config{dim3(static_cast<unsigned>(blocks)), dim3(Shape::kThreads),
                             Shape::kStages * Shape::kStageBytes, params.stream};
-  return launch(config, product_kernel<Element, Shape, Epilogue, kAligned>, params, epilogue);
+  return launch(config, product_kernel<Element, Weight, Shape, Epilogue, kAligned>, params, epilogue);
 }
 
 // make_epilogue(element) gives the epilogue for an element type. Rows that are not aligned to 16 bytes are copied
@@ -299,15 +311,15 @@ int launch_product(const ProductParams& params, MakeEpilogue make_epilogue) {
     if (decltype(epilogue)::kPaired) problem.columns = 2 * params.columns;
     const bool aligned = aligned_rows(params.x, params.x_stride * kBytes) &&
                          aligned_rows(params.weight, (params.weight_stride | params.group_stride) * kBytes);
-    if (!aligned) return launch_tiles<Element, FewRows, false>(params, epilogue);
+    if (!aligned) return launch_tiles<Element, Element, FewRows, false>(params, epilogue);
     const ProductShape shape = select_product(problem, tiles);
     if constexpr (kMayBeNarrow) {
-      if (shape == ProductShape::kNarrow) return launch_tiles<Element, Narrow, true>(params, epilogue);
+      if (shape == ProductShape::kNarrow) return launch_tiles<Element, Element, Narrow, true>(params, epilogue);
     }
     if constexpr (kBytes == 2) {
-      if (shape == ProductShape::kManyRows) return launch_tiles<Element, ManyRows, true>(params, epilogue);
+      if (shape == ProductShape::kManyRows) return launch_tiles<Element, Element, ManyRows, true>(params, epilogue);
     }
-    return launch_tiles<Element, FewRows, true>(params, epilogue);
+    return launch_tiles<Element, Element, FewRows, true>(params, epilogue);
   });
 }
 

@@ -2,21 +2,12 @@
 #pragma once
 
 #include <cstdint>
-#include <cstring>
 
 #include "cuda/pack.h"
 #include "cuda/ptx_sm90.h"
 #include "grouped_gemm/product_tiles.h"
 
 namespace llada::cuda {
-
-template <class Output>
-__device__ __forceinline__ std::uint32_t pack_pair(float first, float second) {
-  const Vector<Output, 2> pair{{from_float<Output>(first), from_float<Output>(second)}};
-  std::uint32_t bits;
-  memcpy(&bits, &pair, sizeof bits);
-  return bits;
-}
 
 // Where a warp's 16 columns of a tile leave to.
 template <class Output>

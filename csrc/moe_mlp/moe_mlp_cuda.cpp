@@ -23,6 +23,8 @@ namespace {
 constexpr const char* kOp = "moe_mlp";
 constexpr std::int64_t kPassElements = 1 << 27;  // of the outputs: 512 MB
 
+constexpr std::int64_t stored_depth_int8(std::int64_t depth) { return (depth + 15) / 16 * 16; }
+
 // Rows `first` .. `first + count` of a contiguous array.
 ArrayView rows_of(const ArrayView& view, std::int64_t first, std::int64_t count) {
   ArrayView part = view;
@@ -45,8 +47,9 @@ void check_workspace(const MoeMlpArgs& args, const MoeMlpWorkspace& workspace, c
   check("outputs", workspace.outputs, DType::kFloat32, {sizes.rows, hidden});
 }
 
-void run_pass(const MoeMlpArgs& args, const MoeMlpWorkspace& workspace, const Stream& stream, std::int64_t first,
-              std::int64_t tokens) {
+// Weights in bytes where there are scales.
+void run_pass(const MoeMlpArgs& args, const MoeMlpScales* scales, const MoeMlpWorkspace& workspace,
+              const Stream& stream, std::int64_t first, std::int64_t tokens) {
   const ArrayView experts = rows_of(args.experts, first, tokens), weights = rows_of(args.weights, first, tokens);
   const ArrayView y = rows_of(args.y, first, tokens);
   const ArrayView x = rows_of(args.x, first, tokens);
@@ -73,11 +76,12 @@ void run_pass(const MoeMlpArgs& args, const MoeMlpWorkspace& workspace, const St
                         stream.handle};
   gate_up.x_order = order;
   gate_up.slots = slots;
-  if (hopper) {
+  if (scales != nullptr) gate_up.weight_scale = scales->gate_up.as<const float>();
+  if (hopper && scales == nullptr) {
     report(kOp, ordered_swiglu_sm90(gate_up, sort_params), stream);
   } else {
     report(kOp, expert_order_sm80(sort_params), stream);
-    report(kOp, grouped_swiglu_sm80(gate_up), stream);
+    report(kOp, scales != nullptr ? swiglu_int8_sm80(gate_up) : grouped_swiglu_sm80(gate_up), stream);
   }
   ProductParams down{x.dtype,
                      workspace.intermediate.data,
@@ -93,11 +97,25 @@ void run_pass(const MoeMlpArgs& args, const MoeMlpWorkspace& workspace, const St
                      groups,
                      stream.handle};
   down.y_order = order;
-  report(kOp, hopper ? down_product_sm90(down) : down_product_sm80(down), stream);
+  if (scales != nullptr) {
+    down.weight_scale = scales->down.as<const float>();
+    report(kOp, down_product_int8_sm80(down), stream);
+  } else {
+    report(kOp, hopper ? down_product_sm90(down) : down_product_sm80(down), stream);
+  }
   report(kOp,
          combine_sm80({x.dtype, workspace.outputs.as<const float>(), weights.as<const float>(), experts.data,
                        experts.dtype == DType::kInt64, groups, y.data, tokens, slots, hidden, stream.handle}),
          stream);
+}
+
+void run(const MoeMlpArgs& args, const MoeMlpScales* scales, const MoeMlpWorkspace& workspace, const Stream& stream) {
+  check_workspace(args, workspace, backend_of(args.x));
+  if (args.y.elements() == 0) return;
+  const std::int64_t tokens = args.x.size(0), step = moe_mlp_sizes(args).tokens;
+  for (std::int64_t first = 0; first < tokens; first += step) {
+    run_pass(args, scales, workspace, stream, first, std::min(step, tokens - first));
+  }
 }
 
 }  // namespace
@@ -110,14 +128,25 @@ MoeMlpSizes moe_mlp_sizes(const MoeMlpArgs& args) {
 }
 
 void moe_mlp(const MoeMlpArgs& args, const MoeMlpWorkspace& workspace, const Stream& stream) {
+  check_moe_mlp(args, backend_of(args.x));
+  run(args, nullptr, workspace, stream);
+}
+
+void moe_mlp_int8(const MoeMlpArgs& args, const MoeMlpScales& scales, const MoeMlpWorkspace& workspace,
+                  const Stream& stream) {
   const Backend backend = backend_of(args.x);
   check_moe_mlp(args, backend);
-  check_workspace(args, workspace, backend);
-  if (args.y.elements() == 0) return;
-  const std::int64_t tokens = args.x.size(0), step = moe_mlp_sizes(args).tokens;
-  for (std::int64_t first = 0; first < tokens; first += step) {
-    run_pass(args, workspace, stream, first, std::min(step, tokens - first));
-  }
+  Check(kOp, "x", args.x).dtype({DType::kBFloat16, DType::kFloat16});
+  const std::int64_t experts = args.gate_up.size(0), hidden = args.x.size(1), intermediate = args.intermediate;
+  const auto check = [&](const char* name, const ArrayView& view, DType dtype,
+                         std::initializer_list<std::int64_t> shape) {
+    Check(kOp, name, view).on(backend).dtype({dtype}).shape(shape).contiguous();
+  };
+  check("gate_up", args.gate_up, DType::kInt8, {experts, 2 * intermediate, stored_depth_int8(hidden)});
+  check("gate_up_scale", scales.gate_up, DType::kFloat32, {experts, 2 * intermediate});
+  check("down", args.down, DType::kInt8, {experts, hidden, stored_depth_int8(intermediate)});
+  check("down_scale", scales.down, DType::kFloat32, {experts, hidden});
+  run(args, &scales, workspace, stream);
 }
 
 }  // namespace llada::cuda

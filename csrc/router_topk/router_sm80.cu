@@ -58,8 +58,8 @@ __global__ void __launch_bounds__(kThreads) router_kernel(RouterParams params) {
   const int steps = (depth_steps<Element>(product) + kParts - 1) / kParts;
   for (int first = 0; first < num_experts; first += kTileExperts) {
     RouterTile::Sums sums = {};
-    sum_tile<Element, RouterTile, false, kAligned>(sums, shared + part * kPartBytes, product, tile, first,
-                                                   {part * steps, (part + 1) * steps});
+    sum_tile<Element, Element, RouterTile, false, kAligned>(sums, shared + part * kPartBytes, product, tile, first,
+                                                            {part * steps, (part + 1) * steps});
     __syncthreads();
     leave_sums(sums, reinterpret_cast<float*>(shared + part * kPartBytes));
     __syncthreads();

@@ -198,7 +198,7 @@ def test_cuda_stays_within_the_budget(groups: tuple[int, ...], op: tuple[Op, Op]
 @pytest.mark.parametrize("op", OPS)
 @pytest.mark.parametrize("dtype", WITH_FLOAT16)
 def test_cuda_bits_depend_on_the_row_alone(dtype: torch.dtype, op: tuple[Op, Op], path: str) -> None:
-    x, weight, offsets = inputs((1, 70, 0, 200), (328, 264), dtype)
+    x, weight, offsets = inputs((1, 70, 0, 200), (136, 264), dtype)
     with cuda(op, 0, path) as kernel:
         whole = kernel(x, weight, offsets)
     for seed in SEEDS[1:]:
@@ -207,7 +207,7 @@ def test_cuda_bits_depend_on_the_row_alone(dtype: torch.dtype, op: tuple[Op, Op]
         with cuda(op, seed, path) as kernel:
             if seed in (3, 6):
                 assert torch.equal(kernel(x, weight, offsets), whole)
-            for count in (1, 9, 20, 40):
+            for count in (1, 9, 40):
                 rows = slice(begin + (end - begin) * seed // 9, end)
                 rows = slice(rows.start, min(rows.start + count, end))
                 alone = torch.tensor([0, rows.stop - rows.start], dtype=torch.int32)

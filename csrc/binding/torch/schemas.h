@@ -14,6 +14,8 @@ inline constexpr const char* kLinear[] = {
 
 inline constexpr const char* kMoeMlp[] = {
     "moe_mlp(Tensor x, Tensor weights, Tensor experts, Tensor gate_up_proj, Tensor down_proj) -> Tensor",
+    "moe_mlp_int8(Tensor x, Tensor weights, Tensor experts, Tensor gate_up, Tensor gate_up_scale, Tensor down, "
+    "Tensor down_scale) -> Tensor",
 };
 
 inline constexpr const char* kNormRope[] = {

@@ -5,12 +5,12 @@
 namespace llada::cuda {
 
 int grouped_gemm_sm90(const ProductParams& params) {
-  if (!can_stream(params)) return grouped_gemm_sm80(params);
+  if (!can_stream<std::uint16_t>(params)) return grouped_gemm_sm80(params);
   return launch_stream_product(params, [](auto element) { return Plain<decltype(element)>(); });
 }
 
 int grouped_swiglu_sm90(const ProductParams& params) {
-  if (!can_stream(params)) return grouped_swiglu_sm80(params);
+  if (!can_stream<std::uint16_t>(params)) return grouped_swiglu_sm80(params);
   return launch_stream_product(params, [](auto element) { return SwiGlu<decltype(element)>(); });
 }
 

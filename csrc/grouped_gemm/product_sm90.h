@@ -25,52 +25,15 @@
 #include "cuda/pack.h"
 #include "cuda/ptx_sm90.h"
 #include "cuda/tensor_map.h"
+#include "grouped_gemm/product_int8_sm90.h"
 #include "grouped_gemm/product_select.h"
+#include "grouped_gemm/product_stages_sm90.h"
 #include "grouped_gemm/product_store_sm90.h"
 #include "grouped_gemm/product_tiles.h"
 #include "permute/expert_sort_sm80.h"
 #include "permute/permute_cuda.h"
 
 namespace llada::cuda {
-
-inline constexpr int kGroupThreads = 128, kGroupWarps = kGroupThreads / kWarpLanes;
-inline constexpr int kSlotRows = 64;  // of weight, wgmma's M
-inline constexpr int kSlotBytes = kSlotRows * kDepthBytes;
-
-template <int kGroupsOfTile, int kRowsOfTile, int kStagesOfTile, int kBoxesOfGroup = 2, int kBoxRowsOfTile = kSlotRows>
-struct StreamShape {
-  static constexpr int kGroups = kGroupsOfTile, kRows = kRowsOfTile, kStages = kStagesOfTile;
-  static constexpr int kBoxes = kBoxesOfGroup, kBoxRows = kBoxRowsOfTile;
-  static constexpr int kWeightRows = kGroups * kBoxes * kBoxRows;
-  static constexpr int kThreads = (1 + kGroups) * kGroupThreads;
-  static constexpr int kWeightBytes = kGroups * kBoxes * kSlotBytes;
-  static constexpr int kStageBytes = kWeightBytes + kRows * kDepthBytes;
-  static constexpr int kLag = kStages >= 8 ? 3 : 2;  // consumers keep one stage besides the one they wait for
-  static_assert(kLag <= kStages - 2);
-};
-using StreamFewRows = StreamShape<1, 64, 8>;         // 8 x 24 KB
-using StreamManyRows = StreamShape<2, 128, 4>;       // 4 x 48 KB
-using StreamNarrow = StreamShape<1, 64, 12, 1, 16>;  // 12 x 16 KB; the slot's other rows give sums that nobody reads
-inline constexpr ProductTiles kTilesOfSm90 = {StreamFewRows::kRows, StreamFewRows::kWeightRows, StreamManyRows::kRows,
-                                              StreamManyRows::kWeightRows, StreamNarrow::kRows};
-
-// Where a thread stands in the ring of stages, and the parity of its round.
-template <int kStages>
-struct Ring {
-  int stage = 0;
-  unsigned parity = 0;
-
-  __device__ __forceinline__ void advance() {
-    if (++stage < kStages) return;
-    stage = 0;
-    parity ^= 1;
-  }
-};
-
-struct Stages {
-  char* memory;
-  std::uint64_t *full, *empty;
-};
 
 template <class Shape>
 inline constexpr int kStagingBytes = Shape::kGroups * kGroupWarps * kWarpStagingBytes;
@@ -100,9 +63,10 @@ __device__ __forceinline__ void load_weights(const ptx::TensorMap& map, const Pr
 }
 
 // Warpgroup 0.
-template <class Element, class Shape, bool kPaired>
+template <class Element, class Weight, class Shape, bool kPaired>
 __device__ __forceinline__ void produce(const ptx::TensorMap& map, const ProductParams& params, const Stages& stages) {
-  constexpr int kElements = kElementsPer16Bytes<Element>, kDepth = kDepthBytes / sizeof(Element);
+  constexpr int kElements = kElementsPer16Bytes<Element>, kDepth = kDepthBytes / sizeof(Weight);
+  static_assert(Shape::kRowTiles * sizeof(Weight) == sizeof(Element));
   constexpr int kThreadRows = kGroupThreads / kChunks, kCopies = Shape::kRows / kThreadRows;
   const int own_row = threadIdx.x / kChunks, chunk = threadIdx.x % kChunks;
   const auto* x = static_cast<const Element*>(params.x);
@@ -135,17 +99,20 @@ __device__ __forceinline__ void produce(const ptx::TensorMap& map, const Product
       if (threadIdx.x == 0) {
         load_weights<Shape, kPaired>(map, params, stage, stages.full + ring.stage, tile, step * kDepth);
       }
-      const std::int64_t first = static_cast<std::int64_t>(step) * kDepth + chunk * kElements;
-      const std::int64_t left = params.depth - first;
-      const int valid = left >= kElements ? kElements : left > 0 ? static_cast<int>(left) : 0;
 #pragma unroll
-      for (int i = 0; i < kCopies; ++i) {
-        const int row = own_row + i * kThreadRows;
-        if (row >= rows) continue;
-        const int count = sources[i] >= 0 ? valid : 0;
-        const Element* from = count > 0 ? x + sources[i] * params.x_stride + first : x;
-        ptx::cp_async<kChunkBytes>(stage + Shape::kWeightBytes + chunk_offset(row, chunk), from,
-                                   count * static_cast<int>(sizeof(Element)));
+      for (int part = 0; part < Shape::kRowTiles; ++part) {
+        const std::int64_t first = static_cast<std::int64_t>(step) * kDepth + (part * kChunks + chunk) * kElements;
+        const std::int64_t left = params.depth - first;
+        const int valid = left >= kElements ? kElements : left > 0 ? static_cast<int>(left) : 0;
+        char* to = stage + Shape::kWeightBytes + part * Shape::kRows * kDepthBytes;
+#pragma unroll
+        for (int i = 0; i < kCopies; ++i) {
+          const int row = own_row + i * kThreadRows;
+          if (row >= rows) continue;
+          const int count = sources[i] >= 0 ? valid : 0;
+          const Element* from = count > 0 ? x + sources[i] * params.x_stride + first : x;
+          ptx::cp_async<kChunkBytes>(to + chunk_offset(row, chunk), from, count * static_cast<int>(sizeof(Element)));
+        }
       }
       ptx::cp_async_commit_group();
       if (started == Shape::kLag) {
@@ -161,18 +128,12 @@ __device__ __forceinline__ void produce(const ptx::TensorMap& map, const Product
   for (; started > 0; --started) hand_over();
 }
 
-template <class Shape, int kTokens>
-using StreamSums = float[Shape::kBoxes][kTokens / 2];
-
 // A consumer group's sums, in wgmma's layout: sums[box] of weight rows box * 64 … and all the tile's rows.
 template <class Element, class Shape, int kTokens>
 __device__ __forceinline__ void sum_stages(StreamSums<Shape, kTokens>& sums, const Stages& stages,
                                            Ring<Shape::kStages>& ring, int group, int steps) {
   constexpr int kStep = 16 * sizeof(Element);  // wgmma's k
   int previous = 0;
-  const auto free_stage = [&](int stage) {
-    if (threadIdx.x % kWarpLanes == 0) ptx::mbarrier_arrive(stages.empty + stage);
-  };
   for (int step = 0; step < steps; ++step) {
     ptx::mbarrier_wait(stages.full + ring.stage, ring.parity);
     const std::uint32_t stage = ptx::shared_address(stages.memory + ring.stage * Shape::kStageBytes);
@@ -188,51 +149,66 @@ __device__ __forceinline__ void sum_stages(StreamSums<Shape, kTokens>& sums, con
     }
     ptx::wgmma_commit_group();
     ptx::wgmma_wait_group<1>();
-    if (step > 0) free_stage(previous);
+    if (step > 0) free_stage(stages, previous);
     previous = ring.stage;
     ring.advance();
   }
   ptx::wgmma_wait_group<0>();
-  if (steps > 0) free_stage(previous);
+  if (steps > 0) free_stage(stages, previous);
 }
 
-template <class Element, class Shape, int kTokens, class Epilogue>
+template <class Element, class Weight, class Shape, int kTokens, class Epilogue>
 __device__ __forceinline__ void consume_tile(const ProductParams& params, const Epilogue& epilogue,
                                              const Stages& stages, Ring<Shape::kStages>& ring, const ProductTile& tile,
                                              char* staging) {
   if constexpr (kTokens < Shape::kRows) {
     if (tile.rows.count > kTokens) {
-      consume_tile<Element, Shape, 2 * kTokens>(params, epilogue, stages, ring, tile, staging);
+      consume_tile<Element, Weight, Shape, 2 * kTokens>(params, epilogue, stages, ring, tile, staging);
       return;
     }
   }
   using Output = typename Epilogue::Output;
-  constexpr int kDepth = kDepthBytes / sizeof(Element);
+  constexpr int kDepth = kDepthBytes / sizeof(Weight);
   const int group = threadIdx.x / kGroupThreads - 1, lane = threadIdx.x % kWarpLanes;
   const int warp_row = threadIdx.x % kGroupThreads / kWarpLanes * 16;
   StreamSums<Shape, kTokens> sums = {};
   if (tile.rows.group != params.groups) {
-    sum_stages<Element, Shape, kTokens>(sums, stages, ring, group,
-                                        static_cast<int>((params.depth + kDepth - 1) / kDepth));
+    const auto steps = static_cast<int>((params.depth + kDepth - 1) / kDepth);
+    if constexpr (sizeof(Weight) == 1) {
+      sum_stages_int8<Element, Shape, kTokens>(sums, stages, ring, group, steps);
+    } else {
+      sum_stages<Element, Shape, kTokens>(sums, stages, ring, group, steps);
+    }
   }
   if (warp_row >= Shape::kBoxRows) return;
+  const WeightScales<Weight> scales(params, tile.rows.group, Epilogue::kPaired);
+  const auto column_of = [&](std::int64_t first, int i) { return first + lane / 4 + i / 2 % 2 * 8; };
   if constexpr (Epilogue::kPaired) {
     static_assert(Shape::kBoxes == 2);
     const OutputRows<Output> out{params, tile.rows, tile.first_column + group * Shape::kBoxRows + warp_row};
-    store_columns<kTokens>(out, staging, [&](int i) { return epilogue(sums[0][i], sums[1][i]); });
+    store_columns<kTokens>(out, staging, [&](int i) {
+      const std::int64_t column = column_of(out.column, i);
+      return epilogue(scales.scaled(sums[0][i], column), scales.scaled(sums[1][i], column + params.columns));
+    });
   } else {
 #pragma unroll
     for (int box = 0; box < Shape::kBoxes; ++box) {
       const int slot = group * Shape::kBoxes + box;
       const OutputRows<Output> out{params, tile.rows, tile.first_column + slot * Shape::kBoxRows + warp_row};
-      store_columns<kTokens>(out, staging,
-                             [&](int i) { return epilogue(sums[box][i], out.column + lane / 4 + i / 2 % 2 * 8); });
+      store_columns<kTokens>(out, staging, [&](int i) {
+        const std::int64_t column = column_of(out.column, i);
+        return epilogue(scales.scaled(sums[box][i], column), column);
+      });
     }
   }
 }
 
 // The order of few rows is sorted by each block for itself, which costs less than a launch; block 0 keeps it.
 inline constexpr std::int64_t kMaxOwnSort = 1024, kMaxOwnSortExperts = 256;
+
+inline bool can_sort(const ExpertOrderParams& sort) {
+  return sort.assignments <= kMaxOwnSort && sort.num_experts <= kMaxOwnSortExperts;
+}
 
 inline std::int64_t own_sort_bytes(const ExpertOrderParams& sort) {
   return (sort.assignments + sort.num_experts + 1 + sort_counters(sort.num_experts)) * sizeof(std::int32_t);
@@ -253,7 +229,7 @@ __device__ __forceinline__ void sort_rows(ExpertOrderParams sort, std::int32_t* 
 }
 
 // epilogue: see product_epilogues.h. kSorts: offsets and x_order are made here, from `sort`.
-template <class Element, class Shape, class Epilogue, bool kSorts>
+template <class Element, class Weight, class Shape, class Epilogue, bool kSorts>
 __global__ void __launch_bounds__(Shape::kThreads, 1)
     stream_kernel(const __grid_constant__ ptx::TensorMap map, ProductParams params, ExpertOrderParams sort,
                   Epilogue epilogue) {
@@ -280,7 +256,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
   const Stages stages{shared, full, empty};
   if (threadIdx.x < kGroupThreads) {
     if constexpr (Shape::kGroups > 1) ptx::set_max_registers_down<56>();
-    produce<Element, Shape, kPaired>(map, params, stages);
+    produce<Element, Weight, Shape, kPaired>(map, params, stages);
     return;
   }
   if constexpr (Shape::kGroups > 1) ptx::set_max_registers_up<224>();
@@ -290,14 +266,14 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
   for (unsigned t = blockIdx.x;; t += gridDim.x) {
     const ProductTile tile = place_tile<Shape::kRows, kStreamColumns<Shape, kPaired>>(params, t);
     if (!tile.exists()) break;
-    consume_tile<Element, Shape, 8>(params, epilogue, stages, ring, tile, staging);
+    consume_tile<Element, Weight, Shape, 8>(params, epilogue, stages, ring, tile, staging);
   }
 }
 
-template <class Element, class Shape, bool kSorts = false, class Epilogue>
+template <class Element, class Weight, class Shape, bool kSorts = false, class Epilogue>
 int launch_stream(const ProductParams& params, const Epilogue& epilogue, int blocks,
                   const ExpertOrderParams& sort = {}) {
-  constexpr int kBytes = sizeof(Element);
+  constexpr int kBytes = sizeof(Weight);
   const std::int64_t tiles = count_tiles<Shape::kRows, kStreamColumns<Shape, Epilogue::kPaired>>(params);
   if (tiles > kMaxTiles) return cudaErrorInvalidConfiguration;
   const std::int64_t row_bytes = params.weight_stride * kBytes;
@@ -305,7 +281,7 @@ int launch_stream(const ProductParams& params, const Epilogue& epilogue, int blo
   const int error =
       make_tensor_map(&map, {.base = params.weight,
                              .element_bytes = kBytes,
-                             .columns = params.depth,
+                             .columns = stored_depth<Weight>(params.depth),
                              .rows = params.columns * (Epilogue::kPaired ? 2 : 1),
                              .row_bytes = row_bytes,
                              .box_rows = Shape::kBoxRows,
@@ -316,15 +292,16 @@ int launch_stream(const ProductParams& params, const Epilogue& epilogue, int blo
       Shape::kStages * Shape::kStageBytes + kStagingBytes<Shape> + (kSorts ? own_sort_bytes(sort) : 0);
   const LaunchConfig config{dim3(static_cast<unsigned>(tiles < blocks ? tiles : blocks)), dim3(Shape::kThreads),
                             static_cast<std::size_t>(shared_bytes), params.stream, true};
-  return launch(config, stream_kernel<Element, Shape, Epilogue, kSorts>, map, params, sort, epilogue);
+  return launch(config, stream_kernel<Element, Weight, Shape, Epilogue, kSorts>, map, params, sort, epilogue);
 }
 
-// Whether TMA can load the weight and cp.async the rows.
-inline bool can_stream(const ProductParams& params) {
+// Whether TMA can load the weight, and cp.async the rows.
+template <class Weight>
+bool can_stream(const ProductParams& params) {
   if (params.dtype != DType::kBFloat16 && params.dtype != DType::kFloat16) return false;
-  constexpr std::int64_t kBytes = 2;
+  constexpr std::int64_t kRowBytes = 2, kBytes = sizeof(Weight);
   const bool one = params.groups == 1;
-  return params.depth > 0 && aligned_rows(params.x, params.x_stride * kBytes) &&
+  return params.depth > 0 && aligned_rows(params.x, params.x_stride * kRowBytes) &&
          aligned_rows(params.weight, params.weight_stride * kBytes) && params.weight_stride >= params.depth &&
          (one || (params.group_stride > 0 && params.group_stride % params.weight_stride == 0));
 }
@@ -343,10 +320,12 @@ int launch_stream_product(const ProductParams& params, MakeEpilogue make_epilogu
     if (decltype(epilogue)::kPaired) problem.columns = 2 * params.columns;
     const ProductShape shape = select_product(problem, tiles);
     if constexpr (kMayBeNarrow) {
-      if (shape == ProductShape::kNarrow) return launch_stream<Element, StreamNarrow>(params, epilogue, blocks);
+      if (shape == ProductShape::kNarrow)
+        return launch_stream<Element, Element, StreamNarrow>(params, epilogue, blocks);
     }
-    if (shape == ProductShape::kManyRows) return launch_stream<Element, StreamManyRows>(params, epilogue, blocks);
-    return launch_stream<Element, StreamFewRows>(params, epilogue, blocks);
+    if (shape == ProductShape::kManyRows)
+      return launch_stream<Element, Element, StreamManyRows>(params, epilogue, blocks);
+    return launch_stream<Element, Element, StreamFewRows>(params, epilogue, blocks);
   });
 }
 

@@ -6,7 +6,7 @@
 namespace llada::cuda {
 
 int linear_sm90(const ProductParams& params, const void* bias) {
-  if (!can_stream(params)) return linear_sm80(params, bias);
+  if (!can_stream<std::uint16_t>(params)) return linear_sm80(params, bias);
   return launch_stream_product<true>(params, [&](auto element) {
     using Element = decltype(element);
     return AddBias<Element>{static_cast<const Element*>(bias), params.columns};

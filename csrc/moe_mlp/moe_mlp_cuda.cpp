@@ -77,8 +77,9 @@ void run_pass(const MoeMlpArgs& args, const MoeMlpScales* scales, const MoeMlpWo
   gate_up.x_order = order;
   gate_up.slots = slots;
   if (scales != nullptr) gate_up.weight_scale = scales->gate_up.as<const float>();
-  if (hopper && scales == nullptr) {
-    report(kOp, ordered_swiglu_sm90(gate_up, sort_params), stream);
+  if (hopper) {
+    const auto ordered_swiglu = scales != nullptr ? ordered_swiglu_int8_sm90 : ordered_swiglu_sm90;
+    report(kOp, ordered_swiglu(gate_up, sort_params), stream);
   } else {
     report(kOp, expert_order_sm80(sort_params), stream);
     report(kOp, scales != nullptr ? swiglu_int8_sm80(gate_up) : grouped_swiglu_sm80(gate_up), stream);
@@ -99,7 +100,7 @@ void run_pass(const MoeMlpArgs& args, const MoeMlpScales* scales, const MoeMlpWo
   down.y_order = order;
   if (scales != nullptr) {
     down.weight_scale = scales->down.as<const float>();
-    report(kOp, down_product_int8_sm80(down), stream);
+    report(kOp, hopper ? down_product_int8_sm90(down) : down_product_int8_sm80(down), stream);
   } else {
     report(kOp, hopper ? down_product_sm90(down) : down_product_sm80(down), stream);
   }

@@ -53,6 +53,8 @@ int down_product_sm80(const ProductParams& params);
 int down_product_sm90(const ProductParams& params);
 int swiglu_int8_sm80(const ProductParams& params);
 int down_product_int8_sm80(const ProductParams& params);
+int ordered_swiglu_int8_sm90(const ProductParams& params, const ExpertOrderParams& sort);
+int down_product_int8_sm90(const ProductParams& params);
 
 struct CombineParams {
   DType dtype;           // of y

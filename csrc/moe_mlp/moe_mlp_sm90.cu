@@ -7,8 +7,7 @@
 namespace llada::cuda {
 
 int ordered_swiglu_sm90(const ProductParams& params, const ExpertOrderParams& sort) {
-  const bool few = sort.assignments <= kMaxOwnSort && sort.num_experts <= kMaxOwnSortExperts;
-  if (!few || !can_stream(params)) {
+  if (!can_sort(sort) || !can_stream<std::uint16_t>(params)) {
     if (const int error = expert_order_sm80(sort)) return error;
     return grouped_swiglu_sm90(params);
   }
@@ -16,12 +15,12 @@ int ordered_swiglu_sm90(const ProductParams& params, const ExpertOrderParams& so
   if (const int error = multiprocessors(&blocks)) return error;
   return dispatch_16_bit(params.dtype, [&](auto element) {
     using Element = decltype(element);
-    return launch_stream<Element, StreamFewRows, true>(params, SwiGlu<Element>(), blocks, sort);
+    return launch_stream<Element, Element, StreamFewRows, true>(params, SwiGlu<Element>(), blocks, sort);
   });
 }
 
 int down_product_sm90(const ProductParams& params) {
-  if (!can_stream(params)) return down_product_sm80(params);
+  if (!can_stream<std::uint16_t>(params)) return down_product_sm80(params);
   return launch_stream_product(params, [](auto) { return Plain<float>(); });
 }
 

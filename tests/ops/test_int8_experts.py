@@ -15,7 +15,7 @@ from tests.emulated import PATHS, SEEDS, emulated, emulated_ops, needs_emulator
 
 from .budget import DTYPES, assert_within_budget
 
-# CUDA's tiles: 32 rows, 128 weight rows (64 pairs), 128 of K, three stages.
+# CUDA's tiles: 32 rows (sm80) or 64 (sm90a), 128 weight rows (64 pairs), 128 of K, three or six stages.
 LAYERS = (
     (0, 2, 4, 16, 8),
     (1, 1, 1, 1, 1),
@@ -24,6 +24,7 @@ LAYERS = (
     (21, 3, 5, 64, 31),
     (31, 1, 1, 130, 64),
     (33, 1, 1, 520, 65),
+    (65, 1, 1, 136, 64),
     (9, 8, 8, 256, 129),
 )
 HALVES = (torch.bfloat16, torch.float16)
@@ -93,11 +94,14 @@ def test_meta() -> None:
 
 @needs_emulator
 @pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("shape", LAYERS)
-def test_cuda_stays_within_the_budget(shape: tuple[int, ...], seed: int) -> None:
+def test_cuda_stays_within_the_budget(shape: tuple[int, ...], path: str, seed: int) -> None:
     for choice in cases.EXPERT_CHOICES[seed % 3 :: 3]:
         arguments = layer(shape, choice, HALVES[seed // 4])
-        y, exact = kernel(seed, *arguments), in_float64(*arguments)
+        with emulated(seed, path):
+            y = kernel(seed, *arguments)
+        exact = in_float64(*arguments)
         if exact.count_nonzero() == 0:
             assert y.shape == exact.shape
             assert y.count_nonzero() == 0
@@ -110,15 +114,28 @@ def test_cuda_stays_within_the_budget(shape: tuple[int, ...], seed: int) -> None
 @pytest.mark.parametrize("dtype", HALVES)
 def test_cuda_gives_a_token_the_same_bits_alone_and_in_any_order_of_threads(dtype: torch.dtype, path: str) -> None:
     x, weights, experts, int8 = layer((70, 3, 5, 264, 136), "not_mine", dtype)
-    whole = kernel(0, x, weights, experts, int8)
+    experts[:, 0] = 3  # more of one expert than a tile has rows
+    with emulated(0, path):
+        whole = kernel(0, x, weights, experts, int8)
     for seed in SEEDS:
         rows = slice(8 * seed, 8 * seed + 1 + seed % 3)
         with emulated(seed, path):
             assert torch.equal(kernel(seed, x[rows], weights[rows], experts[rows], int8), whole[rows])
-    wide = torch.zeros(70, 290).to(dtype)
-    for first in (8, 5):  # aligned to 16 bytes, and not
-        wide[:, first : first + 264] = x
-        assert torch.equal(kernel(3, wide[:, first : first + 264], weights, experts, int8), whole)
+    wide = torch.zeros(70, 296).to(dtype)
+    wide[:, 8:272] = x
+    with emulated(3, path):
+        assert torch.equal(kernel(3, wide[:, 8:272], weights, experts, int8), whole)
+        wide[:, 5:269] = x  # not aligned to 16 bytes: the first product is sm80's
+        assert_within_budget(kernel(3, wide[:, 5:269], weights, experts, int8), whole, whole.double())
+
+
+@needs_emulator
+@pytest.mark.parametrize("path", PATHS)
+def test_cuda_takes_more_rows_than_a_block_sorts_for_itself(path: str) -> None:
+    x, weights, experts, int8 = layer((130, 8, 4, 32, 16), "not_mine", torch.bfloat16)
+    with emulated(1, path):
+        whole = kernel(1, x, weights, experts, int8)
+        assert torch.equal(kernel(1, x[:128], weights[:128], experts[:128], int8), whole[:128])
 
 
 X, WEIGHTS, EXPERTS, INT8 = layer((5, 2, 3, 20, 8), "random", torch.bfloat16)

@@ -1,9 +1,8 @@
 // Weights of one byte in product_sm80.h: weight = byte (signed) * the scale of its row. They become 16-bit elements,
 // which hold them exactly, in registers; the scale is applied to the sum over depth, once.
 //
-//   memory:   rows of ceil(depth / 16) * 16 bytes; of each 16 of depth, the bytes 4 t … 4 t + 3 are of depth 2 t, 2 t +
-//   1,
-//             2 t + 8, 2 t + 9, so that what ldmatrix gives lane 4 g + t is what it needs of row g for mma.m16n8k16
+//   memory:   rows of ceil(depth / 16) * 16 bytes; of each 16 of depth, the bytes 4 t … 4 t + 3 are of depth 2 t,
+//             2 t + 1, 2 t + 8, 2 t + 9: what ldmatrix gives lane 4 g + t is what it needs of row g for mma.m16n8k16
 //   stage:    128 bytes of each weight row, and the 2 x 128 bytes of depth of each row that they meet
 #pragma once
 

@@ -7,15 +7,14 @@
 //              so that both of an output lie in one thread.
 //   stage:     128 bytes of depth of each row, kStages deep, swizzled by TMA's rule
 //   producers: warpgroup 0. Its first thread starts the weight's tile copies; all of it gathers the rows by cp.async
-//   and
-//              hands a stage over when they have come, kLag stages behind those it starts.
+//              and hands a stage over when they have come, kLag stages behind those it starts.
 //   consumers: kGroups warpgroups, each with its own weight rows. They wait for `full`, multiply, and free the stage
 //              (`empty`) once the next product is under way. They are not tied to each other, and producers run ahead
 //              into the next tile while sums leave.
 //
 // An output is summed in one accumulator over rising depth, 16 at a time, always with the weight as M: the bits depend
 // on the row and its weight alone, not on the tile's shape or its other rows. They may differ from those of
-// product_sm80.h, which also serves here what TMA cannot load (can_stream).
+// product_sm80.h, which serves here, too, what TMA cannot load (can_stream).
 #pragma once
 
 #include <cstdint>

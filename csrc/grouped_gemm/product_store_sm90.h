@@ -33,9 +33,18 @@ __device__ __forceinline__ void store_columns(const OutputRows<Output>& out, cha
   const int lane = threadIdx.x % kWarpLanes;
   if constexpr (sizeof(Output) == 4) {
 #pragma unroll
-    for (int i = 0; i < kTokens / 2; ++i) {
-      const int token = i / 4 * 8 + lane % 4 * 2 + i % 2, column = lane / 4 + i / 2 % 2 * 8;
-      if (token < out.tile.count && column < out.columns_left()) out.row(token)[column] = value(i);
+    for (int n = 0; n < kTokens / 8; ++n) {
+#pragma unroll
+      for (int side = 0; side < 2; ++side) {
+        const int token = n * 8 + lane % 4 * 2 + side;
+        if (token >= out.tile.count) continue;
+        Output* row = out.row(token);
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          const int column = lane / 4 + half * 8;
+          if (column < out.columns_left()) row[column] = value(n * 4 + half * 2 + side);
+        }
+      }
     }
   } else {
     constexpr int kPart = kTokens < 16 ? kTokens : 16, kMatrices = kPart / 4, kPack = kElementsPer16Bytes<Output>;

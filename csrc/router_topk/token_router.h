@@ -1,8 +1,9 @@
 // One token's routing by a warp, its E scores in registers; no barrier but the warp's own.
 //
 //   lane l holds experts [l * P, (l + 1) * P), P = kPerLane = 2, 8 or 32: of two equal scores the lower lane's, then
-//   the lower slot's, belongs to the lower expert scores -> + bias -> groups (their two best, the best groups) -> k
-//   rounds of: each lane's best, the warp's best
+//   the lower slot's, belongs to the lower expert
+//   scores -> + bias -> groups (their two best, the best groups)
+//          -> k rounds of: each lane's best, the warp's best
 //
 // A score (never -0) is compared as an unsigned key in its order, NaN first, so that one redux.sync finds the warp's
 // best; a taken expert's key becomes 0, below that of minus infinity. The token's row of shared memory holds what the

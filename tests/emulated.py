@@ -23,6 +23,7 @@ FOLDER = Path(os.environ.get("LLADA_MOE_OPS_EMULATE_DIR") or Path(__file__).reso
 LIBRARY = FOLDER / f"lib{NAMESPACE}.so"
 SEEDS = range(8)
 MULTIPROCESSORS = 4
+PATHS = ("sm80", "sm90a")
 
 needs_emulator = pytest.mark.skipif(
     not LIBRARY.exists(), reason=f"no emulated kernels in {FOLDER}: build with -DLLADA_MOE_OPS_EMULATE=ON"

@@ -22,6 +22,8 @@ ROOT = Path(__file__).resolve().parent.parent
 BUILD = ("13.0.88", ("compute_80", "sm_80", "sm_90", "sm_90a"))
 H100 = {"name": "NVIDIA H100", "compute_capability": 90, "multiprocessors": 132, "memory": 80 << 30}
 BUILT = bool(cuda.build_info()[0])
+# "(C7510) Potential Performance Loss: wgmma.mma_async instructions are serialized due to …", "setmaxnreg ignored …"
+LOST_PERFORMANCE = re.compile(r"\(C75\d\d\)|Potential Performance Loss|serialized|setmaxnreg")
 needs_cuda_build = pytest.mark.skipif(not BUILT, reason="built without CUDA: no nvcc, or LLADA_MOE_OPS_CUDA=off")
 
 
@@ -122,8 +124,8 @@ def test_the_runtime_s_names_stay_inside_the_library() -> None:
 
 
 @needs_cuda_build
-def test_no_kernel_spills_registers() -> None:
-    """ptxas's own account of the newest build of each source; kernels that may spill are none."""
+def test_no_kernel_spills_registers_or_waits_for_each_product() -> None:
+    """ptxas's own account of the newest build of each source; it also says where it had to serialise wgmma (C75…)."""
     logs: dict[str, Path] = {}
     for path in sorted((ROOT / "build").glob("**/cuda/*.ptxas.txt"), key=lambda path: path.stat().st_mtime):
         logs[path.name] = path
@@ -135,6 +137,7 @@ def test_no_kernel_spills_registers() -> None:
         spills = re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", text)
         kernels += len(spills)
         assert set(spills) <= {("0", "0")}, f"{path}:\n{text}"
+        assert not LOST_PERFORMANCE.search(text), f"{path}:\n{text}"
     assert kernels > 0
 
 

@@ -21,4 +21,17 @@ int dispatch_floating(DType dtype, Function function) {
   }
 }
 
+// The same for the types that tensor cores multiply.
+template <class Function>
+int dispatch_16_bit(DType dtype, Function function) {
+  switch (dtype) {
+    case DType::kBFloat16:
+      return function(__nv_bfloat16{});
+    case DType::kFloat16:
+      return function(__half{});
+    default:
+      return cudaErrorInvalidValue;
+  }
+}
+
 }  // namespace llada::cuda

@@ -20,6 +20,13 @@ struct LaunchConfig {
   bool overlap_previous = false;
 };
 
+// Of the current device; 0 or a cudaError_t.
+inline int multiprocessors(int* count) {
+  int device = 0;
+  if (const cudaError_t error = cudaGetDevice(&device)) return error;
+  return cudaDeviceGetAttribute(count, cudaDevAttrMultiProcessorCount, device);
+}
+
 #ifdef LLADA_EMULATE
 
 template <class... Parameters>

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 
 #include "cuda/element.h"
 
@@ -32,6 +33,15 @@ __device__ __forceinline__ void store_pack(Element* to, const Vector<Element, kP
   for (int i = 0; i < kPack; ++i) {
     if (i < count) to[i] = pack.elements[i];
   }
+}
+
+// Two neighbouring 16-bit elements as the register that holds them, the first in its lower half.
+template <class Element>
+__device__ __forceinline__ std::uint32_t pack_pair(float first, float second) {
+  const Vector<Element, 2> pair{{from_float<Element>(first), from_float<Element>(second)}};
+  std::uint32_t bits;
+  memcpy(&bits, &pair, sizeof bits);
+  return bits;
 }
 
 // Whether 16-byte accesses are aligned in rows that lie `row_bytes` apart.

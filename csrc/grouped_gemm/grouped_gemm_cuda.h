@@ -32,9 +32,12 @@ struct ProductParams {
   const std::int32_t* x_order = nullptr;  // row r of the product is row x_order[r] / slots of x
   const std::int32_t* y_order = nullptr;  // and row y_order[r] of y
   std::int64_t slots = 1;
+  const float* weight_scale = nullptr;  // [groups, columns or 2 columns], of a weight in bytes
 };
 int grouped_gemm_sm80(const ProductParams& params);
 int grouped_swiglu_sm80(const ProductParams& params);
+int grouped_gemm_sm90(const ProductParams& params);
+int grouped_swiglu_sm90(const ProductParams& params);
 
 }  // namespace cuda
 }  // namespace llada

@@ -1,14 +1,15 @@
 // Rows grouped by expert times that expert's weight, y [rows, columns] = x [rows, depth] weight[group]^T, by tiles of
 // columns (the product's M: 16 weight rows) and rows (its N: 8 tokens), so that few tokens waste little.
 //
-//   block:  128 weight rows x Shape::kRows rows of one group; SwiGLU: 64 gate rows and the 64 up rows of the same
-//   columns warp:   2 x 16 weight rows (adjacent, or gate and up: both of an output lie in one thread) x kRows /
-//   kRowWarps rows stage:  128 bytes of depth of each row, by cp.async, kStages deep; the 16-byte chunk c of row r lies
-//   at c ^ r % 8,
-//           so that the eight rows of an ldmatrix lie in different banks
-//   grid:   as many row tiles as any offsets could need, times the column tiles; a block finds its group and rows in
-//           offsets itself. Rows of no group are the last group, of zeros.
-//   order:  of rows given by token and slot: read where the token lies, written where the slot belongs
+//   block:   128 weight rows (narrow tiles: 16) x Shape::kRows rows of one group; SwiGLU: 64 gate rows and the 64 up
+//            rows of the same columns
+//   warp:    kColumnFragments x 16 weight rows (adjacent, or gate and up: both of an output lie in one thread)
+//            x kRows / kRowWarps rows
+//   stage:   128 bytes of depth of each row, by cp.async, kStages deep; the 16-byte chunk c of row r lies at c ^ r % 8,
+//            so that the eight rows of an ldmatrix lie in different banks
+//   grid:    a block per tile, as many as any offsets could need; a block finds its group and rows in offsets itself
+//   groups:  rows of no group are the last group, of zeros
+//   order:   of rows given by token and slot: read where the token lies, written where the slot belongs
 //
 // An output is summed in one accumulator over rising depth, 16 at a time by mma.sync (fp32: 32 at a time, by fmaf),
 // which neither the tile's shape nor its other rows change: the bits depend on the row and its weight alone.
@@ -20,67 +21,29 @@
 #include "cuda/launch.h"
 #include "cuda/pack.h"
 #include "cuda/ptx_sm80.h"
-#include "cuda/reduce.h"
-#include "grouped_gemm/grouped_gemm_cuda.h"
+#include "grouped_gemm/product_int8_sm80.h"
+#include "grouped_gemm/product_select.h"
+#include "grouped_gemm/product_tiles.h"
 
 namespace llada::cuda {
 
-inline constexpr int kColumnWarps = 4, kTileColumns = 32 * kColumnWarps;
-inline constexpr int kDepthBytes = 128, kChunkBytes = 16, kChunks = kDepthBytes / kChunkBytes;
-
-template <int kRowsOfTile, int kRowWarpsOfTile, int kStagesOfTile>
+template <int kRowsOfTile, int kRowWarpsOfTile, int kStagesOfTile, int kColumnWarpsOfTile = 4,
+          int kColumnFragmentsOfWarp = 2, int kRowTilesOfStage = 1>
 struct TileShape {
   static constexpr int kRows = kRowsOfTile, kRowWarps = kRowWarpsOfTile, kStages = kStagesOfTile;
+  static constexpr int kColumnWarps = kColumnWarpsOfTile, kColumnFragments = kColumnFragmentsOfWarp;
+  static constexpr int kWeightRows = kColumnWarps * kColumnFragments * 16;
   static constexpr int kThreads = kColumnWarps * kRowWarps * kWarpLanes;
   static constexpr int kFragments = kRows / kRowWarps / 8;  // of 8 rows, per warp
-  static constexpr int kStageBytes = (kTileColumns + kRows) * kDepthBytes;
+  static constexpr int kRowTiles = kRowTilesOfStage;        // 2: elements of rows are twice as wide as the weight's
+  static constexpr int kStageBytes = (kWeightRows + kRowTiles * kRows) * kDepthBytes;
+  using Sums = float[kColumnFragments][kFragments][4];
 };
-using FewRows = TileShape<32, 1, 4>;    // 80 KB: two blocks share an A100's multiprocessor
-using ManyRows = TileShape<128, 2, 3>;  // 96 KB: what sm_86 and sm_89 have as well
-
-// Rows `first` .. `first + count` of a group; group `groups` is of no expert; a count of 0 is no tile.
-struct RowTile {
-  int group;
-  std::int32_t first, count;
-};
-
-// All lanes of a warp call it. Offsets that do not rise lead to missing or repeated tiles, never outside of y.
-template <int kRows>
-__device__ __forceinline__ RowTile find_tile(const ProductParams& params, unsigned tile) {
-  const auto rows = static_cast<std::int32_t>(params.rows);
-  if (params.offsets == nullptr) {
-    const auto first = static_cast<std::int32_t>(tile * kRows);
-    return {0, first, min(kRows, rows - first)};
-  }
-  const int lane = threadIdx.x % kWarpLanes, groups = static_cast<int>(params.groups);
-  const auto offset = [&](int group) { return max(0, min(rows, params.offsets[group])); };
-  for (int base = 0; base <= groups; base += kWarpLanes) {
-    const int group = base + lane;
-    const std::int32_t begin = group <= groups ? offset(group) : 0;
-    const std::int32_t end = group < groups ? offset(group + 1) : group == groups ? rows : 0;
-    const unsigned tiles = end > begin ? (static_cast<unsigned>(end - begin) + kRows - 1) / kRows : 0;
-    unsigned sum = tiles;
-#pragma unroll
-    for (int distance = 1; distance < kWarpLanes; distance *= 2) {
-      const unsigned below = __shfl_up_sync(kAllLanes, sum, distance);
-      if (lane >= distance) sum += below;
-    }
-    const unsigned found = __ballot_sync(kAllLanes, tile < sum);
-    if (found != 0) {
-      const int source = __ffs(static_cast<int>(found)) - 1;
-      const auto within = static_cast<std::int32_t>((tile - (sum - tiles)) * kRows);
-      const std::int32_t first = __shfl_sync(kAllLanes, begin + within, source);
-      const std::int32_t last = __shfl_sync(kAllLanes, end, source);
-      return {base + source, first, min(kRows, last - first)};
-    }
-    tile -= __shfl_sync(kAllLanes, sum, kWarpLanes - 1);
-  }
-  return {groups, 0, 0};
-}
-
-__device__ __forceinline__ int chunk_offset(int row, int chunk) {
-  return row * kDepthBytes + (chunk ^ (row % kChunks)) * kChunkBytes;
-}
+using FewRows = TileShape<32, 1, 4>;       // 80 KB: two blocks share an A100's multiprocessor
+using ManyRows = TileShape<128, 2, 3>;     // 96 KB: what sm_86 and sm_89 have as well
+using Narrow = TileShape<64, 4, 8, 1, 1>;  // 80 KB
+inline constexpr ProductTiles kTilesOfSm80 = {FewRows::kRows, FewRows::kWeightRows, ManyRows::kRows,
+                                              ManyRows::kWeightRows, Narrow::kRows};
 
 // A thread's part in copying kTileRows rows into a stage: the same chunk of every (kThreads / kChunks)th row.
 template <class Element, int kTileRows, int kThreads, bool kAligned>
@@ -121,29 +84,28 @@ class RowCopies {
   const Element* rows_[kCount];
 };
 
-// A warp's product of two times 16 weight rows with kFragments times 8 rows. In the layout of mma's d, with
-// g = lane / 4 and t = lane % 4 * 2: sums[m][n][i] is of weight row g + i / 2 * 8 and row t + i % 2 of the fragments.
-template <int kFragments>
-using Sums = float[2][kFragments][4];
-
-// columns0, columns1: tile rows of the two weight fragments.
-template <class Element, int kFragments>
-__device__ __forceinline__ void multiply_stage(Sums<kFragments>& sums, const char* weights, const char* rows,
-                                               int columns0, int columns1, int first_row) {
-  static_assert(kFragments % 2 == 0);
+// A warp's product of kColumnFragments times 16 weight rows, which begin at tile rows columns[m], with kFragments times
+// 8 rows. In the layout of mma's d, with g = lane / 4 and t = lane % 4 * 2: sums[m][n][i] is of weight row
+// g + i / 2 * 8 and row t + i % 2 of the fragments.
+template <class Element, class Shape>
+__device__ __forceinline__ void multiply_stage(typename Shape::Sums& sums, const char* weights, const char* rows,
+                                               const int (&columns)[Shape::kColumnFragments], int first_row) {
+  static_assert(Shape::kFragments % 2 == 0);
   const int lane = threadIdx.x % kWarpLanes;
 #pragma unroll
   for (int k = 0; k < kChunks; k += 2) {  // 16 elements are two chunks
-    std::uint32_t left[2][4];
-    ptx::ldmatrix(left[0], weights + chunk_offset(columns0 + lane % 16, k + lane / 16));
-    ptx::ldmatrix(left[1], weights + chunk_offset(columns1 + lane % 16, k + lane / 16));
+    std::uint32_t left[Shape::kColumnFragments][4];
 #pragma unroll
-    for (int n = 0; n < kFragments; n += 2) {
+    for (int m = 0; m < Shape::kColumnFragments; ++m) {
+      ptx::ldmatrix(left[m], weights + chunk_offset(columns[m] + lane % 16, k + lane / 16));
+    }
+#pragma unroll
+    for (int n = 0; n < Shape::kFragments; n += 2) {
       std::uint32_t right[4];  // two fragments, of each the lower and the upper half of k
       const int row = first_row + n * 8 + lane % 8 + lane / 16 * 8;
       ptx::ldmatrix(right, rows + chunk_offset(row, k + lane / 8 % 2));
 #pragma unroll
-      for (int m = 0; m < 2; ++m) {
+      for (int m = 0; m < Shape::kColumnFragments; ++m) {
         ptx::mma_m16n8k16<Element>(sums[m][n], left[m], right[0], right[1]);
         ptx::mma_m16n8k16<Element>(sums[m][n + 1], left[m], right[2], right[3]);
       }
@@ -160,26 +122,26 @@ __device__ __forceinline__ void add_products(float& sum, const float4& a, const 
 }
 
 // fp32: a stage is summed by itself before it is added, which keeps the rounding errors of long sums small.
-template <int kFragments>
-__device__ __forceinline__ void multiply_stage_fp32(Sums<kFragments>& sums, const char* weights, const char* rows,
-                                                    int columns0, int columns1, int first_row) {
+template <class Shape>
+__device__ __forceinline__ void multiply_stage_fp32(typename Shape::Sums& sums, const char* weights, const char* rows,
+                                                    const int (&columns)[Shape::kColumnFragments], int first_row) {
   const int lane = threadIdx.x % kWarpLanes, g = lane / 4, t = lane % 4 * 2;
-  Sums<kFragments> stage = {};
+  typename Shape::Sums stage = {};
 #pragma unroll
   for (int chunk = 0; chunk < kChunks; ++chunk) {
-    float4 left[2][2];
+    float4 left[Shape::kColumnFragments][2];
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      left[0][half] = chunk_of(weights, columns0 + g + half * 8, chunk);
-      left[1][half] = chunk_of(weights, columns1 + g + half * 8, chunk);
+    for (int m = 0; m < Shape::kColumnFragments; ++m) {
+      left[m][0] = chunk_of(weights, columns[m] + g, chunk);
+      left[m][1] = chunk_of(weights, columns[m] + g + 8, chunk);
     }
 #pragma unroll
-    for (int n = 0; n < kFragments; ++n) {
+    for (int n = 0; n < Shape::kFragments; ++n) {
 #pragma unroll
       for (int side = 0; side < 2; ++side) {
         const float4 right = chunk_of(rows, first_row + n * 8 + t + side, chunk);
 #pragma unroll
-        for (int m = 0; m < 2; ++m) {
+        for (int m = 0; m < Shape::kColumnFragments; ++m) {
           add_products(stage[m][n][side], left[m][0], right);
           add_products(stage[m][n][2 + side], left[m][1], right);
         }
@@ -187,23 +149,38 @@ __device__ __forceinline__ void multiply_stage_fp32(Sums<kFragments>& sums, cons
     }
   }
 #pragma unroll
-  for (int m = 0; m < 2; ++m) {
+  for (int m = 0; m < Shape::kColumnFragments; ++m) {
 #pragma unroll
-    for (int n = 0; n < kFragments; ++n) {
+    for (int n = 0; n < Shape::kFragments; ++n) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) sums[m][n][i] += stage[m][n][i];
     }
   }
 }
 
-// The tile's products, in every warp's registers. All stages are free at the end, once all threads have met.
-template <class Element, class Shape, bool kPaired, bool kAligned>
-__device__ __forceinline__ void sum_tile(Sums<Shape::kFragments>& sums, char* shared, const ProductParams& params,
-                                         const RowTile& tile, std::int64_t first_column) {
-  constexpr int kThreads = Shape::kThreads, kStages = Shape::kStages, kDepth = kDepthBytes / sizeof(Element);
+// Steps of kDepthBytes over depth; those beyond its end count as zeros.
+struct StepRange {
+  int first, last;
+};
+
+template <class Weight>
+__device__ __forceinline__ int depth_steps(const ProductParams& params) {
+  constexpr int kDepth = kDepthBytes / sizeof(Weight);
+  return static_cast<int>((params.depth + kDepth - 1) / kDepth);
+}
+
+// The tile's products over some of its depth, in every warp's registers, by Shape::kThreads threads of all threadIdx.x.
+// All stages are free at the end, once all threads have met.
+template <class Element, class Weight, class Shape, bool kPaired, bool kAligned>
+__device__ __forceinline__ void sum_tile(typename Shape::Sums& sums, char* shared, const ProductParams& params,
+                                         const RowTile& tile, std::int64_t first_column, const StepRange& range) {
+  constexpr int kThreads = Shape::kThreads, kStages = Shape::kStages, kDepth = kDepthBytes / sizeof(Weight);
+  constexpr int kTileColumns = Shape::kWeightRows;
+  static_assert(Shape::kRowTiles * sizeof(Weight) == sizeof(Element));
   const auto* x = static_cast<const Element*>(params.x);
-  const Element* weight = static_cast<const Element*>(params.weight) + tile.group * params.group_stride;
-  const RowCopies<Element, kTileColumns, kThreads, kAligned> weight_rows([&](int row) -> const Element* {
+  const Weight* weight = static_cast<const Weight*>(params.weight) + tile.group * params.group_stride;
+  const std::int64_t weight_depth = stored_depth<Weight>(params.depth);
+  const RowCopies<Weight, kTileColumns, kThreads, kAligned> weight_rows([&](int row) -> const Weight* {
     const bool up = kPaired && row >= kTileColumns / 2;
     const std::int64_t column = first_column + (up ? row - kTileColumns / 2 : row);
     return column < params.columns ? weight + (column + (up ? params.columns : 0)) * params.weight_stride : nullptr;
@@ -211,17 +188,27 @@ __device__ __forceinline__ void sum_tile(Sums<Shape::kFragments>& sums, char* sh
   const RowCopies<Element, Shape::kRows, kThreads, kAligned> x_rows([&](int row) -> const Element* {
     if (row >= tile.count) return nullptr;
     const std::int64_t r = tile.first + row;
-    return x + (params.x_order != nullptr ? params.x_order[r] / params.slots : r) * params.x_stride;
+    return x + (params.x_order != nullptr ? params.x_order[r] / static_cast<std::int32_t>(params.slots) : r) *
+                   params.x_stride;
   });
-  const auto steps = static_cast<int>((params.depth + kDepth - 1) / kDepth);
+  const int steps = range.last - range.first;
   const auto load = [&](int step) {
     char* stage = shared + step % kStages * Shape::kStageBytes;
-    weight_rows.copy(stage, weight, static_cast<std::int64_t>(step) * kDepth, params.depth);
-    x_rows.copy(stage + kTileColumns * kDepthBytes, x, static_cast<std::int64_t>(step) * kDepth, params.depth);
+    const std::int64_t start = static_cast<std::int64_t>(range.first + step) * kDepth;
+    weight_rows.copy(stage, weight, start, weight_depth);
+#pragma unroll
+    for (int i = 0; i < Shape::kRowTiles; ++i) {
+      x_rows.copy(stage + (kTileColumns + i * Shape::kRows) * kDepthBytes, x, start + i * (kDepth / Shape::kRowTiles),
+                  params.depth);
+    }
   };
-  const int warp = threadIdx.x / kWarpLanes, column_warp = warp % kColumnWarps;
-  const int columns0 = column_warp * (kPaired ? 16 : 32), columns1 = columns0 + (kPaired ? kTileColumns / 2 : 16);
-  const int first_row = warp / kColumnWarps * Shape::kFragments * 8;
+  const int warp = threadIdx.x / kWarpLanes, column_warp = warp % Shape::kColumnWarps;
+  int columns[Shape::kColumnFragments];
+#pragma unroll
+  for (int m = 0; m < Shape::kColumnFragments; ++m) {
+    columns[m] = kPaired ? column_warp * 16 + m * (kTileColumns / 2) : (column_warp * Shape::kColumnFragments + m) * 16;
+  }
+  const int first_row = warp / Shape::kColumnWarps * Shape::kFragments * 8;
 
   for (int step = 0; step < kStages - 1; ++step) {
     if (step < steps) load(step);
@@ -235,40 +222,44 @@ __device__ __forceinline__ void sum_tile(Sums<Shape::kFragments>& sums, char* sh
     if (first_row >= tile.count) continue;
     const char* weights = shared + step % kStages * Shape::kStageBytes;
     const char* rows = weights + kTileColumns * kDepthBytes;
-    if constexpr (sizeof(Element) == 4) {
-      multiply_stage_fp32<Shape::kFragments>(sums, weights, rows, columns0, columns1, first_row);
+    if constexpr (sizeof(Weight) == 1) {
+      multiply_stage_int8<Element, Shape>(sums, weights, rows, columns, first_row);
+    } else if constexpr (sizeof(Element) == 4) {
+      multiply_stage_fp32<Shape>(sums, weights, rows, columns, first_row);
     } else {
-      multiply_stage<Element, Shape::kFragments>(sums, weights, rows, columns0, columns1, first_row);
+      multiply_stage<Element, Shape>(sums, weights, rows, columns, first_row);
     }
   }
   ptx::cp_async_wait_all();
 }
 
-// epilogue(sum, column), or paired epilogue(gate, up), makes the output before its only rounding, to Epilogue::Output.
-template <class Element, class Shape, class Epilogue, bool kAligned>
+// epilogue: see product_epilogues.h.
+template <class Element, class Weight, class Shape, class Epilogue, bool kAligned>
 __global__ void __launch_bounds__(Shape::kThreads) product_kernel(ProductParams params, Epilogue epilogue) {
   constexpr bool kPaired = Epilogue::kPaired;
   using Output = typename Epilogue::Output;
-  constexpr int kColumns = kPaired ? kTileColumns / 2 : kTileColumns, kPack = kElementsPer16Bytes<Output>;
-  constexpr int kPitch =
-      kColumns + kPack;  // of the finished rows, which meet in shared memory to leave 16 bytes at a time
+  static_assert(!kPaired || Shape::kColumnFragments == 2);
+  constexpr int kColumns = Shape::kWeightRows / (kPaired ? 2 : 1), kPack = kElementsPer16Bytes<Output>;
+  // Of the finished rows, which meet in shared memory to leave 16 bytes at a time.
+  constexpr int kPitch = kColumns + kPack;
   static_assert(Shape::kRows * kPitch * sizeof(Output) <= Shape::kStages * Shape::kStageBytes);
   LLADA_DYNAMIC_SHARED(char, shared);
-  const auto column_tiles = static_cast<unsigned>((params.columns + kColumns - 1) / kColumns);
-  const RowTile tile = find_tile<Shape::kRows>(params, blockIdx.x / column_tiles);
-  const bool of_no_group = tile.group == params.groups;
-  if (tile.count <= 0 || (of_no_group && (params.x_order != nullptr || params.y_order != nullptr))) return;
-  const std::int64_t first_column = blockIdx.x % column_tiles * static_cast<std::int64_t>(kColumns);
-  Sums<Shape::kFragments> sums = {};
-  if (!of_no_group) sum_tile<Element, Shape, kPaired, kAligned>(sums, shared, params, tile, first_column);
+  const auto [tile, first_column] = place_tile<Shape::kRows, kColumns>(params, blockIdx.x);
+  if (tile.count <= 0) return;
+  typename Shape::Sums sums = {};
+  if (tile.group != params.groups) {
+    sum_tile<Element, Weight, Shape, kPaired, kAligned>(sums, shared, params, tile, first_column,
+                                                        {0, depth_steps<Weight>(params)});
+  }
   __syncthreads();
 
+  const WeightScales<Weight> scales(params, tile.group, kPaired);
   auto* finished = reinterpret_cast<Output*>(shared);
   const int lane = threadIdx.x % kWarpLanes, warp = threadIdx.x / kWarpLanes;
-  const int warp_column = warp % kColumnWarps * (kColumns / kColumnWarps) + lane / 4;
-  const int warp_row = warp / kColumnWarps * Shape::kFragments * 8 + lane % 4 * 2;
+  const int warp_column = warp % Shape::kColumnWarps * (kColumns / Shape::kColumnWarps) + lane / 4;
+  const int warp_row = warp / Shape::kColumnWarps * Shape::kFragments * 8 + lane % 4 * 2;
 #pragma unroll
-  for (int m = 0; m < (kPaired ? 1 : 2); ++m) {
+  for (int m = 0; m < (kPaired ? 1 : Shape::kColumnFragments); ++m) {
 #pragma unroll
     for (int n = 0; n < Shape::kFragments; ++n) {
 #pragma unroll
@@ -276,9 +267,10 @@ __global__ void __launch_bounds__(Shape::kThreads) product_kernel(ProductParams 
         const int column = warp_column + m * 16 + i / 2 * 8;
         float value;
         if constexpr (kPaired) {
-          value = epilogue(sums[0][n][i], sums[1][n][i]);
+          value = epilogue(scales.scaled(sums[0][n][i], first_column + column),
+                           scales.scaled(sums[1][n][i], first_column + column + params.columns));
         } else {
-          value = epilogue(sums[m][n][i], first_column + column);
+          value = epilogue(scales.scaled(sums[m][n][i], first_column + column), first_column + column);
         }
         finished[(warp_row + n * 8 + i % 2) * kPitch + column] = from_float<Output>(value);
       }
@@ -295,33 +287,39 @@ __global__ void __launch_bounds__(Shape::kThreads) product_kernel(ProductParams 
   }
 }
 
-template <class Element, class Shape, bool kAligned, class Epilogue>
+template <class Element, class Weight, class Shape, bool kAligned, class Epilogue>
 int launch_tiles(const ProductParams& params, const Epilogue& epilogue) {
-  constexpr std::int64_t kColumns = Epilogue::kPaired ? kTileColumns / 2 : kTileColumns, kMaxBlocks = 0x7fffffff;
-  const std::int64_t full = params.rows / Shape::kRows, ragged = params.offsets == nullptr ? 1 : params.groups + 1;
-  const std::int64_t row_tiles = full + ragged < params.rows ? full + ragged : params.rows;  // none is empty
-  const std::int64_t blocks = row_tiles * ((params.columns + kColumns - 1) / kColumns);
-  if (blocks > kMaxBlocks) return cudaErrorInvalidConfiguration;
+  const std::int64_t blocks = count_tiles<Shape::kRows, Shape::kWeightRows / (Epilogue::kPaired ? 2 : 1)>(params);
+  if (blocks > kMaxTiles) return cudaErrorInvalidConfiguration;
   const LaunchConfig config{dim3(static_cast<unsigned>(blocks)), dim3(Shape::kThreads),
                             Shape::kStages * Shape::kStageBytes, params.stream};
-  return launch(config, product_kernel<Element, Shape, Epilogue, kAligned>, params, epilogue);
+  return launch(config, product_kernel<Element, Weight, Shape, Epilogue, kAligned>, params, epilogue);
 }
 
 // make_epilogue(element) gives the epilogue for an element type. Rows that are not aligned to 16 bytes are copied
-// element by element.
-template <class MakeEpilogue>
+// element by element. kMayBeNarrow: a product of one group has the narrow tile as well.
+template <bool kMayBeNarrow = false, class MakeEpilogue>
 int launch_product(const ProductParams& params, MakeEpilogue make_epilogue) {
+  ProductTiles tiles = kTilesOfSm80;
+  if (!kMayBeNarrow) tiles.narrow_rows = 0;
+  ProductProblem problem{params.rows, params.columns, params.groups, 0};
+  if (const int error = multiprocessors(&problem.multiprocessors)) return error;
   return dispatch_floating(params.dtype, [&](auto element) -> int {
     using Element = decltype(element);
     constexpr std::int64_t kBytes = sizeof(Element);
     const auto epilogue = make_epilogue(element);
+    if (decltype(epilogue)::kPaired) problem.columns = 2 * params.columns;
     const bool aligned = aligned_rows(params.x, params.x_stride * kBytes) &&
                          aligned_rows(params.weight, (params.weight_stride | params.group_stride) * kBytes);
-    if (!aligned) return launch_tiles<Element, FewRows, false>(params, epilogue);
-    if constexpr (kBytes == 2) {
-      if (params.rows > FewRows::kRows * params.groups) return launch_tiles<Element, ManyRows, true>(params, epilogue);
+    if (!aligned) return launch_tiles<Element, Element, FewRows, false>(params, epilogue);
+    const ProductShape shape = select_product(problem, tiles);
+    if constexpr (kMayBeNarrow) {
+      if (shape == ProductShape::kNarrow) return launch_tiles<Element, Element, Narrow, true>(params, epilogue);
     }
-    return launch_tiles<Element, FewRows, true>(params, epilogue);
+    if constexpr (kBytes == 2) {
+      if (shape == ProductShape::kManyRows) return launch_tiles<Element, Element, ManyRows, true>(params, epilogue);
+    }
+    return launch_tiles<Element, Element, FewRows, true>(params, epilogue);
   });
 }
 

@@ -15,6 +15,7 @@ void linear(const LinearArgs& args, const Stream& stream);
 
 // bias: [columns] of the dtype, or null.
 int linear_sm80(const ProductParams& params, const void* bias);
+int linear_sm90(const ProductParams& params, const void* bias);
 
 }  // namespace cuda
 }  // namespace llada

@@ -1,8 +1,17 @@
+// The expert layer, y [T, H] = sum over a token's k slots of weight * down(silu(gate(x)) * up(x)).
+//
+//   experts [T, k] --expert_order--> order [T * k], offsets [E + 1]   (few rows on sm_90a: by the next kernel itself)
+//   x --grouped_swiglu, rows read at order / k--> intermediate [T * k, I], sorted, rounded as published
+//   intermediate --down product, rows written at order--> outputs [T * k, H] fp32, by token and slot
+//   outputs --combine: a token's slots in order, one rounding--> y
+//
+// Every output is written once and summed in an order of its own: no atomics, the same bits for any batch.
 #include "moe_mlp/moe_mlp_cuda.h"
 
 #include <algorithm>
 
 #include "cuda/launch_report.h"
+#include "cuda/select_path.h"
 #include "grouped_gemm/grouped_gemm_cuda.h"
 #include "moe_mlp/moe_mlp.h"
 #include "permute/permute.h"
@@ -13,6 +22,8 @@ namespace {
 
 constexpr const char* kOp = "moe_mlp";
 constexpr std::int64_t kPassElements = 1 << 27;  // of the outputs: 512 MB
+
+constexpr std::int64_t stored_depth_int8(std::int64_t depth) { return (depth + 15) / 16 * 16; }
 
 // Rows `first` .. `first + count` of a contiguous array.
 ArrayView rows_of(const ArrayView& view, std::int64_t first, std::int64_t count) {
@@ -36,15 +47,18 @@ void check_workspace(const MoeMlpArgs& args, const MoeMlpWorkspace& workspace, c
   check("outputs", workspace.outputs, DType::kFloat32, {sizes.rows, hidden});
 }
 
-void run_pass(const MoeMlpArgs& args, const MoeMlpWorkspace& workspace, const Stream& stream, std::int64_t first,
-              std::int64_t tokens) {
+// Weights in bytes where there are scales.
+void run_pass(const MoeMlpArgs& args, const MoeMlpScales* scales, const MoeMlpWorkspace& workspace,
+              const Stream& stream, std::int64_t first, std::int64_t tokens) {
   const ArrayView experts = rows_of(args.experts, first, tokens), weights = rows_of(args.weights, first, tokens);
   const ArrayView y = rows_of(args.y, first, tokens);
   const ArrayView x = rows_of(args.x, first, tokens);
   const std::int64_t slots = experts.size(1), rows = tokens * slots, hidden = x.size(1), groups = args.gate_up.size(0);
   const std::int64_t sort = expert_order_workspace(rows, groups);
-  expert_order({experts, groups, rows_of(workspace.order, 0, rows), workspace.offsets},
-               rows_of(workspace.sort, 0, sort), stream);
+  const ExpertOrderParams sort_params =
+      expert_order_params({experts, groups, rows_of(workspace.order, 0, rows), workspace.offsets},
+                          rows_of(workspace.sort, 0, sort), stream);
+  const bool hopper = active_path(backend_of(x)) == CudaPath::kSm90a;
   const auto* order = workspace.order.as<const std::int32_t>();
   const auto* offsets = workspace.offsets.as<const std::int32_t>();
   ProductParams gate_up{x.dtype,
@@ -62,7 +76,14 @@ void run_pass(const MoeMlpArgs& args, const MoeMlpWorkspace& workspace, const St
                         stream.handle};
   gate_up.x_order = order;
   gate_up.slots = slots;
-  report(kOp, grouped_swiglu_sm80(gate_up), stream);
+  if (scales != nullptr) gate_up.weight_scale = scales->gate_up.as<const float>();
+  if (hopper) {
+    const auto ordered_swiglu = scales != nullptr ? ordered_swiglu_int8_sm90 : ordered_swiglu_sm90;
+    report(kOp, ordered_swiglu(gate_up, sort_params), stream);
+  } else {
+    report(kOp, expert_order_sm80(sort_params), stream);
+    report(kOp, scales != nullptr ? swiglu_int8_sm80(gate_up) : grouped_swiglu_sm80(gate_up), stream);
+  }
   ProductParams down{x.dtype,
                      workspace.intermediate.data,
                      args.intermediate,
@@ -77,11 +98,25 @@ void run_pass(const MoeMlpArgs& args, const MoeMlpWorkspace& workspace, const St
                      groups,
                      stream.handle};
   down.y_order = order;
-  report(kOp, down_product_sm80(down), stream);
+  if (scales != nullptr) {
+    down.weight_scale = scales->down.as<const float>();
+    report(kOp, hopper ? down_product_int8_sm90(down) : down_product_int8_sm80(down), stream);
+  } else {
+    report(kOp, hopper ? down_product_sm90(down) : down_product_sm80(down), stream);
+  }
   report(kOp,
          combine_sm80({x.dtype, workspace.outputs.as<const float>(), weights.as<const float>(), experts.data,
                        experts.dtype == DType::kInt64, groups, y.data, tokens, slots, hidden, stream.handle}),
          stream);
+}
+
+void run(const MoeMlpArgs& args, const MoeMlpScales* scales, const MoeMlpWorkspace& workspace, const Stream& stream) {
+  check_workspace(args, workspace, backend_of(args.x));
+  if (args.y.elements() == 0) return;
+  const std::int64_t tokens = args.x.size(0), step = moe_mlp_sizes(args).tokens;
+  for (std::int64_t first = 0; first < tokens; first += step) {
+    run_pass(args, scales, workspace, stream, first, std::min(step, tokens - first));
+  }
 }
 
 }  // namespace
@@ -94,14 +129,25 @@ MoeMlpSizes moe_mlp_sizes(const MoeMlpArgs& args) {
 }
 
 void moe_mlp(const MoeMlpArgs& args, const MoeMlpWorkspace& workspace, const Stream& stream) {
+  check_moe_mlp(args, backend_of(args.x));
+  run(args, nullptr, workspace, stream);
+}
+
+void moe_mlp_int8(const MoeMlpArgs& args, const MoeMlpScales& scales, const MoeMlpWorkspace& workspace,
+                  const Stream& stream) {
   const Backend backend = backend_of(args.x);
   check_moe_mlp(args, backend);
-  check_workspace(args, workspace, backend);
-  if (args.y.elements() == 0) return;
-  const std::int64_t tokens = args.x.size(0), step = moe_mlp_sizes(args).tokens;
-  for (std::int64_t first = 0; first < tokens; first += step) {
-    run_pass(args, workspace, stream, first, std::min(step, tokens - first));
-  }
+  Check(kOp, "x", args.x).dtype({DType::kBFloat16, DType::kFloat16});
+  const std::int64_t experts = args.gate_up.size(0), hidden = args.x.size(1), intermediate = args.intermediate;
+  const auto check = [&](const char* name, const ArrayView& view, DType dtype,
+                         std::initializer_list<std::int64_t> shape) {
+    Check(kOp, name, view).on(backend).dtype({dtype}).shape(shape).contiguous();
+  };
+  check("gate_up", args.gate_up, DType::kInt8, {experts, 2 * intermediate, stored_depth_int8(hidden)});
+  check("gate_up_scale", scales.gate_up, DType::kFloat32, {experts, 2 * intermediate});
+  check("down", args.down, DType::kInt8, {experts, hidden, stored_depth_int8(intermediate)});
+  check("down_scale", scales.down, DType::kFloat32, {experts, hidden});
+  run(args, &scales, workspace, stream);
 }
 
 }  // namespace llada::cuda

@@ -13,6 +13,7 @@ struct MoeMlpArgs;
 
 namespace cuda {
 
+struct ExpertOrderParams;
 struct ProductParams;
 struct Stream;
 
@@ -35,8 +36,25 @@ struct MoeMlpWorkspace {
 // Plain weights alone. On a GPU the values of experts are not read by the host: one out of range counts as "not mine".
 void moe_mlp(const MoeMlpArgs& args, const MoeMlpWorkspace& workspace, const Stream& stream);
 
+// The same with gate_up [E, 2I, ceil16(H)] and down [E, H, ceil16(I)] in bytes, in the order of product_int8_sm80.h,
+// each row with a scale; args.packed is true.
+struct MoeMlpScales {
+  const ArrayView& gate_up;  // [E, 2I] float32
+  const ArrayView& down;     // [E, H] float32
+};
+void moe_mlp_int8(const MoeMlpArgs& args, const MoeMlpScales& scales, const MoeMlpWorkspace& workspace,
+                  const Stream& stream);
+
+// expert_order into offsets and x_order, then grouped_swiglu; in one launch where rows are few.
+int ordered_swiglu_sm90(const ProductParams& params, const ExpertOrderParams& sort);
+
 // grouped_gemm whose y is float32.
 int down_product_sm80(const ProductParams& params);
+int down_product_sm90(const ProductParams& params);
+int swiglu_int8_sm80(const ProductParams& params);
+int down_product_int8_sm80(const ProductParams& params);
+int ordered_swiglu_int8_sm90(const ProductParams& params, const ExpertOrderParams& sort);
+int down_product_int8_sm90(const ProductParams& params);
 
 struct CombineParams {
   DType dtype;           // of y

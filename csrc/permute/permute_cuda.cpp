@@ -32,7 +32,7 @@ std::int64_t expert_order_workspace(std::int64_t assignments, std::int64_t num_e
   return blocks > 1 ? blocks * (num_experts + 1) : 0;
 }
 
-void expert_order(const ExpertOrderArgs& args, const ArrayView& workspace, const Stream& stream) {
+ExpertOrderParams expert_order_params(const ExpertOrderArgs& args, const ArrayView& workspace, const Stream& stream) {
   constexpr const char* kOp = "expert_order";
   const Backend backend = backend_of(args.experts);
   check_expert_order(args, backend);
@@ -42,17 +42,20 @@ void expert_order(const ExpertOrderArgs& args, const ArrayView& workspace, const
   check_workspace(kOp, workspace, expert_order_workspace(assignments, args.num_experts), backend);
   const std::int64_t blocks = sort_blocks(assignments);
   const std::int64_t chunk = divide_up(divide_up(assignments, blocks), kSortChunkMultiple) * kSortChunkMultiple;
-  const ExpertOrderParams params{args.experts.data,
-                                 args.experts.dtype == DType::kInt64,
-                                 assignments,
-                                 static_cast<int>(args.num_experts),
-                                 args.order.as<std::int32_t>(),
-                                 args.offsets.as<std::int32_t>(),
-                                 workspace.as<std::int32_t>(),
-                                 blocks,
-                                 chunk,
-                                 stream.handle};
-  report(kOp, expert_order_sm80(params), stream);
+  return {args.experts.data,
+          args.experts.dtype == DType::kInt64,
+          assignments,
+          static_cast<int>(args.num_experts),
+          args.order.as<std::int32_t>(),
+          args.offsets.as<std::int32_t>(),
+          workspace.as<std::int32_t>(),
+          blocks,
+          chunk,
+          stream.handle};
+}
+
+void expert_order(const ExpertOrderArgs& args, const ArrayView& workspace, const Stream& stream) {
+  report("expert_order", expert_order_sm80(expert_order_params(args, workspace, stream)), stream);
 }
 
 void permute(const PermuteArgs& args, const Stream& stream) {

@@ -44,6 +44,9 @@ struct ExpertOrderParams {
 };
 int expert_order_sm80(const ExpertOrderParams& params);
 
+// Checks the arguments.
+ExpertOrderParams expert_order_params(const ExpertOrderArgs& args, const ArrayView& workspace, const Stream& stream);
+
 struct PermuteParams {
   int element_bytes;  // 2 or 4
   const void* x;      // [tokens, hidden], rows x_stride elements apart

@@ -11,20 +11,13 @@
 #include "cuda/launch.h"
 #include "cuda/pack.h"
 #include "cuda/reduce.h"
+#include "permute/expert_sort_sm80.h"
 #include "permute/permute_cuda.h"
 
 namespace llada::cuda {
 namespace {
 
-constexpr int kThreads = 256, kWarps = kThreads / kWarpLanes;
-
-static_assert(kSortChunkMultiple % kThreads == 0);
-
-__device__ __forceinline__ int group_of(const ExpertOrderParams& params, std::int64_t assignment) {
-  const std::int64_t expert = params.wide_experts ? static_cast<const std::int64_t*>(params.experts)[assignment]
-                                                  : static_cast<const std::int32_t*>(params.experts)[assignment];
-  return expert >= 0 && expert < params.num_experts ? static_cast<int>(expert) : params.num_experts;
-}
+constexpr int kThreads = kSortThreads;
 
 __global__ void __launch_bounds__(kThreads) count_kernel(ExpertOrderParams params) {
   LLADA_DYNAMIC_SHARED(std::int32_t, histogram);  // [groups]
@@ -38,73 +31,9 @@ __global__ void __launch_bounds__(kThreads) count_kernel(ExpertOrderParams param
   for (int group = threadIdx.x; group < groups; group += kThreads) counts[group] = histogram[group];
 }
 
-// starts [groups] hold totals and become their exclusive sums; by one warp.
-__device__ __forceinline__ void scan_groups(std::int32_t* starts, int groups) {
-  const int lane = threadIdx.x % kWarpLanes;
-  std::int32_t carry = 0;
-  for (int first = 0; first < groups; first += kWarpLanes) {
-    const int group = first + lane;
-    const std::int32_t total = group < groups ? starts[group] : 0;
-    std::int32_t sum = total;
-#pragma unroll
-    for (int distance = 1; distance < kWarpLanes; distance *= 2) {
-      const std::int32_t below = __shfl_up_sync(kAllLanes, sum, distance);
-      if (lane >= distance) sum += below;
-    }
-    if (group < groups) starts[group] = carry + sum - total;
-    carry += __shfl_sync(kAllLanes, sum, kWarpLanes - 1);
-  }
-}
-
 __global__ void __launch_bounds__(kThreads) place_kernel(ExpertOrderParams params) {
-  LLADA_DYNAMIC_SHARED(std::int32_t, starts);  // [groups], then next [kWarps, groups]
-  const int groups = params.num_experts + 1, warp = threadIdx.x / kWarpLanes, lane = threadIdx.x % kWarpLanes;
-  std::int32_t* next = starts + groups;
-  for (int i = threadIdx.x; i < kWarps * groups; i += kThreads) next[i] = 0;
-  __syncthreads();
-  const std::int64_t share = params.chunk / kWarps, begin = blockIdx.x * params.chunk + warp * share;
-  const std::int64_t end = min(begin + share, params.assignments);
-  std::int32_t* mine = next + warp * groups;
-  for (std::int64_t a = begin + lane; a < end; a += kWarpLanes) atomicAdd(&mine[group_of(params, a)], 1);
-  __syncthreads();
-
-  for (int group = threadIdx.x; group < groups; group += kThreads) {
-    std::int32_t before = 0, total = 0;  // in the blocks before this one, and in all
-    if (gridDim.x > 1) {
-#pragma unroll 8
-      for (unsigned block = 0; block < gridDim.x; ++block) {
-        const std::int32_t count = params.counts[block * static_cast<std::int64_t>(groups) + group];
-        if (block < blockIdx.x) before += count;
-        total += count;
-      }
-    }
-    std::int32_t sum = before;
-    for (int w = 0; w < kWarps; ++w) {
-      const std::int32_t count = next[w * groups + group];
-      next[w * groups + group] = sum;
-      sum += count;
-    }
-    starts[group] = gridDim.x > 1 ? total : sum;
-  }
-  __syncthreads();
-  if (warp == 0) scan_groups(starts, groups);
-  __syncthreads();
-  if (blockIdx.x == 0) {
-    for (int group = threadIdx.x; group < groups; group += kThreads) params.offsets[group] = starts[group];
-  }
-
-  for (std::int64_t first = begin; first < end; first += kWarpLanes) {
-    const std::int64_t a = first + lane;
-    const int group = a < end ? group_of(params, a) : groups;
-    const unsigned peers = __match_any_sync(kAllLanes, group);
-    if (a < end) {
-      const int before = __popc(peers & ((1u << lane) - 1));
-      params.order[starts[group] + mine[group] + before] = static_cast<std::int32_t>(a);
-    }
-    __syncwarp();
-    if (a < end && peers >> lane == 1) mine[group] += __popc(peers);  // the highest lane of each group
-    __syncwarp();
-  }
+  LLADA_DYNAMIC_SHARED(std::int32_t, counters);
+  place_chunk(params, counters, blockIdx.x, gridDim.x);
 }
 
 template <class Element>
@@ -197,7 +126,7 @@ int expert_order_sm80(const ExpertOrderParams& params) {
   if (params.blocks > 1) {
     if (const int error = launch(config, count_kernel, params)) return error;
   }
-  config.shared_bytes = (1 + kWarps) * histogram_bytes;
+  config.shared_bytes = sort_counters(params.num_experts) * sizeof(std::int32_t);
   return launch(config, place_kernel, params);
 }
 

@@ -76,16 +76,20 @@ void router_topk(const RouterTopkArgs& args) {
                });
 }
 
-void router(const RouterArgs& args) {
+void check_router(const RouterArgs& args, const Backend& backend) {
   constexpr const char* kOp = "router";
-  Check(kOp, "x", args.x).cpu().dtype({DType::kFloat32, DType::kBFloat16}).shape({kAnySize, kAnySize});
-  Check(kOp, "x", args.x).last_dim_contiguous();
-  const std::int64_t tokens = args.x.size(0), hidden = args.x.size(1), num_experts = args.gate_weight.size(0);
-  Check(kOp, "gate_weight", args.gate_weight).cpu().dtype({args.x.dtype}).shape({kAnySize, hidden});
+  Check(kOp, "x", args.x).on(backend).floating(backend).shape({kAnySize, kAnySize}).last_dim_contiguous();
+  const std::int64_t tokens = args.x.size(0), hidden = args.x.size(1);
+  Check(kOp, "gate_weight", args.gate_weight).on(backend).dtype({args.x.dtype}).shape({kAnySize, hidden});
   Check(kOp, "gate_weight", args.gate_weight).last_dim_contiguous();
-  check_choice(kOp, args.topk, tokens, num_experts, kCpuBackend);
+  check_choice(kOp, args.topk, tokens, args.gate_weight.size(0), backend);
   require(kOp, "x", tokens <= std::numeric_limits<std::int32_t>::max(), "of fewer than 2^31 rows",
           std::to_string(tokens));
+}
+
+void router(const RouterArgs& args) {
+  check_router(args, kCpuBackend);
+  const std::int64_t tokens = args.x.size(0), num_experts = args.gate_weight.size(0);
   if (tokens == 0) return;
 
   thread_local std::vector<RowChunk> chunks;

@@ -35,6 +35,8 @@ struct RouterArgs {
   RouterTopkArgs topk;    // its logits are ignored
 };
 
+void check_router(const RouterArgs& args, const Backend& backend);
+
 // The same with logits = x times gate_weight transposed, rounded to x's dtype; they live for a few rows at a time.
 void router(const RouterArgs& args);
 

@@ -1,4 +1,4 @@
-// Routing on a GPU: the checked entry, and the launcher that it calls.
+// Routing on a GPU: checked entries, and the launchers that they call.
 #pragma once
 
 #include <cstdint>
@@ -7,6 +7,8 @@
 
 namespace llada {
 
+struct ArrayView;
+struct RouterArgs;
 struct RouterTopkArgs;
 
 namespace cuda {
@@ -14,6 +16,10 @@ namespace cuda {
 struct Stream;
 
 void router_topk(const RouterTopkArgs& args, const Stream& stream);
+
+// logits: [T, router_logits(E)] of the dtype of x, for more experts than one kernel takes from product to choice.
+void router(const RouterArgs& args, const ArrayView& logits, const Stream& stream);
+std::int64_t router_logits(std::int64_t num_experts);
 
 inline constexpr std::int64_t kMaxRoutedExperts = 1024;  // a lane holds up to 32
 
@@ -36,6 +42,17 @@ struct RouterTopkParams {
   void* stream;
 };
 int router_topk_sm80(const RouterTopkParams& params);
+
+inline constexpr int kMaxFusedExperts = 256;
+
+struct RouterParams {
+  RouterTopkParams choice;  // its logits are not read; dtype is that of x and gate
+  const void* x;            // [tokens, hidden], rows x_stride elements apart
+  std::int64_t x_stride;
+  const void* gate;  // [num_experts, hidden], rows gate_stride elements apart
+  std::int64_t gate_stride, hidden;
+};
+int router_sm80(const RouterParams& params);
 
 }  // namespace cuda
 }  // namespace llada

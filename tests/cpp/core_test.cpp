@@ -12,6 +12,7 @@
 #include "cpu/panel_gemm.h"
 #include "cpu/panel_product.h"
 #include "cuda/select_path.h"
+#include "grouped_gemm/product_select.h"
 
 namespace llada {
 namespace {
@@ -211,6 +212,25 @@ void gpu_paths_follow_the_device_unless_forced() {
   force_isa("");
 }
 
+void products_take_the_tile_that_keeps_all_multiprocessors_busy() {
+  using cuda::ProductShape, cuda::select_product;
+  constexpr cuda::ProductTiles kTiles{64, 128, 128, 256, 64}, kExperts{64, 128, 128, 256, 0};
+  constexpr int kMultiprocessors = 132;
+  constexpr std::int64_t kHidden = 2048, kVocabulary = 157184, kGateUp = 2048, kNumExperts = 64, kSlots = 8;
+  const auto dense = [&](std::int64_t rows, std::int64_t columns) {
+    return select_product({rows, columns, 1, kMultiprocessors}, kTiles);
+  };
+  EXPECT(dense(1, kHidden) == ProductShape::kNarrow && dense(64, kHidden) == ProductShape::kNarrow);
+  EXPECT(dense(65, kHidden) == ProductShape::kFewRows && dense(1024, kHidden) == ProductShape::kFewRows);
+  EXPECT(dense(8192, kHidden) == ProductShape::kManyRows);
+  EXPECT(dense(1, kVocabulary) == ProductShape::kFewRows && dense(512, kVocabulary) == ProductShape::kManyRows);
+  const auto experts = [&](std::int64_t tokens) {
+    return select_product({tokens * kSlots, kGateUp, kNumExperts, kMultiprocessors}, kExperts);
+  };
+  EXPECT(experts(1) == ProductShape::kFewRows && experts(512) == ProductShape::kFewRows);
+  EXPECT(experts(513) == ProductShape::kManyRows && experts(8192) == ProductShape::kManyRows);
+}
+
 }  // namespace
 }  // namespace llada
 
@@ -230,4 +250,5 @@ int main() {
   unknown_instruction_sets_are_refused();
   all_arrays_are_on_the_op_s_device();
   gpu_paths_follow_the_device_unless_forced();
+  products_take_the_tile_that_keeps_all_multiprocessors_busy();
 }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -12,9 +13,10 @@ from hypothesis import strategies as st
 from llada_moe_ops import ops
 from llada_moe_ops.ops._library import extension
 from torch import Tensor
+from torch.nn import functional
 
 from tests import cases
-from tests.emulated import SEEDS, emulated, emulated_ops, needs_emulator
+from tests.emulated import PATHS, SEEDS, emulated, emulated_ops, needs_emulator
 
 from .budget import DTYPES, assert_within_budget, threads
 
@@ -157,27 +159,34 @@ def test_numpy_door() -> None:
             getattr(native, name)(X.numpy(), WEIGHT.numpy(), OFFSETS.long().numpy())
 
 
-# CUDA's tiles: 32 rows, or 128 from more than 32 rows per expert on; 128 columns, 64 pairs; 64 of K, 32 in fp32.
-FEW = ((0, 0, 0), (1,), (0, 0, 31), (32, 0, 0), (0, 33, 1, 0, 7))
-MANY = ((127,), (128,), (0, 0, 129), (64, 65, 0), (1, 130, 0, 3, 40))
-CUDA_SIZES = ((1, 2), (33, 34), (64, 128), (72, 130), (136, 258), (200, 126))
+# CUDA's tiles: 128 weight rows by 32 rows (sm80) or 64 (sm90a); with more rows per expert than that, and tiles enough
+# for all multiprocessors, 128 (sm80) or 256 weight rows by 128 rows. 64 of K at a time, 32 in fp32.
+FEW = ((0, 0, 0), (1,), (0, 0, 31), (9, 0, 17), (64, 0, 0), (0, 33, 1, 0, 65))
+FEW_SIZES = ((1, 2), (33, 34), (8, 126), (64, 128), (72, 130), (200, 386))
+MANY = ((129,), (255,), (256, 0), (1, 64, 200), (130, 0, 150))
+MANY_SIZES = ((33, 258), (40, 258), (64, 264), (136, 390), (200, 516))
 WITH_FLOAT16 = (*DTYPES, torch.float16)
 
 
-def emulated_op(op: tuple[Op, Op], seed: int) -> Op:
+@contextmanager
+def cuda(op: tuple[Op, Op], seed: int, path: str) -> Iterator[Op]:
     """The CUDA op itself: the package's functions take no float16 on the CPU."""
-    call: Op = getattr(emulated_ops(seed), op[0].__name__)
-    return call
+    with emulated(seed, path):
+        yield getattr(emulated_ops(seed), op[0].__name__)
 
 
 @needs_emulator
 @pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("op", OPS)
 @pytest.mark.parametrize("groups", [*FEW, *MANY])
-def test_cuda_stays_within_the_budget(groups: tuple[int, ...], op: tuple[Op, Op], seed: int) -> None:
-    for sizes in CUDA_SIZES[seed % 2 :: 2]:
-        x, weight, offsets = inputs(groups, sizes, WITH_FLOAT16[seed % 3])
-        y, eager = emulated_op(op, seed)(x, weight, offsets), op[1](x, weight, offsets)
+def test_cuda_stays_within_the_budget(groups: tuple[int, ...], op: tuple[Op, Op], path: str, seed: int) -> None:
+    sizes = (FEW_SIZES if groups in FEW else MANY_SIZES)[(seed + len(groups)) % 5 :: 5]
+    for size in sizes:
+        x, weight, offsets = inputs(groups, size, WITH_FLOAT16[seed % 3])
+        with cuda(op, seed, path) as kernel:
+            y = kernel(x, weight, offsets)
+        eager = op[1](x, weight, offsets)
         if x.numel() > 0:
             assert_within_budget(y, eager, op[1](x.double(), weight.double(), offsets))
         else:
@@ -185,60 +194,80 @@ def test_cuda_stays_within_the_budget(groups: tuple[int, ...], op: tuple[Op, Op]
 
 
 @needs_emulator
+@pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("op", OPS)
 @pytest.mark.parametrize("dtype", WITH_FLOAT16)
-def test_cuda_bits_depend_on_the_row_alone(dtype: torch.dtype, op: tuple[Op, Op]) -> None:
-    x, weight, offsets = inputs((1, 70, 0, 129), (328, 70), dtype)
-    whole = emulated_op(op, 0)(x, weight, offsets)
+def test_cuda_bits_depend_on_the_row_alone(dtype: torch.dtype, op: tuple[Op, Op], path: str) -> None:
+    x, weight, offsets = inputs((1, 70, 0, 200), (136, 264), dtype)
+    with cuda(op, 0, path) as kernel:
+        whole = kernel(x, weight, offsets)
     for seed in SEEDS[1:]:
-        assert torch.equal(emulated_op(op, seed)(x, weight, offsets), whole)
-    for group, (begin, end) in enumerate(zip(offsets.tolist(), offsets.tolist()[1:], strict=False)):
-        for first in range(begin, end, 37):
-            rows = slice(first, min(first + 3, end))
-            alone = torch.tensor([0, rows.stop - first], dtype=torch.int32)
-            assert torch.equal(emulated_op(op, 1)(x[rows], weight[group : group + 1], alone), whole[rows])
+        group = (0, 1, 3)[seed % 3]
+        begin, end = offsets[group : group + 2].tolist()
+        with cuda(op, seed, path) as kernel:
+            if seed in (3, 6):
+                assert torch.equal(kernel(x, weight, offsets), whole)
+            for count in (1, 9, 40):
+                rows = slice(begin + (end - begin) * seed // 9, end)
+                rows = slice(rows.start, min(rows.start + count, end))
+                alone = torch.tensor([0, rows.stop - rows.start], dtype=torch.int32)
+                assert torch.equal(kernel(x[rows], weight[group : group + 1], alone), whole[rows])
 
 
 @needs_emulator
+@pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("op", OPS)
 @pytest.mark.parametrize("dtype", WITH_FLOAT16)
 @pytest.mark.parametrize("groups", [(3, 0, 30), (140, 3, 0)])
-def test_cuda_reads_strided_and_unaligned_rows(groups: tuple[int, ...], dtype: torch.dtype, op: tuple[Op, Op]) -> None:
+def test_cuda_reads_strided_and_unaligned_rows(
+    groups: tuple[int, ...], dtype: torch.dtype, op: tuple[Op, Op], path: str
+) -> None:
+    """Where rows begin, and not how long they are, decides; those not aligned to 16 bytes are sm80's on either path."""
     x, weight, offsets = inputs(groups, (112, 132), dtype)
-    for columns in (slice(8, 96), slice(16, 89), slice(7, 95)):  # aligned, K odd, the first element unaligned
+    for columns, same in ((slice(8, 96), path), (slice(16, 89), path), (slice(7, 95), "sm80")):
         rows, weights = x[:, columns], weight[:, 2:98, columns]
-        expected = emulated_op(op, 2)(rows.contiguous(), weights.contiguous(), offsets)
-        assert torch.equal(emulated_op(op, 3)(rows, weights, offsets), expected)
+        aligned = [functional.pad(values, (0, -values.shape[-1] % 8)) for values in (rows, weights)]
+        with cuda(op, 2, same) as kernel:
+            expected = kernel(*(values[..., : rows.shape[1]] for values in aligned), offsets)
+        with cuda(op, 3, path) as kernel:
+            assert torch.equal(kernel(rows, weights, offsets), expected)
+        if path == "sm80":
+            with cuda(op, 1, path) as kernel:
+                assert torch.equal(kernel(rows.contiguous(), weights.contiguous(), offsets), expected)
 
 
 @needs_emulator
+@pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("op", OPS)
 @pytest.mark.parametrize("groups", [(3, 5), (70, 131), tuple(range(40))])
-def test_cuda_gives_zeros_for_rows_of_no_group(groups: tuple[int, ...], op: tuple[Op, Op]) -> None:
+def test_cuda_gives_zeros_for_rows_of_no_group(groups: tuple[int, ...], op: tuple[Op, Op], path: str) -> None:
     x, weight, offsets = inputs(groups, (40, 36), torch.bfloat16)
-    with emulated(5):
+    with emulated(5, path):
         y = op[0](torch.cat([x, torch.full((50, 40), torch.nan).bfloat16()]), weight, offsets.long())
         assert torch.equal(y[:-50], op[0](x, weight, offsets))
     assert y[-50:].count_nonzero() == 0
 
 
 @needs_emulator
+@pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("op", OPS)
-def test_cuda_is_safe_with_offsets_out_of_order(op: tuple[Op, Op]) -> None:
+def test_cuda_is_safe_with_offsets_out_of_order(op: tuple[Op, Op], path: str) -> None:
     """They are not read by the host; the emulator reports what is read or written outside."""
     x, weight, _ = inputs((40, 30), (40, 36), torch.bfloat16)
-    for offsets in ((0, 90, 70), (-5, 20, 1000), (60, 30, 10), (-9, -8, -7)):
-        assert emulated_op(op, 6)(x, weight, torch.tensor(offsets, dtype=torch.int32)).shape[0] == 70
+    with cuda(op, 6, path) as kernel:
+        for offsets in ((0, 90, 70), (-5, 20, 1000), (60, 30, 10), (-9, -8, -7)):
+            assert kernel(x, weight, torch.tensor(offsets, dtype=torch.int32)).shape[0] == 70
 
 
 @needs_emulator
-def test_cuda_keeps_nan_and_infinity_in_their_row() -> None:
+@pytest.mark.parametrize("path", PATHS)
+def test_cuda_keeps_nan_and_infinity_in_their_row(path: str) -> None:
     x, weight, offsets = inputs((6, 8), (40, 36), torch.bfloat16)
     for op in OPS:
-        clean = emulated_op(op, 7)(x, weight, offsets)
         bad = x.clone()
         bad[3, 7], bad[9, 39] = torch.nan, torch.inf
-        y = emulated_op(op, 7)(bad, weight, offsets)
+        with cuda(op, 7, path) as kernel:
+            clean, y = kernel(x, weight, offsets), kernel(bad, weight, offsets)
         assert y[3].isnan().all()
         assert not y[9].isfinite().all()
         others = [row for row in range(14) if row not in (3, 9)]
@@ -261,6 +290,6 @@ def test_cuda_keeps_nan_and_infinity_in_their_row() -> None:
 def test_cuda_checks_too(arguments: tuple[Any, ...], message: str) -> None:
     for op in OPS:
         with pytest.raises(RuntimeError, match=f"{op[0].__name__}: .*{message}"):
-            emulated_op(op, 0)(*arguments)
+            getattr(emulated_ops(), op[0].__name__)(*arguments)
     with pytest.raises(RuntimeError, match="grouped_swiglu: gate_up_proj must be of an even second size"):
         emulated_ops().grouped_swiglu(X, WEIGHT[:, :5], OFFSETS)

@@ -15,7 +15,7 @@ from llada_moe_ops.ops._panels import format_of, pack_panels_reference
 from torch import Tensor
 
 from tests import cases
-from tests.emulated import SEEDS, emulated, emulated_ops, needs_emulator
+from tests.emulated import PATHS, SEEDS, emulated, emulated_ops, needs_emulator
 
 from .budget import DTYPES, assert_within_budget, threads
 
@@ -209,20 +209,26 @@ def test_numpy_door() -> None:
         native.linear(np.zeros((1,) * 7, np.float32), weight)
 
 
-# CUDA's tiles: 32 rows up to 32 of them, else 128; 128 columns; 64 of K, 32 in fp32.
+# CUDA's tiles: 16 columns by 64 rows while wider ones would be fewer than the multiprocessors (4 here: up to 384
+# columns), else 128 by 32 (sm80) or 64 (sm90a), or with many rows 128 or 256 by 128; 64 of K, 32 in fp32.
 CUDA_SHAPES = (  # (rows, K, N)
-    *((rows, 40, 33) for rows in (0, 1, 31, 32, 33, 127, 128, 129, 257)),
+    *((rows, 40, 33) for rows in (0, 1, 8, 9, 31, 32, 33, 63, 64, 65)),
+    *((rows, 72, 400) for rows in (1, 17, 64)),
+    *((rows, 72, 264) for rows in (127, 128, 129, 257)),
+    *((12, k, n) for k, n in ((1, 1), (8, 15), (64, 16), (136, 17), (1032, 40))),
     *((130, k, n) for k, n in ((1, 1), (63, 127), (64, 128), (65, 129), (72, 136), (200, 264))),
 )
 
 
 @needs_emulator
 @pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("shape", CUDA_SHAPES)
-def test_cuda_stays_within_the_budget(shape: tuple[int, int, int], seed: int) -> None:
+def test_cuda_stays_within_the_budget(shape: tuple[int, int, int], path: str, seed: int) -> None:
     x, weight, bias = inputs(*shape, (*DTYPES, torch.float16)[seed % 3])
     b = bias if seed % 2 else None
-    y = emulated_ops(seed).linear(x, weight, b)
+    with emulated(seed, path):
+        y = emulated_ops(seed).linear(x, weight, b)
     assert y.shape == (shape[0], shape[2])
     if x.numel() > 0:
         exact = ops.linear_reference(x.double(), weight.double(), None if b is None else b.double())
@@ -230,26 +236,31 @@ def test_cuda_stays_within_the_budget(shape: tuple[int, int, int], seed: int) ->
 
 
 @needs_emulator
+@pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_cuda_bits_depend_on_the_row_alone(dtype: torch.dtype) -> None:
-    x, weight, bias = inputs(150, 328, 70, dtype)
-    with emulated(0):
+def test_cuda_bits_depend_on_the_row_alone(dtype: torch.dtype, path: str) -> None:
+    """Not on the tile either: 150 rows of 264 columns take the largest, few rows the narrow one."""
+    x, weight, bias = inputs(150, 328, 264, dtype)
+    with emulated(0, path):
         whole = ops.linear(x, weight, bias)
     for seed, size in enumerate((1, 2, 31, 32, 33, 129, 149, 150)):
-        with emulated(seed):
+        with emulated(seed, path):
             assert torch.equal(ops.linear(x[-size:], weight, bias), whole[-size:])
 
 
 @needs_emulator
-def test_cuda_takes_strided_rows_leading_dimensions_and_an_empty_k() -> None:
-    wide, weight = (cases.random(*shape, dtype=torch.bfloat16, seed=4) for shape in ((3, 4, 90), (20, 90)))
-    with emulated(3):
-        for columns in (slice(8, 48), slice(13, 50)):
-            x, rows = wide[..., columns], weight[:, columns]
+@pytest.mark.parametrize("path", PATHS)
+def test_cuda_takes_strided_rows_leading_dimensions_and_an_empty_k(path: str) -> None:
+    wide, weight = (cases.random(*shape, dtype=torch.bfloat16, seed=4) for shape in ((3, 4, 96), (20, 96)))
+    for columns, same in ((slice(8, 48), path), (slice(13, 53), "sm80")):  # rows that are not aligned: as on sm80
+        x, rows = wide[..., columns], weight[:, columns]
+        with emulated(2, same):
             expected = ops.linear(x.contiguous(), rows.contiguous())
+        with emulated(3, path):
             assert torch.equal(ops.linear(x, rows), expected)
             assert torch.equal(ops.linear(x[1, 2], rows), expected[1, 2])
             assert torch.equal(ops.linear(x[:1].expand(3, 4, x.shape[2])[:, 0], rows), expected[:1, 0].expand(3, 20))
+    with emulated(3, path):
         bias = cases.random(20, dtype=torch.bfloat16, seed=5)
         assert torch.equal(ops.linear(torch.zeros(2, 0).bfloat16(), weight[:, :0], bias), bias.expand(2, 20))
 

@@ -15,6 +15,7 @@ from llada_moe_ops.ops._library import extension
 from llada_moe_ops.ops.router_topk import router, router_reference, router_topk, router_topk_reference
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.nn import functional
 
 from ..emulated import SEEDS, emulated, emulated_ops, needs_emulator
 from .budget import DTYPES, ISAS, assert_within_budget, forced_isa, threads
@@ -308,6 +309,70 @@ def test_cuda_takes_float16_and_gives_one_result_for_every_order_of_threads() ->
         assert torch.equal(alone[0][0], first[0][row])
 
 
+def small_integers(*shape: int, dtype: torch.dtype, seed: int) -> Tensor:
+    """Their products' sums are exact in every dtype, in any order: the choice is beyond doubt, ties and all."""
+    return torch.randint(-1, 2, shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+# CUDA's tiles: 16 tokens, 64 experts, two halves of H in steps of 64 (32 in fp32); above 256 experts product and choice
+# are two kernels.
+@needs_emulator
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("num_experts", [5, 63, 64, 65, 130, 256, 257])
+@pytest.mark.parametrize("tokens", [0, 1, 15, 16, 17, 40])
+def test_cuda_router_is_the_product_and_the_choice(tokens: int, num_experts: int, seed: int) -> None:
+    hidden, dtype = (1, 64, 120, 136, 200, 264)[seed % 6], (*DTYPES, torch.float16)[seed % 3]
+    x = small_integers(tokens, hidden, dtype=dtype, seed=seed)
+    gate = small_integers(num_experts, hidden, dtype=dtype, seed=9 + seed)
+    options = options_of(OPTIONS[seed % len(OPTIONS)], num_experts)
+    bias, sigmoid = options.pop("bias", None), options.pop("score", "softmax") == "sigmoid"
+    with emulated(seed, ("sm80", "sm90a")[seed // 4]):
+        weights, experts = emulated_ops(seed).router(x, gate, 5, sigmoid, bias, **options)
+    score = "sigmoid" if sigmoid else "softmax"
+    expected, chosen = router_topk_reference(x.float() @ gate.float().T, 5, score=score, bias=bias, **options)
+    assert torch.equal(experts, chosen)
+    assert torch.allclose(weights, expected, rtol=1e-5, atol=1e-7)
+
+
+@needs_emulator
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("hidden", [96, 1031])
+def test_cuda_router_stays_within_the_budget(hidden: int, dtype: torch.dtype) -> None:
+    make = torch.Generator().manual_seed(hidden)
+    x, gate = torch.randn(21, hidden, generator=make), torch.randn(33, hidden, generator=make) * hidden**-0.5
+    x, gate = x.to(dtype), gate.to(dtype)
+    with emulated(5):
+        weights, experts = router(x, gate, 33)
+    eager, chosen = router_reference(x, gate, 33)
+    exact = functional.linear(x.double(), gate.double()).softmax(-1)
+    ours, theirs = (
+        values.gather(-1, order.long().argsort(-1)) for values, order in ((weights, experts), (eager, chosen))
+    )
+    assert_within_budget(ours, theirs, exact)
+
+
+@needs_emulator
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("num_experts", [64, 70, 300])
+def test_cuda_routes_a_token_alike_alone_and_in_any_order_of_threads(num_experts: int, dtype: torch.dtype) -> None:
+    make = torch.Generator().manual_seed(3)
+    x, gate = torch.randn(37, 232, generator=make).to(dtype), torch.randn(num_experts, 232, generator=make).to(dtype)
+    with emulated(0):
+        whole = router(x, gate, 8)
+    for seed in SEEDS:
+        rows = slice(4 * seed, 4 * seed + 1 + seed % 3)
+        with emulated(seed):
+            alone = router(x[rows], gate, 8)
+        assert all(torch.equal(mine, all_of_them[rows]) for mine, all_of_them in zip(alone, whole, strict=True))
+    wide, wider_gate = torch.zeros(37, 250).to(dtype), torch.zeros(num_experts, 250).to(dtype)
+    for first in (8, 7):  # aligned to 16 bytes, and not
+        wide[:, first : first + 232], wider_gate[:, first : first + 232] = x, gate
+        with emulated(1, "sm80"):
+            strided = router(wide[:, first : first + 232], wider_gate[:, first : first + 232], 8)
+            expected = router(x, gate, 8)
+        assert all(torch.equal(mine, other) for mine, other in zip(strided, expected, strict=True))
+
+
 @needs_emulator
 def test_cuda_checks_too() -> None:
     ops, logits = emulated_ops(), torch.zeros(3, 8)
@@ -320,3 +385,7 @@ def test_cuda_checks_too() -> None:
         with pytest.raises(RuntimeError, match=f"router_topk: {message}"):
             ops.router_topk(*arguments)
     assert ops.router_topk(torch.zeros(0, 8), 2)[0].shape == (0, 2)
+    with pytest.raises(RuntimeError, match="router: gate_weight must have shape"):
+        ops.router(logits, torch.zeros(4, 7), 2)
+    with pytest.raises(RuntimeError, match="router: gate_weight must be of at most 1024 experts on a GPU, got 1025"):
+        ops.router(logits, torch.zeros(1025, 8), 2)

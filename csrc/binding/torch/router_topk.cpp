@@ -56,9 +56,6 @@ std::tuple<Tensor, Tensor> router(Tensor x, Tensor gate_weight, std::int64_t k, 
 
 STABLE_TORCH_LIBRARY_FRAGMENT(llada_moe, m) {
   for (const char* schema : llada::schemas::kRouterTopk) m.def(schema);
-  m.def(
-      "router(Tensor x, Tensor gate_weight, int k, bool sigmoid=False, Tensor? bias=None, bool bias_in_weights=True, "
-      "int num_groups=1, int topk_groups=1, bool renormalize=False, float scale=1.0) -> (Tensor, Tensor)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(llada_moe, CPU, m) {

@@ -14,6 +14,8 @@ inline constexpr const char* kLinear[] = {
 
 inline constexpr const char* kMoeMlp[] = {
     "moe_mlp(Tensor x, Tensor weights, Tensor experts, Tensor gate_up_proj, Tensor down_proj) -> Tensor",
+    "moe_mlp_int8(Tensor x, Tensor weights, Tensor experts, Tensor gate_up, Tensor gate_up_scale, Tensor down, "
+    "Tensor down_scale) -> Tensor",
 };
 
 inline constexpr const char* kNormRope[] = {
@@ -31,6 +33,8 @@ inline constexpr const char* kPermute[] = {
 
 inline constexpr const char* kRouterTopk[] = {
     "router_topk(Tensor logits, int k, bool sigmoid=False, Tensor? bias=None, bool bias_in_weights=True, "
+    "int num_groups=1, int topk_groups=1, bool renormalize=False, float scale=1.0) -> (Tensor, Tensor)",
+    "router(Tensor x, Tensor gate_weight, int k, bool sigmoid=False, Tensor? bias=None, bool bias_in_weights=True, "
     "int num_groups=1, int topk_groups=1, bool renormalize=False, float scale=1.0) -> (Tensor, Tensor)",
 };
 

@@ -8,6 +8,7 @@ from .attention import attention, attention_reference
 from .attention_layer import attention_layer, attention_layer_reference
 from .expert_layer import expert_layer, expert_layer_reference
 from .grouped_gemm import grouped_gemm, grouped_gemm_reference, grouped_swiglu, grouped_swiglu_reference
+from .int8_experts import Int8Experts, quantize_experts
 from .linear import linear, linear_reference
 from .moe_mlp import moe_mlp, moe_mlp_reference
 from .norm_rope import (
@@ -31,6 +32,7 @@ from .router_topk import router, router_reference, router_topk, router_topk_refe
 from .token_confidence import TokenConfidence, gumbel_noise, token_confidence, token_confidence_reference
 
 __all__ = [
+    "Int8Experts",
     "PackedExperts",
     "PackedGroups",
     "PackedLinear",
@@ -61,6 +63,7 @@ __all__ = [
     "permute_reference",
     "qk_norm_rope",
     "qk_norm_rope_reference",
+    "quantize_experts",
     "rms_norm",
     "rms_norm_reference",
     "router",

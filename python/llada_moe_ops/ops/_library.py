@@ -36,6 +36,7 @@ OPS = (
     "linear",
     "linear_packed",
     "moe_mlp",
+    "moe_mlp_int8",
     "moe_mlp_packed",
     "pack_expert",
     "pack_linear",

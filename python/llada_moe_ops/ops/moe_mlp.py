@@ -11,6 +11,7 @@ from . import _check
 from ._library import differentiable, native, overload, runs_natively
 from ._panels import rounded_rows
 from .grouped_gemm import group_slices, grouped_gemm_reference, grouped_swiglu_reference, swiglu_backward
+from .int8_experts import Int8Experts
 from .packing import PackedExperts, check_format
 from .permute import expert_order_reference, permute_reference, unpermute_reference
 
@@ -19,27 +20,34 @@ def moe_mlp_reference(
     x: Tensor,
     weights: Tensor,
     experts: Tensor,
-    gate_up_proj: Tensor | PackedExperts,
+    gate_up_proj: Tensor | PackedExperts | Int8Experts,
     down_proj: Tensor | None = None,
 ) -> Tensor:
     """The specification of :func:`moe_mlp` in plain PyTorch. Expert index E means "not mine" and adds nothing."""
-    quantized = isinstance(gate_up_proj, PackedExperts) and gate_up_proj.quantized
-    if isinstance(gate_up_proj, PackedExperts):
+    weights_as_given = gate_up_proj
+    if not isinstance(gate_up_proj, Tensor):
         gate_up_proj, down_proj = gate_up_proj.unpack()
     assert down_proj is not None
     order, offsets = expert_order_reference(experts, gate_up_proj.shape[0])
     order = order[: int(offsets[-1])]
-    rows = permute_reference(rounded_rows(x) if quantized else x, order, experts.shape[-1])
+    rows = permute_reference(_as_multiplied(x, weights_as_given), order, experts.shape[-1])
     hidden = grouped_swiglu_reference(rows, gate_up_proj, offsets).to(x.dtype)
-    down = grouped_gemm_reference(rounded_rows(hidden) if quantized else hidden, down_proj, offsets)
+    down = grouped_gemm_reference(_as_multiplied(hidden, weights_as_given), down_proj, offsets)
     return unpermute_reference(down, order, weights).to(x.dtype)
+
+
+def _as_multiplied(x: Tensor, weight: Tensor | PackedExperts | Int8Experts) -> Tensor:
+    """Activations as a product with such weights sees them."""
+    if isinstance(weight, Int8Experts):
+        return x.float()
+    return rounded_rows(x) if isinstance(weight, PackedExperts) and weight.quantized else x
 
 
 def moe_mlp(
     x: Tensor,
     weights: Tensor,
     experts: Tensor,
-    gate_up_proj: Tensor | PackedExperts,
+    gate_up_proj: Tensor | PackedExperts | Int8Experts,
     down_proj: Tensor | None = None,
 ) -> Tensor:
     """y = Σ over a token's experts of weight · down(silu(gate(x)) · up(x)), in one pass over the experts' weights.
@@ -52,7 +60,8 @@ def moe_mlp(
         weights: [T, k] routing weights, float32 or x's dtype.
         experts: [T, k] int32 or int64 in 0 .. E; E means "not mine" (expert parallelism) and adds nothing.
         gate_up_proj: [E, 2I, H] of x's dtype, gate rows first (the layout of transformers 5), or both weights packed
-            by :func:`pack_experts` (inference only; int8 and int4 weights take either dtype of x).
+            by :func:`pack_experts` (inference only; int8 and int4 weights take either dtype of x), or for a GPU in
+            bytes by :func:`quantize_experts` (inference only; elsewhere and for float32 x its reference runs).
         down_proj: [E, H, I] of x's dtype; absent when packed.
 
     Returns:
@@ -62,21 +71,23 @@ def moe_mlp(
         TypeError: an argument is no tensor or has another dtype.
         ValueError: a wrong shape, device or layout, or an expert out of range.
     """
-    packed = gate_up_proj if isinstance(gate_up_proj, PackedExperts) else None
+    packed = gate_up_proj if isinstance(gate_up_proj, PackedExperts | Int8Experts) else None
     num_experts = _check_weights(x, packed, gate_up_proj, down_proj)
     tokens, device = x.shape[0], x.device
     _check.tensor("moe_mlp", "weights", weights, dtypes=(torch.float32, x.dtype), shape=(tokens, "k"), device=device)
     shape = (tokens, weights.shape[1])
     _check.tensor("moe_mlp", "experts", experts, dtypes=_check.INDEX, shape=shape, device=device)
-    if not runs_natively(x, "moe_mlp" if packed is None else ""):
+    if not _runs_natively(x, packed):
         _check.index_range("moe_mlp", "experts", experts, num_experts)
         return moe_mlp_reference(x, weights, experts, gate_up_proj, down_proj)
     weights, experts = weights.float().contiguous(), experts.contiguous()
     try:
-        if packed is not None:
-            y: Tensor = overload("moe_mlp_packed")(
-                x, weights, experts, packed.gate_up, packed.down, packed.intermediate_size
+        if isinstance(packed, Int8Experts):
+            y: Tensor = overload("moe_mlp_int8")(
+                x, weights, experts, packed.gate_up, packed.gate_up_scale, packed.down, packed.down_scale
             )
+        elif packed is not None:
+            y = overload("moe_mlp_packed")(x, weights, experts, packed.gate_up, packed.down, packed.intermediate_size)
         else:
             y = differentiable("moe_mlp", x, weights, experts, gate_up_proj, down_proj)
     except RuntimeError:
@@ -86,14 +97,25 @@ def moe_mlp(
     return y
 
 
-def _check_weights(x: Tensor, packed: PackedExperts | None, gate_up_proj: object, down_proj: Tensor | None) -> int:
+def _runs_natively(x: Tensor, packed: PackedExperts | Int8Experts | None) -> bool:
+    if isinstance(packed, Int8Experts):
+        return x.device.type != "cpu" and x.dtype != torch.float32 and runs_natively(x, "moe_mlp_int8")
+    return runs_natively(x, "moe_mlp" if packed is None else "")
+
+
+def _check_weights(
+    x: Tensor, packed: PackedExperts | Int8Experts | None, gate_up_proj: object, down_proj: Tensor | None
+) -> int:
     """Check x against the experts' weights; how many experts there are."""
     op = "moe_mlp"
     _check.tensor(op, "x", x, dtypes=_check.FLOATING, shape=("T", "H"), rows_contiguous=True)
     like: dict[str, Any] = {"dtypes": (x.dtype,), "device": x.device}
     if packed is not None:
         _check.require(op, "down_proj", down_proj is None, "absent when the experts are packed", "a tensor")
-        check_format(op, "x", x, packed.format, packed.gate_up)
+        if isinstance(packed, PackedExperts):
+            check_format(op, "x", x, packed.format, packed.gate_up)
+        else:
+            _check.tensor(op, "gate_up", packed.gate_up, device=x.device)
         _check.require(op, "x", x.shape[1] == packed.hidden_size, f"[T, {packed.hidden_size}]", list(x.shape))
         return packed.num_experts
     _check.tensor(op, "gate_up_proj", gate_up_proj, shape=("E", "2I", x.shape[1]), rows_contiguous=True, **like)

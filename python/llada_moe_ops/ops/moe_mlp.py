@@ -68,7 +68,7 @@ def moe_mlp(
     _check.tensor("moe_mlp", "weights", weights, dtypes=(torch.float32, x.dtype), shape=(tokens, "k"), device=device)
     shape = (tokens, weights.shape[1])
     _check.tensor("moe_mlp", "experts", experts, dtypes=_check.INDEX, shape=shape, device=device)
-    if not runs_natively(x, "moe_mlp" if packed is None else ""):
+    if not runs_natively(x, "moe_mlp" if packed is None else "moe_mlp_packed"):
         _check.index_range("moe_mlp", "experts", experts, num_experts)
         return moe_mlp_reference(x, weights, experts, gate_up_proj, down_proj)
     weights, experts = weights.float().contiguous(), experts.contiguous()

@@ -149,7 +149,7 @@ def router(
         rows_contiguous=True,
     )
     _check_choice(op, gate_weight.shape[0], k, score, bias, num_groups, topk_groups, x.device)
-    if not runs_natively(x):
+    if not runs_natively(x, op):
         return router_reference(
             x,
             gate_weight,

@@ -176,7 +176,7 @@ def token_confidence(
         ValueError: a wrong shape, device, layout or range; no token left to choose; temperature without seed.
     """
     vocabulary, ids = _check_arguments(hidden, lm_head, temperature, seed, noise_keys, forbidden, mask_token_id)
-    if not runs_natively(hidden):
+    if not runs_natively(hidden, "token_confidence"):
         return token_confidence_reference(
             hidden,
             lm_head,

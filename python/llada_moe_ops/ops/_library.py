@@ -131,12 +131,12 @@ def has_cuda_kernel(op: str) -> bool:
 
 def _has_kernel_or_warns(op: str) -> bool:
     if op in _without_kernel and not torch.compiler.is_compiling() and not _without_kernel[op]:
-        _without_kernel[op] = True
         warnings.warn(
             f"{PACKAGE}: {op} has no CUDA kernel; its slow PyTorch reference runs on the GPU",
             RuntimeWarning,
             stacklevel=3,
         )
+        _without_kernel[op] = True
     return op not in _without_kernel
 
 

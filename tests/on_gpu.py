@@ -37,7 +37,7 @@ def to_gpu(value: Any) -> Any:
 
 def to_cpu(value: Any) -> Any:
     if isinstance(value, (tuple, list)):
-        return type(value)(map(to_cpu, value))
+        return tuple(map(to_cpu, value))
     return value.cpu() if isinstance(value, Tensor) else value
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,11 +13,12 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.gpu_check import build, machine, stages
+from benchmarks.gpu_check import build, machine, pytest_runs, reduced, sanitizer, stages
 from benchmarks.gpu_check.conformance import wrappers_of
 from benchmarks.gpu_check.pytest_runs import read_results
 from benchmarks.gpu_check.report import JSON_FILE, MARKDOWN_FILE, markdown, read_report, write_report
 from benchmarks.gpu_check.stage import Findings
+from tests import on_gpu
 from tests.emulate.micro_kernels import cases
 from tests.emulate.test_micro_kernels import LIBRARY
 
@@ -186,11 +188,18 @@ def test_results_that_are_damaged_are_begun_anew(tmp_path: Path) -> None:
     assert read_report(tmp_path) == {"stages": {}}
 
 
+TESTS = """
+import pytest
+def test_a(): pass
+def test_b(): assert 1 == 2, 'why'
+@pytest.mark.skip
+def test_c(): pass
+"""
+
+
 def test_the_failures_of_a_test_run(tmp_path: Path) -> None:
     test = tmp_path / "test_some.py"
-    test.write_text(
-        "import pytest\ndef test_a(): pass\ndef test_b(): assert 1 == 2, 'why'\n@pytest.mark.skip\ndef test_c(): pass\n"
-    )
+    test.write_text(TESTS)
     results = tmp_path / "results.xml"
     command = [sys.executable, "-m", "pytest", str(test), "-q", "-p", "no:cacheprovider", f"--junitxml={results}"]
     subprocess.run(command, capture_output=True, check=False, cwd=tmp_path)
@@ -198,6 +207,99 @@ def test_the_failures_of_a_test_run(tmp_path: Path) -> None:
     assert counts == {"passed": 1, "failed": 1, "skipped": 1}
     assert len(failures) == 1
     assert "test_b: AssertionError: why" in failures[0]
+
+
+def run_files(folder: Path, text: str, seconds: float = 60.0) -> Findings:
+    """What running one test file finds."""
+    path = folder / "test_some.py"
+    path.write_text(text)
+    findings = Findings(folder / "findings.json", seconds)
+    pytest_runs.run_files(findings, [path], options=[], environment={"WORD": "heard"}, seconds=seconds)
+    return findings
+
+
+@pytest.mark.parametrize(
+    ("text", "failure"),
+    [
+        ("import os\ndef test_a(): assert os.environ['WORD'] == 'heard'", None),
+        (TESTS, "test_b: AssertionError: why"),
+        ("import pytest\n@pytest.mark.skip\ndef test_a(): pass", "no test ran, 1 were skipped"),
+        ("import os\ndef test_a(): os.abort()", "pytest ended with status -6; last begun: "),
+        ("import nowhere", "ModuleNotFoundError|collection failure"),
+    ],
+)
+def test_a_test_file_in_a_process_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, failure: str | None
+) -> None:
+    monkeypatch.setattr(pytest_runs, "ROOT", tmp_path)
+    failures = run_files(tmp_path, text).values["failures"]
+    assert len(failures) == (failure is not None)
+    assert failure is None or re.search(failure, failures[0])
+
+
+def test_a_test_file_that_hangs_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(pytest_runs, "ROOT", tmp_path)
+    monkeypatch.setattr(pytest_runs, "LEAST_SECONDS", 3.0)
+    found = run_files(tmp_path, "import time\ndef test_a(): time.sleep(1000)", seconds=3.0)
+    assert found.values["failures"] == ["test_some.py: not done after 3 s; last begun: test_some.py::test_a"]
+
+
+def test_a_test_file_without_what_it_imports_is_left_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(pytest_runs, "ROOT", tmp_path)
+    monkeypatch.setattr(pytest_runs, "OPTIONAL", ("hypotheses",))
+    found = run_files(tmp_path, "from hypotheses import given")
+    assert found.values == {
+        "figures": [],
+        "failures": [],
+        "notes": ["test_some.py is left out: hypotheses is not installed"],
+    }
+
+
+SANITIZER = """#!/bin/sh
+case "$2" in
+memcheck) echo "5 calls"; echo "========= ERROR SUMMARY: 0 errors";;
+racecheck) echo "5 calls"; echo "========= Error: Race"; echo "========= RACECHECK SUMMARY: 1 hazard"; exit 99;;
+synccheck) echo "========= ERROR SUMMARY: 0 errors"; exit 1;;
+*) sleep 100;;
+esac
+"""
+
+
+def test_what_the_sanitizer_finds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    program = tmp_path / "compute-sanitizer"
+    program.write_text(SANITIZER)
+    program.chmod(0o755)
+    monkeypatch.setattr(sanitizer, "find_tool", lambda name: str(program))
+    findings = Findings(tmp_path / "findings.json", 14.0)
+    sanitizer.sanitizer(findings)
+    assert [figure["summary"] for figure in findings.values["figures"]] == ["0 errors", "1 hazard", "0 errors"]
+    assert [figure["calls"] for figure in findings.values["figures"]] == [5, 5, 0]
+    first, second, third = findings.values["failures"]
+    assert first == "racecheck: errors in the kernels: Error: Race"
+    assert second.startswith("synccheck: status 1")
+    assert third.startswith("initcheck: not done after ")
+
+
+def test_the_sanitizer_s_small_run_is_right_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reduced, "to_gpu", lambda value: value)
+    ran = set()
+    for call in reduced.calls():
+        reduced.check(call)
+        ran.add(call[0])
+    assert len(ran) == 12
+
+
+def test_a_view_stays_a_view_on_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.Tensor, "cuda", torch.Tensor.clone)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    base = torch.arange(60.0).view(3, 20)
+    for view in (base, base[1:, 3:9], base[:, ::2], base[1], base[:1].expand(5, 20), base.T, torch.zeros(0, 4)):
+        moved = on_gpu.to_gpu(view)
+        assert torch.equal(moved, view)
+        assert (moved.stride(), moved.storage_offset()) == (view.stride(), view.storage_offset())
+        assert moved.numel() == 0 or moved.data_ptr() != view.data_ptr()
+    double = on_gpu.on_gpu(lambda x, *, times: (x * times, None))
+    assert torch.equal(double(base, times=2)[0], base * 2)
 
 
 def test_the_build_takes_what_is_there(monkeypatch: pytest.MonkeyPatch) -> None:

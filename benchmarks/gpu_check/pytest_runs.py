@@ -18,6 +18,7 @@ from .stage import ROOT, Findings
 
 OPTIONAL = ("hypothesis", "pytest_benchmark")
 SHOWN_FAILURES = 12
+LEAST_SECONDS = 10.0  # for a file, whatever those before it took
 
 
 def missing_modules(path: Path) -> list[str]:
@@ -47,7 +48,7 @@ def run_files(
             continue
         # What the files before did not use is shared; one that hangs leaves the others their time.
         limit = 2 * (deadline - time.monotonic()) / (len(paths) - number + 1)
-        _run_file(findings, path, name, options, environment, max(limit, 10))
+        _run_file(findings, path, name, options, environment, max(limit, LEAST_SECONDS))
 
 
 def _run_file(
@@ -85,7 +86,9 @@ def _run_file(
         what = f"not done after {limit:.0f} s" if status is None else f"pytest ended with status {status}"
         print("\n".join(lines[-40:]), flush=True)
         findings.fail(f"{name}: {what}; last begun: {begun.strip()}")
-    elif status not in (0, 5) and not failures:
+    elif counts["passed"] + counts["failed"] == 0:
+        findings.fail(f"{name}: no test ran, {counts['skipped']} were skipped")
+    elif status != 0 and not failures:
         findings.fail(f"{name}: pytest ended with status {status}: {' '.join(lines[-3:])}")
 
 

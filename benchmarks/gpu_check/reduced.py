@@ -51,6 +51,10 @@ def calls() -> Iterator[Call]:
             yield "permute", ops.permute, ops.permute_reference, (rows, kept, shape[1]), {}
             yield "grouped_gemm", ops.grouped_gemm, ops.grouped_gemm_reference, (moved, gate_up, offsets), {}
             yield "grouped_swiglu", ops.grouped_swiglu, ops.grouped_swiglu_reference, (moved, gate_up, offsets), {}
+            weights_of_kept = weights.masked_fill(experts == shape[2], 0.0)
+            back = (torch.zeros(order.numel(), gate_up.shape[1]).to(dtype), order, weights_of_kept)
+            back[0][: len(kept)] = random(len(kept), gate_up.shape[1], seed=15)
+            yield "unpermute", ops.unpermute, ops.unpermute_reference, back, {}
             yield "moe_mlp", ops.moe_mlp, ops.moe_mlp_reference, (rows, weights, experts, gate_up, down), {}
     for queries, keys in ((9, 9), (5, 70), (70, 133)):
         q, k, v = (random(2, n, h, 64, seed=s) for n, h, s in ((queries, 4, 10), (keys, 2, 11), (keys, 2, 12)))

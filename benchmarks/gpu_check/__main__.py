@@ -59,6 +59,8 @@ def main() -> int:
     parser.add_argument("--library", type=Path, help="folder with built binaries, to be taken instead of building")
     parser.add_argument("--seconds", type=float, help="limit of each stage instead of its own")
     options = parser.parse_args()
+    if options.library is not None:
+        options.library = options.library.resolve()
     if unknown := set(options.stage) - set(names):
         parser.error(f"no stage {', '.join(sorted(unknown))}: there are {', '.join(names)}")
     wanted = [stage for stage in STAGES if not options.stage or stage.name in options.stage]

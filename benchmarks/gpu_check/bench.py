@@ -44,7 +44,11 @@ def bench(findings: Findings) -> None:
         if time.monotonic() > deadline:
             left_out.append(f"{case.group} {case.name}")
             continue
-        run_case(case, findings, clock, roofs, device.L2_cache_size, device.total_memory)
+        try:
+            run_case(case, findings, clock, roofs, device.L2_cache_size, device.total_memory)
+        except Exception as error:
+            findings.fail(f"{case.group}, {case.name}: {type(error).__name__}: {error}".splitlines()[0][:300])
+        torch._dynamo.reset()  # each case compiles for sizes of its own, and there is a limit to those of one function
         torch.cuda.empty_cache()
     if left_out:
         findings.note(f"no time was left for {', '.join(left_out)}")

@@ -90,8 +90,15 @@ def conformance(findings: Findings) -> None:
     import torch
 
     from tests.emulate.micro_kernels import cases
+    from tests.emulate.test_micro_kernels import LIBRARY
+
+    from .conformance_worker import LIBRARY as CUDA_LIBRARY
 
     gpu = torch.cuda.is_available()
+    for library in (LIBRARY, *([CUDA_LIBRARY] if gpu else [])):
+        if not library.exists():
+            findings.fail(f"{library} is missing: make gpu-check STAGE=build")
+            return
     hopper = gpu and torch.cuda.get_device_capability() == (9, 0)
     if not gpu:
         findings.note("no CUDA device: the emulator alone is compared with the manual's formulas")

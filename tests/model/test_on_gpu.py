@@ -6,12 +6,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from llada_moe_ops import KeyValueCache, LLaDAMoEConfig, LLaDAMoEModel, generate, score
-from llada_moe_ops.model import captured
+from llada_moe_ops import CheckpointError, KeyValueCache, LLaDAMoEConfig, LLaDAMoEModel, generate, score
+from llada_moe_ops.model import captured, checkpoint
 from llada_moe_ops.model.captured import CapturedPass, can_capture
 from llada_moe_ops.ops import _check
 from llada_moe_ops.sampling import CACHES, forward
@@ -141,6 +142,9 @@ def test_nothing_is_captured_on_the_cpu_or_under_hooks(monkeypatch: pytest.Monke
     monkeypatch.setattr(captured, "gpu_serves", lambda index: True)
     monkeypatch.setattr(captured, "has_cuda_kernel", lambda op: True)
     assert can_capture(tiny())
+    monkeypatch.setenv("LLADA_MOE_OPS_SYNC", "1")
+    assert not can_capture(tiny())
+    monkeypatch.delenv("LLADA_MOE_OPS_SYNC")
     hook = tiny().layers[1].register_forward_hook(lambda *_: None)
     assert not can_capture(tiny())
     hook.remove()
@@ -170,6 +174,29 @@ def test_a_model_on_a_gpu_is_not_packed(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(LLaDAMoEModel, "device", torch.device("cuda", 0))
     assert isinstance(model.pack().lm_head, Tensor)
     assert not any(value.requires_grad for value in model.parameters())
+
+
+@pytest.mark.parametrize("name", ["base-bf16", "combined-bf16", "expert-bias"])
+def test_every_weight_goes_to_the_device(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """The meta device stands in for a GPU: tensors there have shapes, no values."""
+    monkeypatch.setattr(checkpoint, "_usable_device", lambda device: torch.device("meta"))
+    model = LLaDAMoEModel.from_pretrained(GOLDEN / name, device="cuda")
+    plain = LLaDAMoEModel(model.config)
+    assert {key: value.shape for key, value in model.named_parameters()} == {
+        key: value.shape for key, value in plain.named_parameters()
+    }
+    assert all(value.is_meta and not value.requires_grad for value in model.parameters())
+    with pytest.raises(ValueError, match="quantization must be None on a GPU, got 'int8'"):
+        LLaDAMoEModel.from_pretrained(GOLDEN / name, device="cuda", quantization="int8")
+
+
+def test_packed_weights_are_the_cpu_s(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    LLaDAMoEModel.from_pretrained(GOLDEN / "base-fp32").save_packed(tmp_path)
+    monkeypatch.setattr(checkpoint, "_usable_device", lambda device: torch.device("cuda", 0))
+    with pytest.raises(
+        CheckpointError, match="packed for the CPU; for a GPU load the checkpoint they were packed from"
+    ):
+        LLaDAMoEModel.from_pretrained(tmp_path, device="cuda")
 
 
 @needs_gpu

@@ -4,6 +4,7 @@ GPU needs for the small ones of them.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,8 @@ Recorder = Callable[[Callable[[], Tensor]], tuple[Callable[[], None], Tensor]]
 
 def can_capture(model: LLaDAMoEModel) -> bool:
     """Whether a pass of this model is a series of kernels that nobody watches: on a GPU, no reference, no hooks."""
+    if os.environ.get("LLADA_MOE_OPS_SYNC") == "1":  # each op waits for its kernels
+        return False
     if model.device.type != "cuda" or not gpu_serves(model.device.index or 0) or not all(map(has_cuda_kernel, OPS)):
         return False
     return not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())

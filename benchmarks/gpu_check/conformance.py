@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import json
 import re
-import selectors
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from queue import Empty, Queue
+from threading import Thread
 from typing import Any
 
 from .stage import ROOT, Findings, run
@@ -46,18 +47,14 @@ class Worker:
     def __init__(self, gpu: bool) -> None:
         self.gpu = gpu
         self.process: subprocess.Popen[str] | None = None
+        self.lines: Queue[str | None] = Queue()
 
     def __call__(self, index: int) -> dict[str, Any]:
         """What became of a case: {"emulator": ..., "gpu": ...}, or {"error": ...}."""
-        if self.process is None or self.process.poll() is not None:
-            command = [sys.executable, "-m", f"{__package__}.conformance_worker", *(["--gpu"] if self.gpu else [])]
-            self.process = subprocess.Popen(
-                command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-            )
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(f"{index}\n")
-        self.process.stdin.flush()
+        process = self._running()
+        assert process.stdin is not None
+        process.stdin.write(f"{index}\n")
+        process.stdin.flush()
         said = []
         for line in self._lines():
             if line.startswith("{"):
@@ -69,13 +66,24 @@ class Worker:
         self.stop()
         return {"error": f"no answer within {CASE_SECONDS} s or a crash: {' '.join(said[-3:])}".strip()}
 
+    def _running(self) -> subprocess.Popen[str]:
+        if self.process is None:
+            command = [sys.executable, "-m", f"{__package__}.conformance_worker", *(["--gpu"] if self.gpu else [])]
+            pipe = subprocess.PIPE
+            self.process = subprocess.Popen(
+                command, cwd=ROOT, stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT, text=True
+            )
+            self.lines = Queue()
+            Thread(target=_read, args=(self.process.stdout, self.lines), daemon=True).start()
+        return self.process
+
     def _lines(self) -> Iterator[str]:
-        assert self.process is not None
-        assert self.process.stdout is not None
-        with selectors.DefaultSelector() as waiting:
-            waiting.register(self.process.stdout, selectors.EVENT_READ)
-            while waiting.select(CASE_SECONDS) and (line := self.process.stdout.readline()):
+        """Until the process ends, or says nothing for too long."""
+        try:
+            while (line := self.lines.get(timeout=CASE_SECONDS)) is not None:
                 yield line
+        except Empty:
+            return
 
     def stop(self) -> None:
         """End the process."""
@@ -83,6 +91,12 @@ class Worker:
             self.process.kill()
             self.process.wait()
             self.process = None
+
+
+def _read(stream: Iterable[str], lines: Queue[str | None]) -> None:
+    for line in stream:
+        lines.put(line)
+    lines.put(None)
 
 
 def conformance(findings: Findings) -> None:

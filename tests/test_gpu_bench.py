@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import full_size
-from benchmarks.gpu_check import attention, bench, experts, rows, step
+from benchmarks.gpu_check import attention, bench, bench_group, experts, rows, step
 from benchmarks.gpu_check.case import OURS, Case, Geometry, run_case
 from benchmarks.gpu_check.roofs import Roofs, figures
 from benchmarks.gpu_check.stage import Findings
@@ -71,7 +71,7 @@ def run_one(case: Case, findings: Findings) -> dict[str, dict[str, Any]]:
 
 
 def test_every_case_is_right_and_is_measured(findings: Findings) -> None:
-    for case in bench.all_cases(TINY):
+    for case in (case for make in bench_group.CASES.values() for case in make(TINY)):
         before = len(findings.values["notes"])
         run_one(case, findings)
         told = findings.values["notes"][before:]
@@ -150,7 +150,7 @@ def test_what_reads_on_the_host_is_not_captured(findings: Findings) -> None:
     clock = CpuClock()
     run_case(made_up(eager=("peer",)), findings, clock, ROOFS, 1 << 14, 1 << 30)
     assert clock.captured == 1
-    assert [figure["how"] for figure in findings.values["figures"]] == ["graph", "eager"]
+    assert {figure["run"]: figure["how"] for figure in findings.values["figures"]} == {OURS: "graph", "peer": "eager"}
 
 
 def test_every_call_of_a_graph_has_inputs_of_its_own() -> None:
@@ -219,6 +219,61 @@ def test_decode_steps_of_a_whole_model(monkeypatch: pytest.MonkeyPatch, findings
     assert set(found["steps"]) == {"4", "8"}
     assert found["steps"]["4"]["step_ms"]["min"] > 0
     assert "tokens_per_second_at_4_per_forward" in found["steps"]["8"]
+
+
+def run_some(findings: Findings, folder: Path, begin: int, measure: Callable[[Case], None], **more: Any) -> list[str]:
+    """Which of five cases are settled."""
+    settled: list[str] = []
+    cases = iter(made_up(name=f"N={number}") for number in range(5))
+    bench_group.run_cases(
+        cases, begin, folder / "begun", findings, measure, lambda: settled.append((folder / "begun").read_text())
+    )
+    return settled
+
+
+def test_a_group_goes_on_after_a_case(findings: Findings, tmp_path: Path) -> None:
+    def measure(case: Case) -> None:
+        if case.name == "N=3":
+            raise RuntimeError("no memory\nat all")
+
+    assert run_some(findings, tmp_path, 2, measure) == ["2", "3", "4"]
+    assert findings.values["failures"] == ["sum, N=3: RuntimeError: no memory"]
+    findings.seconds = 1.0
+    assert run_some(findings, tmp_path, 3, measure) == []
+    assert findings.values["notes"] == ["no time was left for sum N=3, sum N=4"]
+
+
+GROUP = """
+import argparse, os
+from pathlib import Path
+from benchmarks.gpu_check.stage import Findings
+parser = argparse.ArgumentParser()
+for name in ("group", "begin", "folder", "findings", "seconds"): parser.add_argument("--" + name)
+options = parser.parse_args()
+findings = Findings(Path(options.findings), 1.0)
+for number in range(int(options.begin), 4):
+    (Path(options.folder) / "begun").write_text(str(number))
+    findings.figure(group=options.group, case=number)
+    if number == 1: os.abort()
+"""
+
+
+def test_a_fault_ends_a_process_and_the_next_goes_on(
+    monkeypatch: pytest.MonkeyPatch, findings: Findings, tmp_path: Path
+) -> None:
+    package = tmp_path / "made_up"
+    package.mkdir()
+    (package / "bench_group.py").write_text(GROUP)
+    monkeypatch.setattr(bench, "__package__", "made_up")
+    monkeypatch.setattr(bench, "GROUPS", ("some",))
+    monkeypatch.setattr(bench, "clocks", dict)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    bench.bench(findings)
+    assert [figure["case"] for figure in findings.values["figures"]] == [0, 1, 2, 3]
+    assert findings.values["failures"] == ["some: the process ended with status -6 at case 2"]
+    findings.seconds = bench.RESERVE
+    bench.bench(findings)
+    assert "no time was left for some from case 1 on" in findings.values["notes"]
 
 
 def test_a_step_that_breaks_leaves_the_stage_be(monkeypatch: pytest.MonkeyPatch, findings: Findings) -> None:

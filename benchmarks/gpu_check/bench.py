@@ -1,58 +1,60 @@
 """Stage bench: the limits of this GPU, then ours and the peers at the sizes of the 7B model, each proved right first.
 
-Figures are of captured graphs on cold inputs (:mod:`.timing`). Cases with targets come first; those for which the
-stage's time does not suffice are named.
+Figures are of captured graphs on cold inputs (:mod:`.timing`). Each group runs in a process of its own, which a fault
+in a kernel ends; a new one goes on after the case at fault. Cases with targets come first; those for which the stage's
+time does not suffice are named.
 """
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import time
-import warnings
-from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
-import torch
-
-from . import attention, experts, rows, step
-from .case import Case, Geometry, run_case
+from .bench_group import GROUPS
 from .machine import clocks
-from .roofs import measure_roofs
-from .stage import Findings, run
-from .timing import CudaClock
+from .stage import ROOT, Findings, run
 
-RESERVE = 45.0  # seconds: no case is begun with less left
-
-
-def all_cases(geometry: Geometry) -> Iterator[Case]:
-    """Of every group."""
-    yield from experts.cases(geometry)
-    yield from attention.cases(geometry)
-    yield from rows.cases(geometry)
+RESERVE = 15.0  # seconds for the end of the stage
 
 
 def bench(findings: Findings) -> None:
     """Measure until all is done or the time is up."""
     deadline = time.monotonic() + findings.seconds - RESERVE
-    warnings.filterwarnings("error", message=".*has no CUDA kernel", category=RuntimeWarning)
-    torch.manual_seed(0)
-    clock, device = CudaClock(), torch.cuda.get_device_properties(0)
-    roofs = measure_roofs(findings, clock)
-    findings.note(f"clocks after measuring the limits: {clocks()}")
-    left_out = []
-    step.measure_steps(findings, clock, roofs)
-    torch.cuda.empty_cache()
-    for case in all_cases(Geometry()):
-        if time.monotonic() > deadline:
-            left_out.append(f"{case.group} {case.name}")
-            continue
-        try:
-            run_case(case, findings, clock, roofs, device.L2_cache_size, device.total_memory)
-        except Exception as error:
-            findings.fail(f"{case.group}, {case.name}: {type(error).__name__}: {error}".splitlines()[0][:300])
-        torch._dynamo.reset()  # each case compiles for sizes of its own, and there is a limit to those of one function
-        torch.cuda.empty_cache()
-    if left_out:
-        findings.note(f"no time was left for {', '.join(left_out)}")
-    findings.note(f"clocks at the end: {clocks()}")
+    with TemporaryDirectory() as folder:
+        for group in GROUPS:
+            begin: int | None = 0
+            while begin is not None:
+                begin = run_group(findings, group, begin, deadline, Path(folder))
+            findings.note(f"clocks after {group}: {clocks()}")
+
+
+def run_group(findings: Findings, group: str, begin: int, deadline: float, folder: Path) -> int | None:
+    """Run a group from its case number ``begin`` on; the case with which to go on after a fault, or None."""
+    path, begun, seconds = folder / "findings.json", folder / "begun", deadline - time.monotonic()
+    if seconds <= 0:
+        findings.note(f"no time was left for {group} from case {begin + 1} on")
+        return None
+    for stale in (path, begun):
+        stale.unlink(missing_ok=True)
+    command = [sys.executable, "-m", f"{__package__}.bench_group", "--findings", str(path), "--seconds", str(seconds)]
+    command += ["--group", group, "--begin", str(begin), "--folder", str(folder)]
+    try:
+        status: int | None = subprocess.run(command, cwd=ROOT, timeout=seconds, check=False).returncode
+    except subprocess.TimeoutExpired:
+        status = None
+    if path.exists():
+        findings.extend(json.loads(path.read_text(encoding="utf-8")))
+    if status is None:
+        findings.note(f"{group}: not done when the stage's time was up")
+    if status in (None, 0, 1):
+        return None
+    at = int(begun.read_text()) if begun.exists() else None
+    findings.fail(f"{group}: the process ended with status {status}" + ("" if at is None else f" at case {at + 1}"))
+    return None if at is None else at + 1
 
 
 if __name__ == "__main__":

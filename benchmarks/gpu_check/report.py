@@ -89,7 +89,8 @@ def _timings(figures: Sequence[Row]) -> Iterable[str]:
         rows = []
         members = [figure for figure in figures if figure["group"] == group]
         ours = {figure["case"]: figure["median_us"] for figure in members if figure["run"] == "ours"}
-        for figure in members:
+        order = {case: number for number, case in enumerate(dict.fromkeys(figure["case"] for figure in members))}
+        for figure in sorted(members, key=lambda one: (order[one["case"]], one["run"] != "ours")):
             mine = ours.get(figure["case"])
             ratio = f"{figure['median_us'] / mine:.2f}" if mine and figure["run"] != "ours" else ""
             rows.append(

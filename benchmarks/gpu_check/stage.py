@@ -34,6 +34,12 @@ class Findings:
         self.values[kind].append(value)
         write_aside(self.path, json.dumps(self.values))
 
+    def extend(self, values: dict[str, list[Any]]) -> None:
+        """What another process found."""
+        for kind, found in values.items():
+            self.values[kind] += found
+        write_aside(self.path, json.dumps(self.values))
+
     def figure(self, **values: Any) -> None:
         """One row of the stage's table."""
         self._add("figures", values)

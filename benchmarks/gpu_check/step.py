@@ -24,7 +24,7 @@ def random_model(layers: int = FULL_LAYERS, device: str = "cuda") -> LLaDAMoEMod
 
 
 @torch.inference_mode()
-def measure_steps(findings: Findings, clock: Clock, roofs: Roofs) -> None:
+def measure_steps(findings: Findings, clock: Clock, roofs: Roofs | None) -> None:
     """A figure for each block; what breaks is said and leaves the rest of the stage be."""
     try:
         model = random_model()

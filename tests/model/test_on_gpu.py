@@ -56,7 +56,7 @@ def test_cuda_forward_agrees_with_the_cpu_s(seed: int) -> None:
     mask = torch.ones_like(ids)
     mask[1, :seed] = 0
     expected = tiny(dtype)(ids, mask).logits.float()
-    with emulated(seed):
+    with emulated(seed, "sm80" if seed % 4 > 1 else ""):
         logits = tiny(dtype)(ids, mask).logits.float()
     real = mask.bool()
     assert float((logits - expected)[real].norm() / expected[real].norm()) < tolerance

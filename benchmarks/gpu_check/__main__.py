@@ -59,6 +59,7 @@ def main() -> int:
     parser.add_argument("--library", type=Path, help="folder with built binaries, to be taken instead of building")
     parser.add_argument("--seconds", type=float, help="limit of each stage instead of its own")
     options = parser.parse_args()
+    options.output = options.output.resolve()
     if options.library is not None:
         options.library = options.library.resolve()
     if unknown := set(options.stage) - set(names):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from . import attention, experts, rows, step
+from . import attention, experts, rows
 from .case import Case, Geometry, run_case
 from .roofs import Roofs, measure_roofs
 from .stage import Findings
@@ -78,6 +78,8 @@ def run_group(group: str, begin: int, folder: Path, findings: Findings, clock: C
         return
     roofs = Roofs(**json.loads(limits.read_text(encoding="utf-8"))) if limits.exists() else None
     if group == STEP:
+        from . import step  # needs what reads checkpoints, which the ops do without
+
         step.measure_steps(findings, clock, roofs)
         return
     device = torch.cuda.get_device_properties(0)

@@ -16,7 +16,7 @@ from typing import Any
 
 from .stage import ROOT, Findings
 
-OPTIONAL = ("hypothesis", "pytest_benchmark")
+OPTIONAL = ("hypothesis", "pytest_benchmark", "safetensors")
 SHOWN_FAILURES = 12
 LEAST_SECONDS = 10.0  # for a file, whatever those before it took
 

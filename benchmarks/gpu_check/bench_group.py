@@ -102,6 +102,7 @@ def main() -> int:
     findings = Findings(options.findings, options.seconds)
     warnings.filterwarnings("error", message=".*has no CUDA kernel", category=RuntimeWarning)
     torch.manual_seed(0)
+    torch.set_grad_enabled(False)
     run_group(options.group, options.begin, options.folder, findings, CudaClock())
     return 1 if findings.values["failures"] else 0
 

@@ -23,7 +23,6 @@ def random_model(layers: int = FULL_LAYERS, device: str = "cuda") -> LLaDAMoEMod
     return model.to_empty(device=device).initialize().requires_grad_(False).eval()
 
 
-@torch.inference_mode()
 def measure_steps(findings: Findings, clock: Clock, roofs: Roofs | None) -> None:
     """A figure for each block; what breaks is said and leaves the rest of the stage be."""
     try:
@@ -31,8 +30,9 @@ def measure_steps(findings: Findings, clock: Clock, roofs: Roofs | None) -> None
         # Each step reads every weight but the embedding's, of which it reads a row for each token.
         weights = sum(value.nbytes for value in model.parameters()) - model.embed_tokens.nbytes
         for tokens in BLOCKS:
-            replay, _ = record_cuda_graph(decode_step(model, tokens)[0])
-            taken = sorted(clock.seconds(replay) for _ in range(REPLAYS))
+            with torch.inference_mode():
+                replay, _ = record_cuda_graph(decode_step(model, tokens)[0])
+                taken = sorted(clock.seconds(replay) for _ in range(REPLAYS))
             times = Times(taken[0], taken[len(taken) // 2], "graph")
             case = f"block of {tokens}, {len(model.layers)} layers"
             values = figures(times, bytes_moved=float(weights), roofs=roofs)

@@ -226,6 +226,10 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="also write the figures there as JSON")
     parser.add_argument("--measure", type=float, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch sees no CUDA device")
+    if options.device == "cuda" and (options.quantization or options.packed):
+        parser.error("--device cuda: quantised and packed weights are the CPU's")
     if options.measure:
         print(json.dumps(measure(options.folder, options)))
         return

@@ -276,6 +276,18 @@ def test_a_fault_ends_a_process_and_the_next_goes_on(
     assert "no time was left for some from case 1 on" in findings.values["notes"]
 
 
+def test_a_group_that_says_nothing_has_failed(
+    monkeypatch: pytest.MonkeyPatch, findings: Findings, tmp_path: Path
+) -> None:
+    package = tmp_path / "made_up"
+    package.mkdir()
+    (package / "bench_group.py").write_text("raise SystemExit(1)")
+    monkeypatch.setattr(bench, "__package__", "made_up")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert bench.run_group(findings, "some", 0, time.monotonic() + 60, tmp_path) is None
+    assert findings.values["failures"] == ["some: the process ended with status 1"]
+
+
 def test_a_step_that_breaks_leaves_the_stage_be(monkeypatch: pytest.MonkeyPatch, findings: Findings) -> None:
     def out_of_memory() -> None:
         raise torch.OutOfMemoryError("14 GB are not there")

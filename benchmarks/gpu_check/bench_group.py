@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -103,7 +104,11 @@ def main() -> int:
     warnings.filterwarnings("error", message=".*has no CUDA kernel", category=RuntimeWarning)
     torch.manual_seed(0)
     torch.set_grad_enabled(False)
-    run_group(options.group, options.begin, options.folder, findings, CudaClock())
+    try:
+        run_group(options.group, options.begin, options.folder, findings, CudaClock())
+    except Exception as error:
+        traceback.print_exc()
+        findings.fail(f"{options.group}: {type(error).__name__}: {error}".splitlines()[0][:300])
     return 1 if findings.values["failures"] else 0
 
 

@@ -126,7 +126,7 @@ def runs_natively(x: Tensor, op: str = "") -> bool:
 
 def has_cuda_kernel(op: str) -> bool:
     """Whether this build has a CUDA kernel for an op."""
-    return bool(torch._C._dispatch_has_kernel_for_dispatch_key(f"{NAMESPACE}::{op}", "CUDA"))
+    return _loaded and bool(torch._C._dispatch_has_kernel_for_dispatch_key(f"{NAMESPACE}::{op}", "CUDA"))
 
 
 def _has_kernel_or_warns(op: str) -> bool:

@@ -4,6 +4,7 @@
 # make peers   other implementations to compare with, in an environment of their own (3 GB; llama.cpp is compiled)
 # make lint    ruff, mypy, clang-format
 # make sanitize  the C++ tests on a ThreadSanitizer build, the op tests on an AddressSanitizer + UBSan build
+# make gpu-check  on a machine with a GPU, with the Python, torch and nvcc found there and no network: build, tests, figures
 # make clean   remove what the targets made
 
 PYTHON ?= python3
@@ -33,7 +34,7 @@ $(PEERS_VENV)/try-llama-cpp-python: export CMAKE_ARGS := -DGGML_NATIVE=ON -DMTMD
 # Threads that wait sleep: spinning, as OpenMP does by default, is 10 x slower when another process shares a core.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test bench peers lint sanitize clean
+.PHONY: demo test bench peers lint sanitize gpu-check clean
 
 demo: $(VENV)/installed
 	$(BIN)/llada-moe demo
@@ -59,6 +60,10 @@ lint: $(VENV)/installed $(VENV)/lint-tools
 
 sanitize: $(VENV)/installed $(VENV)/test-tools
 	PYTHON=$(BIN)/python tests/sanitize.sh
+
+# STAGE=bench runs one stage (CONTRIBUTING.md names them), OUTPUT= says where the results go.
+gpu-check:
+	@$(PYTHON) -m benchmarks.gpu_check $(STAGE) $(if $(OUTPUT),--output $(OUTPUT)) $(if $(LIBRARY),--library $(LIBRARY))
 
 $(VENV)/torch:
 	@command -v $(PYTHON) >/dev/null || { echo "make: Python 3.10 or newer is needed: install python3, or set PYTHON="; exit 1; }

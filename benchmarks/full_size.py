@@ -7,6 +7,7 @@ mapped files. Time to the first step counts from the start of that process, impo
     python benchmarks/full_size.py                 # all 16 layers: 14 GB on disk, about 15 GB of memory
     python benchmarks/full_size.py --layers 2      # smaller machines; whole-model figures are then extrapolated
     python benchmarks/full_size.py --quantization int4 --packed     # written by llada-moe pack first, then mapped
+    python benchmarks/full_size.py --device cuda   # decode steps as CUDA graphs: a block against a canvas in the cache
 """
 
 from __future__ import annotations
@@ -18,16 +19,21 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
-from llada_moe_ops import LLaDAMoEConfig, LLaDAMoEModel
+from llada_moe_ops import KeyValueCache, LLaDAMoEConfig, LLaDAMoEModel, ops
 from llada_moe_ops.machine import processor
+from llada_moe_ops.model.captured import CapturedPass, record_cuda_graph
+from llada_moe_ops.model.inputs import KeyMask, Place
 from safetensors.torch import save_file
 
 FULL_LAYERS = 16
+CANVAS = 1024  # positions of which a decode step recomputes a block
+COMMITTED = 4  # tokens per forward at which tokens per second are stated
 MEMORY = {"VmHWM": "peak", "VmRSS": "now", "RssAnon": "anonymous", "RssFile": "mapped"}
 
 
@@ -90,28 +96,32 @@ def resident() -> dict[str, float]:
     return {name: round(kib[key] / 2**20, 2) for key, name in MEMORY.items()}
 
 
-def measure(folder: Path, quantization: str | None, counts: list[int], repeats: int, started: float) -> dict[str, Any]:
-    """Load, then time forward passes of so many tokens; run in a fresh process, which began at time ``started``."""
+def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Load, then time steps of so many tokens; in a fresh process, which began at the time ``options.measure``."""
     before = time.perf_counter()
-    model = LLaDAMoEModel.from_pretrained(folder, quantization=quantization, progress=sys.stderr.isatty())
+    model = LLaDAMoEModel.from_pretrained(
+        folder, quantization=options.quantization, device=options.device, progress=sys.stderr.isatty()
+    )
     load_seconds = time.perf_counter() - before
     loaded = resident()
+    if options.device == "cuda":
+        return {"load_seconds": round(load_seconds, 2), **measure_on_gpu(model, options.tokens, options.repeats)}
     marks: list[float] = []
     for layer in model.layers:
         layer.register_forward_pre_hook(lambda *_: marks.append(time.perf_counter()))
     model.layers[-1].register_forward_hook(lambda *_: marks.append(time.perf_counter()))
     steps: dict[str, Any] = {}
     first_step = 0.0
-    for tokens in counts:
+    for tokens in options.tokens:
         ids = torch.randint(0, 150_000, (1, tokens), generator=torch.Generator().manual_seed(1))
         passes, layers = [], []
-        for _ in range(repeats):
+        for _ in range(options.repeats):
             marks.clear()
             before = time.perf_counter()
             with torch.no_grad():
                 finite = bool(model(ids).logits.isfinite().all())
             passes.append(time.perf_counter() - before)
-            first_step = first_step or time.time() - started
+            first_step = first_step or time.time() - options.measure
             layers += [after - before for before, after in itertools.pairwise(marks)]
             assert finite, "logits must be finite"
         steps[str(tokens)] = {"forward_ms": milliseconds(passes), "layer_ms": milliseconds(layers)}
@@ -127,6 +137,65 @@ def measure(folder: Path, quantization: str | None, counts: list[int], repeats: 
         "seconds_to_first_step": round(first_step, 2),
         "resident_gib_after_load": loaded,
         "resident_gib_after_steps": resident(),
+        "steps": steps,
+    }
+
+
+def decode_step(model: LLaDAMoEModel, tokens: int) -> tuple[Callable[[], torch.Tensor], Place, torch.Tensor]:
+    """(a step of the block at the end of a canvas, whose other keys and values are kept; its place; its tokens).
+
+    The step is everything from token ids to the head's choice at every position, and reads nothing on the host.
+    """
+    length, vocabulary = max(CANVAS, tokens), model.config.vocab_size
+    ids = torch.randint(0, vocabulary, (1, length), generator=torch.Generator().manual_seed(1)).to(model.device)
+    cache = KeyValueCache(model, 1, length)
+    model.hidden(ids, cache=cache)
+    place = Place(torch.arange(length - tokens, length, device=model.device)[None], KeyMask(), cache)
+    block = ids[:, -tokens:].contiguous()
+
+    def step() -> torch.Tensor:
+        hidden = model.run(block, place)[0]
+        return ops.token_confidence(hidden, model.lm_head, mask_token_id=model.config.mask_token_id).token
+
+    return step, place, block
+
+
+def device_seconds(call: Callable[[], Any]) -> float:
+    """A GPU's time of a call, between two events."""
+    events = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
+    events[0].record()
+    call()
+    events[1].record()
+    events[1].synchronize()
+    return float(events[0].elapsed_time(events[1])) * 1e-3
+
+
+@torch.inference_mode()
+def measure_on_gpu(model: LLaDAMoEModel, counts: list[int], repeats: int) -> dict[str, Any]:
+    """Decode steps as CUDA graphs, and the host's part of each: copying the inputs and launching the graph."""
+    steps: dict[str, Any] = {}
+    for tokens in counts:
+        step, place, block = decode_step(model, tokens)
+        replay, chosen = record_cuda_graph(step)
+        times = [device_seconds(replay) for _ in range(repeats)]
+        assert bool((chosen >= 0).all()), "logits must be finite"
+        captured = CapturedPass(model, place.cache, block, place.positions, None)
+        host = []
+        for _ in range(repeats):
+            before = time.perf_counter()
+            captured(block, place.positions, None)
+            host.append(time.perf_counter() - before)
+            torch.cuda.synchronize()
+        steps[str(tokens)] = {
+            "step_ms": milliseconds(times),
+            "host_us": round(median(host) * 1e6, 1),
+            f"tokens_per_second_at_{COMMITTED}_per_forward": round(COMMITTED / median(times), 1),
+        }
+    return {
+        "device": torch.cuda.get_device_name(),
+        "canvas": CANVAS,
+        "layers": len(model.layers),
+        "gpu_memory_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2),
         "steps": steps,
     }
 
@@ -151,14 +220,18 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, nargs="+", default=[1, 32, 64, 128], help="of the forward passes")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--quantization", choices=["int8", "int4"], help="default: bf16, as the checkpoint is")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--packed", action="store_true", help="measure the form that llada-moe pack writes")
     parser.add_argument("--folder", type=Path, help="where the checkpoint is written, or found (default: temporary)")
     parser.add_argument("--output", type=Path, help="also write the figures there as JSON")
     parser.add_argument("--measure", type=float, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch sees no CUDA device")
+    if options.device == "cuda" and (options.quantization or options.packed):
+        parser.error("--device cuda: quantised and packed weights are the CPU's")
     if options.measure:
-        figures = measure(options.folder, options.quantization, options.tokens, options.repeats, options.measure)
-        print(json.dumps(figures))
+        print(json.dumps(measure(options.folder, options)))
         return
     figures: dict[str, Any] = {"processor": processor(), "torch": torch.__version__}
     with tempfile.TemporaryDirectory() as temporary:
@@ -173,7 +246,7 @@ def main() -> None:
                 figures["pack_seconds"] = round(write_packed(folder, target, options.quantization), 2)
             folder = target
         command = [sys.executable, __file__, "--folder", str(folder), "--repeats", str(options.repeats)]
-        command += ["--tokens", *map(str, options.tokens)]
+        command += ["--device", options.device, "--tokens", *map(str, options.tokens)]
         command += ["--quantization", options.quantization] if options.quantization else []
         command += ["--measure", repr(time.time())]
         figures |= json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)

@@ -1,6 +1,7 @@
 """The CUDA kernels run on the CPU by the emulator, in place of the CPU's own: the library and its settings.
 
 ``LLADA_MOE_OPS_EMULATE_DIR`` names a folder with another build of the library (a sanitizer's, say).
+``LLADA_MOE_OPS_TEST_DEVICE=cuda`` runs on a GPU what would run in the emulator; the seeds are repetitions then.
 """
 
 from __future__ import annotations
@@ -18,18 +19,27 @@ import torch
 from llada_moe_ops.ops import _library
 from llada_moe_ops.ops._library import extension
 
+from tests.on_gpu import GpuOps, missing
+
 NAMESPACE = "llada_moe_emulated"
 FOLDER = Path(os.environ.get("LLADA_MOE_OPS_EMULATE_DIR") or Path(__file__).resolve().parent.parent / "build/emulate")
 LIBRARY = FOLDER / f"lib{NAMESPACE}.so"
 SEEDS = range(8)
 MULTIPROCESSORS = 4
 PATHS = ("sm80", "sm90a")
+ON_GPU = os.environ.get("LLADA_MOE_OPS_TEST_DEVICE") == "cuda"
 
-needs_emulator = pytest.mark.skipif(
-    not LIBRARY.exists(), reason=f"no emulated kernels in {FOLDER}: build with -DLLADA_MOE_OPS_EMULATE=ON"
+needs_emulator = (
+    pytest.mark.skipif(missing() is not None, reason=f"LLADA_MOE_OPS_TEST_DEVICE=cuda, but {missing()}")
+    if ON_GPU
+    else pytest.mark.skipif(
+        not LIBRARY.exists(), reason=f"no emulated kernels in {FOLDER}: build with -DLLADA_MOE_OPS_EMULATE=ON"
+    )
 )
-# For a fixture: the CPU's kernels, then CUDA's under several orders of threads and blocks.
-KERNELS = ["native", *(pytest.param(seed, marks=needs_emulator, id=f"cuda-{seed}") for seed in SEEDS)]
+# For a fixture: the CPU's kernels, then CUDA's under several orders of threads and blocks, then on a GPU where one is.
+KERNELS: list[Any] = ["native", *(pytest.param(seed, marks=needs_emulator, id=f"cuda-{seed}") for seed in SEEDS)]
+if missing() is None:
+    KERNELS.append("cuda")
 
 
 @cache
@@ -43,25 +53,36 @@ def _loaded() -> ctypes.CDLL:
 
 def emulated_ops(seed: int = 0) -> Any:
     """``torch.ops.llada_moe_emulated`` under a scheduler's seed, which also draws how many blocks run interleaved."""
+    if ON_GPU:
+        return GpuOps()
     _loaded().llada_emulate_configure(seed, 1 + seed % 4, MULTIPROCESSORS)
     return getattr(torch.ops, NAMESPACE)
 
 
-@contextmanager
-def emulated(seed: int, path: str = "") -> Iterator[None]:
-    """The package's functions run the emulated kernels on CPU tensors; without gradients.
-
-    Args:
-        seed: of the scheduler.
-        path: "sm80" or "sm90a" forces one where an op has both.
-    """
-    ops, before = emulated_ops(seed), dict(_library._overloads)
+def _emulated_overloads(seed: int) -> dict[str, Any]:
+    ops = emulated_ops(seed)
     names = [
         name.split("::")[1].split(".")[0]
         for name in torch._C._dispatch_get_all_op_names()
         if name.startswith(f"{NAMESPACE}::")
     ]
-    _library._overloads.update({name: getattr(ops, name).default for name in names})
+    return {name: getattr(ops, name).default for name in names}
+
+
+@contextmanager
+def emulated(seed: int | str, path: str = "") -> Iterator[None]:
+    """The package's functions run the emulated kernels on CPU tensors; without gradients.
+
+    Args:
+        seed: of the scheduler; "cuda": on a GPU instead.
+        path: "sm80" or "sm90a" forces one where an op has both.
+    """
+    before = dict(_library._overloads)
+    _library._overloads.update(
+        {name: getattr(GpuOps(), name) for name in GpuOps()}
+        if ON_GPU or isinstance(seed, str)
+        else _emulated_overloads(seed)
+    )
     extension().force_isa(path)
     try:
         yield

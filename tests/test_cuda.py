@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,29 @@ def test_a_gpu_that_is_not_served_warns_once(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.warns(RuntimeWarning, match="no CUDA kernels.*references run instead"):
         assert not _library.gpu_serves(0)
     assert not _library.gpu_serves(0)
+
+
+def test_an_op_without_a_cuda_kernel_warns_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    class OnGpu(torch.Tensor):
+        device = torch.device("cuda", 0)
+
+    x = torch.zeros(2).as_subclass(OnGpu)
+    monkeypatch.setattr(_library, "_gpus", {0: True})
+    monkeypatch.setattr(_library, "_loaded", True)
+    monkeypatch.setattr(_library, "_without_kernel", {"attention": False})
+    with pytest.warns(RuntimeWarning, match="attention has no CUDA kernel; its slow PyTorch reference runs on the GPU"):
+        assert not _library.runs_natively(x, "attention")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert not _library.runs_natively(x, "attention")
+        assert not _library.runs_natively(x)
+        assert _library.runs_natively(x, "linear")
+
+
+@needs_cuda_build
+def test_the_build_knows_its_cuda_kernels() -> None:
+    assert _library.has_cuda_kernel("linear")
+    assert not _library.has_cuda_kernel("linear_packed")
 
 
 def test_float16_is_a_dtype_of_gpus_alone() -> None:

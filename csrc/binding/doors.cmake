@@ -28,9 +28,16 @@ endif()
 # --- NumPy and DLPack door
 execute_process(COMMAND ${Python_EXECUTABLE} -m pybind11 --cmakedir
                 OUTPUT_VARIABLE pybind11_ROOT OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
-find_package(pybind11 CONFIG REQUIRED)
+find_package(pybind11 CONFIG QUIET)
 file(GLOB LLADA_NUMPY_SOURCES CONFIGURE_DEPENDS csrc/binding/numpy/*.cpp)
-pybind11_add_module(_C MODULE NO_EXTRAS ${LLADA_NUMPY_SOURCES})
+if(pybind11_FOUND)
+  pybind11_add_module(_C MODULE NO_EXTRAS ${LLADA_NUMPY_SOURCES})
+else()
+  # torch brings pybind11's headers
+  Python_add_library(_C MODULE WITH_SOABI ${LLADA_NUMPY_SOURCES})
+  target_include_directories(_C SYSTEM PRIVATE ${LLADA_MOE_OPS_TORCH_DIR}/include)
+  set_target_properties(_C PROPERTIES CXX_VISIBILITY_PRESET hidden)
+endif()
 target_link_libraries(_C PRIVATE llada_moe_core)
 target_compile_definitions(_C PRIVATE $<$<BOOL:${LLADA_CUDA}>:LLADA_CUDA>)
 

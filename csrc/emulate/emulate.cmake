@@ -41,6 +41,20 @@ llada_emulated_sources(llada_moe_micro_kernels ${LLADA_MICRO_KERNELS})
 set_target_properties(llada_moe_micro_kernels PROPERTIES LIBRARY_OUTPUT_DIRECTORY ${LLADA_MOE_OPS_EMULATE_DIR}
                                                          CXX_VISIBILITY_PRESET hidden)
 
+# ... and by nvcc, for a GPU to be compared with the emulator (make gpu-check)
+if(LLADA_CUDA)
+  set(LLADA_MICRO_KERNEL_OBJECTS "")
+  set(targets -gencode=arch=compute_80,code=compute_80 -gencode=arch=compute_80,code=sm_80)
+  llada_compile_cuda(${CMAKE_CURRENT_SOURCE_DIR}/tests/emulate/micro_kernels_sm80.cu LLADA_MICRO_KERNEL_OBJECTS ${targets}
+                     -gencode=arch=compute_90,code=sm_90)
+  llada_compile_cuda(${CMAKE_CURRENT_SOURCE_DIR}/tests/emulate/micro_kernels_sm90.cu LLADA_MICRO_KERNEL_OBJECTS
+                     -gencode=arch=compute_90a,code=sm_90a)
+  add_library(llada_moe_micro_kernels_cuda MODULE ${LLADA_MICRO_KERNEL_OBJECTS})
+  target_link_libraries(llada_moe_micro_kernels_cuda PRIVATE ${LLADA_CUDART_STATIC} ${CMAKE_DL_LIBS} Threads::Threads rt)
+  set_target_properties(llada_moe_micro_kernels_cuda PROPERTIES LINKER_LANGUAGE CXX
+                                                                LIBRARY_OUTPUT_DIRECTORY ${LLADA_MOE_OPS_EMULATE_DIR})
+endif()
+
 add_executable(planted_faults tests/emulate/planted_faults.cpp $<TARGET_OBJECTS:llada_moe_emulate_runtime>)
 target_include_directories(planted_faults PRIVATE csrc ${CMAKE_CURRENT_SOURCE_DIR})
 target_compile_definitions(planted_faults PRIVATE LLADA_EMULATE)

@@ -127,7 +127,7 @@ def barriers(rng: np.random.Generator) -> Iterator[Case]:
     votes = rng.integers(0, 1001, 96, dtype=np.uint32)
     result = [np.sum(votes & 1), np.all(votes < 1000), np.any(votes == 1000)]
     yield Case("block_vote", (), votes, np.tile(np.array(result, np.int32), (96, 1)))
-    exchanged = rng.integers(0, 2**32, 256, dtype=np.uint32)
+    exchanged = rng.integers(0, 2**32, 384, dtype=np.uint32)
     yield Case("hints", (), exchanged, exchanged)
 
 

@@ -157,13 +157,14 @@ __global__ void wgmma_registers_kernel(const uint4* in, float* out) {
   for (int i = 0; i < kColumns / 2; ++i) out[threadIdx.x * (kColumns / 2) + i] = d[i];
 }
 
-// Instructions without a result: two warpgroups exchange registers between the calls of dependent launch.
-__global__ void __launch_bounds__(2 * kGroup) hints_kernel(const unsigned* in, unsigned* out) {
+// Instructions without a result: warpgroups exchange registers between the calls of dependent launch. Of the 168 that
+// 384 threads may have each at entry, which the bound of one block tells, the first group keeps 40.
+__global__ void __launch_bounds__(3 * kGroup, 1) hints_kernel(const unsigned* in, unsigned* out) {
   ptx::wait_for_previous_kernel();
   if (threadIdx.x < kGroup) {
     ptx::set_max_registers_down<40>();
   } else {
-    ptx::set_max_registers_up<128>();
+    ptx::set_max_registers_up<232>();
   }
   out[threadIdx.x] = in[threadIdx.x];
   ptx::launch_next_kernel();
@@ -214,7 +215,7 @@ MICRO_KERNEL(stmatrix_4, stmatrix_kernel<4, false>, in, out)
 MICRO_KERNEL(stmatrix_trans_1, stmatrix_kernel<1, true>, in, out)
 MICRO_KERNEL(stmatrix_trans_2, stmatrix_kernel<2, true>, in, out)
 MICRO_KERNEL(stmatrix_trans_4, stmatrix_kernel<4, true>, in, out)
-MICRO_KERNEL(hints, hints_kernel, in, out, 2 * kGroup)
+MICRO_KERNEL(hints, hints_kernel, in, out, 3 * kGroup)
 
 // in: planes x rows x columns elements of element_bytes, contiguous (planes = 0: one matrix).
 EXPORT tile_copy(const void* in, void* out, int element_bytes, int columns, int rows, int planes, int column, int row,

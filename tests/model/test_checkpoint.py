@@ -184,7 +184,9 @@ def test_hub_id_while_offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"device": "cuda"}, "device must be"),
+        ({"device": "cuda:99"}, r"device must be one that torch sees, got 'cuda:99': it sees \d+ CUDA devices"),
+        ({"device": "mps"}, 'device must be "cpu" or "cuda", got \'mps\''),
+        ({"device": "nowhere"}, 'device must be "cpu" or "cuda", got \'nowhere\''),
         ({"quantization": "int2"}, "quantization must be None or one of int8, int4, got 'int2'"),
         ({"quantization": "int8", "pack": False}, "quantization must be None for a model that is not packed"),
         ({"dtype": torch.float64}, "dtype must be torch.float32 or torch.bfloat16"),

@@ -233,6 +233,19 @@ def test_the_core_checks_too() -> None:
             op(*good[:index], value, *good[index + 1 :])
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_plain_weights_give_the_same_bits(dtype: torch.dtype, variant: str) -> None:
+    """They take the ops one by one, as on a GPU."""
+    values = arguments(SHAPES[1], "bf16" if dtype == torch.bfloat16 else "fp32", dtype, **VARIANTS[variant])
+    copied = {name: value.clone() if name == "cache" else value for name, value in values.items()}
+    plain = {**copied, "qkv": values["qkv"].unpack(), "out": values["out"].unpack()}
+    for mine, other in zip(attention_layer(**plain), attention_layer(**values), strict=True):
+        assert torch.equal(mine, other)
+    if "cache" in values:
+        assert torch.equal(plain["cache"], values["cache"])
+
+
 def test_errors() -> None:
     values = arguments((2, 3, 24, 2, 1, 8), "fp32", torch.float32, cached=True, ragged=True, bias=True)
     bad: list[tuple[str, Any, type[Exception], str]] = [
@@ -241,7 +254,9 @@ def test_errors() -> None:
         ("residual", values["residual"][0], ValueError, r"residual must have shape \[B, S, H\]"),
         ("update", values["update"][:1], ValueError, r"update must have shape \[2, 3, 24\]"),
         ("norm_weight", values["norm_weight"].bfloat16(), TypeError, "norm_weight must be float32, got bfloat16"),
-        ("qkv", torch.zeros(32, 24), TypeError, "qkv must be a PackedLinear, got Tensor"),
+        ("qkv", [1.0], TypeError, "qkv must be a tensor or a PackedLinear, got list"),
+        ("qkv", torch.zeros(32, 24).bfloat16(), TypeError, "qkv must be float32, got bfloat16"),
+        ("out", torch.zeros(24, 15), ValueError, r"out must be \[24, 16\], got \[24, 15\]"),
         ("qkv", values["out"], ValueError, r"qkv must be"),
         ("out", values["qkv"], ValueError, r"out must be \[24, 16\], got \[32, 24\]"),
         ("out", pack_linear(torch.zeros(24, 16), "bf16"), TypeError, "residual must be bfloat16"),

@@ -85,6 +85,16 @@ def test_reference(variant: str, isa: str) -> None:
         torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_plain_weights_give_the_same_bits(dtype: torch.dtype, variant: str) -> None:
+    """They take the ops one by one, as on a GPU."""
+    values = arguments(SHAPES[1], "bf16" if dtype == torch.bfloat16 else "fp32", dtype, **VARIANTS[variant])
+    plain = {**values, "experts": values["experts"].unpack()}
+    for mine, other in zip(expert_layer(**plain), expert_layer(**values), strict=True):
+        assert torch.equal(mine, other)
+
+
 def test_threads_and_batch_change_no_bit() -> None:
     values = arguments(((60, 64), 8, 3, 32), "int4", torch.bfloat16)
     results = []
@@ -157,7 +167,7 @@ def test_errors() -> None:
         ("norm_weight", values["norm_weight"].bfloat16(), TypeError, "norm_weight must be float32, got bfloat16"),
         ("gate_weight", values["gate_weight"][:, :3], ValueError, r"gate_weight must have shape \[E, 40\]"),
         ("gate_weight", values["gate_weight"][:3], ValueError, "gate_weight must be of 5 experts, got 3"),
-        ("experts", torch.zeros(3), TypeError, "experts must be PackedExperts, got Tensor"),
+        ("experts", torch.zeros(3), TypeError, "experts must be PackedExperts or two tensors, got Tensor"),
         ("experts", arguments(SHAPES[2], "fp32", torch.float32)["experts"], ValueError, r"update must be \[\.\., 33\]"),
         ("experts", arguments(SHAPES[1], "bf16", torch.float32)["experts"], TypeError, "update must be bfloat16"),
         ("k", 6, ValueError, "k must be within 1 and 5, got 6"),

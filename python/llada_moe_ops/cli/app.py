@@ -63,6 +63,7 @@ def generate(
     raw: options.Raw = False,
     dtype: options.DtypeOption = None,
     quantization: options.QuantizationOption = None,
+    device: options.DeviceOption = options.Device.auto,
     json: options.Json = False,
     trace: options.Trace = False,
     output: options.Output = None,
@@ -73,7 +74,7 @@ def generate(
 
     run(
         read_texts(prompts, file, lines),
-        options.ModelChoice(model, dtype, quantization),
+        options.ModelChoice(model, dtype, quantization, device),
         gen_length=gen_length,
         block_length=block_length,
         steps=steps,
@@ -111,6 +112,7 @@ def infill(
     seed: options.Seed = None,
     dtype: options.DtypeOption = None,
     quantization: options.QuantizationOption = None,
+    device: options.DeviceOption = options.Device.auto,
     json: options.Json = False,
     trace: options.Trace = False,
     output: options.Output = None,
@@ -121,7 +123,7 @@ def infill(
 
     run(
         read_texts(texts, file, lines),
-        options.ModelChoice(model, dtype, quantization),
+        options.ModelChoice(model, dtype, quantization, device),
         block_length=block_length,
         steps=steps,
         temperature=temperature,
@@ -152,13 +154,14 @@ def score(
     raw: options.Raw = False,
     dtype: options.DtypeOption = None,
     quantization: options.QuantizationOption = None,
+    device: options.DeviceOption = options.Device.auto,
     json: options.Json = False,
     output: options.Output = None,
 ) -> None:
     """Estimate how probable an answer is, in nats, with its standard error."""
     from .score import score as run
 
-    choice = options.ModelChoice(model, dtype, quantization)
+    choice = options.ModelChoice(model, dtype, quantization, device)
     run(prompt, answer, choice, mc_num, batch_size, cfg_scale, seed, raw=raw, json=json, output=output)
 
 
@@ -188,13 +191,14 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="Of the examples.")] = 0,
     dtype: options.DtypeOption = None,
     quantization: options.QuantizationOption = None,
+    device: options.DeviceOption = options.Device.auto,
     json: options.Json = False,
     output: options.Output = None,
 ) -> None:
     """Measure held-out accuracy on tasks whose answers can be checked."""
     from .evaluate import evaluate as run
 
-    choice = options.ModelChoice(model, dtype, quantization)
+    choice = options.ModelChoice(model, dtype, quantization, device)
     run(tasks, choice, count, batch_size, seed, json=json, output=output)
 
 
@@ -225,6 +229,7 @@ def demo(
     model: options.Model = None,
     dtype: options.DtypeOption = None,
     quantization: options.QuantizationOption = None,
+    device: options.DeviceOption = options.Device.auto,
     seed: Annotated[int, typer.Option(help="Of the examples.")] = 0,
     pause: Annotated[float, typer.Option(min=0.0, help="Seconds between the steps of the live view.")] = 0.05,
     svg: Annotated[
@@ -234,4 +239,4 @@ def demo(
     """Watch the embedded model answer held-out questions and solve a sudoku, each answer checked."""
     from .demo import demo as run
 
-    run(options.ModelChoice(model, dtype, quantization), seed, pause, svg)
+    run(options.ModelChoice(model, dtype, quantization, device), seed, pause, svg)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..files import CheckpointError
+from .device import device_for
 from .options import ModelChoice
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ def load_model(folder: Path, choice: ModelChoice) -> LLaDAMoEModel:
     return LLaDAMoEModel.from_pretrained(
         folder,
         dtype=None if choice.dtype is None else getattr(torch, choice.dtype.value),
+        device=device_for(choice, folder),
         quantization=None if choice.quantization is None else choice.quantization.value,
         progress=sys.stderr.isatty(),
     )

@@ -24,6 +24,14 @@ class Quantization(str, Enum):
     int4 = "int4"
 
 
+class Device(str, Enum):
+    """Where a model runs."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
 @dataclass(frozen=True)
 class ModelChoice:
     """The model that a command runs: a folder or hub id, None for the embedded one, and how its weights are held."""
@@ -31,6 +39,7 @@ class ModelChoice:
     path_or_id: str | None
     dtype: Dtype | None = None
     quantization: Quantization | None = None
+    device: Device = Device.cpu
 
 
 class Remasking(str, Enum):
@@ -70,6 +79,10 @@ QuantizationOption = Annotated[
         "less memory and faster, at a small loss of accuracy.",
         show_default=False,
     ),
+]
+DeviceOption = Annotated[
+    Device,
+    typer.Option("--device", help="Where the model runs; auto takes a GPU that this build serves, else the CPU."),
 ]
 BlockLength = Annotated[
     int | None,

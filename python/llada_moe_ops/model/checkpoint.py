@@ -44,18 +44,23 @@ def load_pretrained(
     progress: bool,
 ) -> LLaDAMoEModel:
     """See :meth:`LLaDAMoEModel.from_pretrained`."""
-    if torch.device(device).type != "cpu":
-        raise ValueError(f'device must be "cpu" in this version, got {str(device)!r}')
+    where = _usable_device(device)
     if quantization is not None and quantization not in QUANTIZATIONS:
         known = ", ".join(QUANTIZATIONS)
         raise ValueError(f"quantization must be None or one of {known}, got {quantization!r}")
     if quantization is not None and not pack:
         raise ValueError(f"quantization must be None for a model that is not packed, got {quantization!r}")
+    if quantization is not None and where.type != "cpu":
+        raise ValueError(f"quantization must be None on a GPU, got {quantization!r}: its kernels are the CPU's")
     folder = resolve_folder(path_or_id)
     if is_packed(folder):
         if not pack:
             raise CheckpointError(
                 f"{folder}: holds packed weights; to train, load the checkpoint they were packed from"
+            )
+        if where.type != "cpu":
+            raise CheckpointError(
+                f"{folder}: holds weights packed for the CPU; for a GPU load the checkpoint they were packed from"
             )
         return load_packed(folder, dtype=dtype, quantization=quantization)
     config = LLaDAMoEConfig.from_pretrained(folder)
@@ -66,9 +71,30 @@ def load_pretrained(
     with torch.device("meta"):
         model = LLaDAMoEModel(config)
     with CheckpointReader(folder) as reader:
-        _Loader(model, reader, dtype, pack, quantization).load(progress)
+        _Loader(model, reader, dtype, pack and where.type == "cpu", quantization, where).load(progress)
     model.quantization = quantization
     return model.requires_grad_(not pack).eval()
+
+
+def _usable_device(device: str | torch.device) -> torch.device:
+    """The device, with its index.
+
+    Raises:
+        ValueError: it is neither the CPU nor a GPU that torch sees.
+    """
+    try:
+        found = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f'device must be "cpu" or "cuda", got {str(device)!r}') from None
+    if found.type == "cpu":
+        return found
+    if found.type != "cuda":
+        raise ValueError(f'device must be "cpu" or "cuda", got {str(device)!r}')
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    index = found.index or 0
+    if index >= count:
+        raise ValueError(f"device must be one that torch sees, got {str(device)!r}: it sees {count} CUDA devices")
+    return torch.device("cuda", index)
 
 
 class _Loader:
@@ -79,8 +105,9 @@ class _Loader:
         dtype: torch.dtype,
         pack: bool,
         quantization: str | None,
+        device: torch.device,
     ) -> None:
-        self.model, self.reader, self.dtype, self.pack = model, reader, dtype, pack
+        self.model, self.reader, self.dtype, self.pack, self.device = model, reader, dtype, pack, device
         self.expert_format, self.dense_format = formats_of(quantization, dtype)
         self.fused: dict[str, tuple[str, str]] = {}
 
@@ -124,7 +151,7 @@ class _Loader:
         if self.pack and slot.projection is not None:
             slot.projection.set_packed(pack_linear(tensor, self.dense_format))
         else:
-            setattr(slot.module, slot.attribute, nn.Parameter(tensor.clone()))
+            setattr(slot.module, slot.attribute, nn.Parameter(tensor.to(self.device, copy=True)))
 
     def _fill_experts(self, prefix: str, experts: Experts) -> int:
         """Fill one layer's experts; returns how many published tensors that were."""
@@ -133,8 +160,8 @@ class _Loader:
         if self.pack:
             packed = PackedExperts.empty(count, hidden, intermediate, self.expert_format)
         else:
-            gate_up = torch.empty(count, 2 * intermediate, hidden, dtype=self.dtype)
-            down = torch.empty(count, hidden, intermediate, dtype=self.dtype)
+            gate_up = torch.empty(count, 2 * intermediate, hidden, dtype=self.dtype, device=self.device)
+            down = torch.empty(count, hidden, intermediate, dtype=self.dtype, device=self.device)
         for expert in range(count):
             gate, up, down_one = self._read_expert(prefix, expert)
             if self.pack:

@@ -223,10 +223,12 @@ class LLaDAMoEModel(nn.Module):
         Args:
             path_or_id: folder with ``config.json`` and ``*.safetensors``, or a hub id such as ``owner/name``.
             dtype: torch.float32 or torch.bfloat16; None takes the checkpoint's own, the only one of a packed one.
-            device: where the model runs; this version runs on the CPU.
+            device: where the model runs: "cpu", "cuda" or "cuda:1".
             quantization: "int8" or "int4" weights of the experts (the other projections and the head are int8 under
                 either), with activations quantised row by row; None keeps ``dtype``, or what a packed checkpoint has.
-            pack: pack each weight as it is read (for inference); False keeps trainable parameters.
+                The CPU only.
+            pack: for inference: weights are packed as they are read (on a GPU they stay as they are); False keeps
+                trainable parameters.
             progress: show a progress bar on standard error.
 
         Raises:
@@ -279,8 +281,11 @@ class LLaDAMoEModel(nn.Module):
         return self.embed_tokens.dtype
 
     def pack(self) -> LLaDAMoEModel:
-        """Pack every projection and expert for inference; the model can no longer be trained. Returns self."""
-        for module in self._packable():
+        """Pack every projection and expert for inference; the model can no longer be trained. Returns self.
+
+        Packed weights are what the CPU's kernels read: on a GPU they stay as they are.
+        """
+        for module in self._packable() if self.device.type == "cpu" else ():
             module.pack()
         return self.requires_grad_(False)
 
@@ -326,7 +331,10 @@ class LLaDAMoEModel(nn.Module):
             TypeError, ValueError: an argument of the wrong type, dtype, shape or range; the message names it.
         """
         check_inputs(self.config, input_ids, attention_mask, positions, cache)
-        place = Place.build(input_ids, attention_mask, positions, cache)
+        return self.run(input_ids, Place.build(input_ids, attention_mask, positions, cache), router_logits)
+
+    def run(self, input_ids: Tensor, place: Place, router_logits: list[Tensor] | None = None) -> Tensor:
+        """:meth:`hidden` of checked inputs: no value is read on the host, so a GPU need not be waited for."""
         residual = functional.embedding(input_ids, self.embed_tokens)
         update = None
         for layer in self.layers:

@@ -1,7 +1,8 @@
 """Single ops on plain tensors: each with its reference, argument checks, fake kernel and gradient.
 
-The same ops are ``torch.ops.llada_moe.*`` (checked again in C++). On the CPU they run the compiled kernels; elsewhere,
-and without the extension, their references.
+The same ops are ``torch.ops.llada_moe.*`` (checked again in C++). On the CPU, and on a GPU that the build serves, they
+run the compiled kernels; elsewhere, and without the extension, their references. An op without a CUDA kernel says so
+once.
 """
 
 from .attention import attention, attention_reference

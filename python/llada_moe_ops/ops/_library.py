@@ -77,6 +77,7 @@ def native() -> bool:
             ) from None
     global _loaded
     _loaded = True
+    _without_kernel.update({op: False for op in OPS if not has_cuda_kernel(op)})
     return True
 
 
@@ -112,14 +113,35 @@ def extension() -> Any:
 def runs_natively(x: Tensor, op: str = "") -> bool:
     """Whether the compiled op takes x: on the CPU, on the meta device, where only shapes are computed, or on a GPU.
 
+    Warns once for an op that has no CUDA kernel, which then runs its reference on a GPU.
+
     Args:
         x: the op's first tensor.
-        op: its name, if it has a CUDA kernel.
+        op: its name; "" for one that never runs on a GPU.
     """
     device = x.device
     if device.type in ("cpu", "meta"):
         return _loaded
-    return _loaded and device.type == "cuda" and bool(op) and gpu_serves(device.index)
+    return _loaded and device.type == "cuda" and op != "" and gpu_serves(device.index) and _has_kernel_or_warns(op)
+
+
+def has_cuda_kernel(op: str) -> bool:
+    """Whether this build has a CUDA kernel for an op."""
+    return _loaded and bool(torch._C._dispatch_has_kernel_for_dispatch_key(f"{NAMESPACE}::{op}", "CUDA"))
+
+
+def _has_kernel_or_warns(op: str) -> bool:
+    if op in _without_kernel and not torch.compiler.is_compiling() and not _without_kernel[op]:
+        warnings.warn(
+            f"{PACKAGE}: {op} has no CUDA kernel; its slow PyTorch reference runs on the GPU",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+        _without_kernel[op] = True
+    return op not in _without_kernel
+
+
+_without_kernel: dict[str, bool] = {}  # each op without one, and whether that was said
 
 
 def gpu_serves(device: int) -> bool:

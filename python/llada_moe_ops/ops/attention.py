@@ -113,7 +113,7 @@ def attention(
             have in (1, want) for have, want in zip(reversed(mask.shape), reversed(shape), strict=False)
         )
         _check.require("attention", "mask", good, f"broadcastable to {list(shape)}", list(mask.shape))
-    if not runs_natively(q):
+    if not runs_natively(q, "attention"):
         return attention_reference(
             q, k, v, mask=mask, key_range=key_range, cu_seqlens=cu_seqlens, block_size=block_size, scale=scale
         )

@@ -9,10 +9,12 @@ from torch import Tensor
 
 from . import _check
 from ._library import native, overload, runs_natively
-from .moe_mlp import moe_mlp_reference
-from .norm_rope import add_rms_norm_reference
+from .moe_mlp import moe_mlp, moe_mlp_reference
+from .norm_rope import add_rms_norm, add_rms_norm_reference
 from .packing import PackedExperts, check_format
-from .router_topk import router_reference
+from .router_topk import router, router_reference
+
+Experts = PackedExperts | tuple[Tensor, Tensor]
 
 
 def expert_layer_reference(
@@ -20,7 +22,7 @@ def expert_layer_reference(
     residual: Tensor,
     norm_weight: Tensor,
     gate_weight: Tensor,
-    experts: PackedExperts,
+    experts: Experts,
     k: int,
     *,
     eps: float,
@@ -32,7 +34,11 @@ def expert_layer_reference(
     normed, total = add_rms_norm_reference(update, residual, norm_weight, eps)
     rows = normed.view(-1, update.shape[-1])
     weights, chosen = router_reference(rows, gate_weight, k, bias=bias, renormalize=renormalize, scale=scale)
-    return moe_mlp_reference(rows, weights.to(update.dtype), chosen, experts).view_as(update), total
+    return moe_mlp_reference(rows, weights.to(update.dtype), chosen, *_weights(experts)).view_as(update), total
+
+
+def _weights(experts: Experts) -> tuple[Any, ...]:
+    return (experts,) if isinstance(experts, PackedExperts) else experts
 
 
 def expert_layer(
@@ -40,7 +46,7 @@ def expert_layer(
     residual: Tensor,
     norm_weight: Tensor,
     gate_weight: Tensor,
-    experts: PackedExperts,
+    experts: Experts,
     k: int,
     *,
     eps: float,
@@ -50,15 +56,17 @@ def expert_layer(
 ) -> tuple[Tensor, Tensor]:
     """:func:`add_rms_norm`, :func:`router` and :func:`moe_mlp` in one call, bit for bit; for inference, no gradient.
 
-    With few tokens what a caller does between these ops takes as long as the small ones of them. Routing weights are
-    rounded to update's dtype, as published.
+    With few tokens what a caller does between these ops takes as long as the small ones of them: on the CPU, with
+    packed weights, this is one op. Else it makes those calls. Routing weights are rounded to update's dtype, as
+    published.
 
     Args:
         update, residual: [.., H] float32 or bfloat16, contiguous, of one shape and dtype: the residual stream is their
             sum.
         norm_weight: [H] of update's dtype.
         gate_weight: [E, H] of update's dtype, last dimension contiguous.
-        experts: E experts packed by :func:`pack_experts`; fp32 and bf16 ones have update's dtype.
+        experts: E experts packed by :func:`pack_experts`, fp32 and bf16 ones of update's dtype; or (gate_up_proj,
+            down_proj) as in :func:`moe_mlp`.
         k: experts per token, at most E.
         eps: of the norm, not negative.
         bias, renormalize, scale: as in :func:`router_topk`.
@@ -78,29 +86,29 @@ def expert_layer(
     _check.tensor(op, "residual", residual, shape=tuple(update.shape), contiguous=True, **like)
     _check.tensor(op, "norm_weight", norm_weight, shape=(hidden,), contiguous=True, **like)
     _check.tensor(op, "gate_weight", gate_weight, shape=("E", hidden), rows_contiguous=True, **like)
-    if not isinstance(experts, PackedExperts):
-        raise TypeError(f"{op}: experts must be PackedExperts, got {type(experts).__name__}")
-    check_format(op, "update", update, experts.format, experts.gate_up)
-    _check.require(op, "update", hidden == experts.hidden_size, f"[.., {experts.hidden_size}]", list(update.shape))
-    count = experts.num_experts
+    if isinstance(experts, PackedExperts):
+        check_format(op, "update", update, experts.format, experts.gate_up)
+        good = hidden == experts.hidden_size
+        _check.require(op, "update", good, f"[.., {experts.hidden_size}]", list(update.shape))
+        count = experts.num_experts
+    elif isinstance(experts, tuple) and len(experts) == 2 and all(isinstance(part, Tensor) for part in experts):
+        count = experts[1].shape[0]
+    else:
+        raise TypeError(f"{op}: experts must be PackedExperts or two tensors, got {type(experts).__name__}")
     _check.require(op, "gate_weight", gate_weight.shape[0] == count, f"of {count} experts", gate_weight.shape[0])
     _check.require(op, "k", 1 <= k <= count, f"within 1 and {count}", k)
     _check.require(op, "eps", eps >= 0, "not negative", eps)
     if bias is not None:
         _check.tensor(op, "bias", bias, dtypes=_check.FLOATING, shape=(count,), device=update.device)
+    options: dict[str, Any] = {"bias": bias, "renormalize": renormalize, "scale": scale}
+    if not isinstance(experts, PackedExperts) or update.is_cuda:
+        with torch.no_grad():
+            normed, total = add_rms_norm(update, residual, norm_weight, eps)
+            rows = normed.view(-1, hidden)
+            weights, chosen = router(rows, gate_weight, k, **options)
+            return moe_mlp(rows, weights.to(update.dtype), chosen, *_weights(experts)).view_as(update), total
     if not runs_natively(update):
-        return expert_layer_reference(
-            update,
-            residual,
-            norm_weight,
-            gate_weight,
-            experts,
-            k,
-            eps=eps,
-            bias=bias,
-            renormalize=renormalize,
-            scale=scale,
-        )
+        return expert_layer_reference(update, residual, norm_weight, gate_weight, experts, k, eps=eps, **options)
     out, total = overload("expert_layer")(
         update,
         residual,

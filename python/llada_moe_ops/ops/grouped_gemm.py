@@ -59,7 +59,7 @@ def grouped_gemm(x_sorted: Tensor, weight: Tensor | PackedGroups, offsets: Tenso
     else:
         _check_plain(op, "weight", x_sorted, weight, "N")
         offsets = _checked_offsets(op, x_sorted, offsets, weight.shape[0])
-    if not runs_natively(x_sorted, "" if isinstance(weight, PackedGroups) else op):
+    if not runs_natively(x_sorted, f"{op}_packed" if isinstance(weight, PackedGroups) else op):
         return _padded(grouped_gemm_reference(x_sorted, weight, offsets), x_sorted.shape[0])
     if isinstance(weight, PackedGroups):
         packed: Tensor = overload("grouped_gemm_packed")(x_sorted, weight.panels, weight.out_features, offsets)
@@ -97,7 +97,7 @@ def grouped_swiglu(x_sorted: Tensor, gate_up_proj: Tensor | PackedExperts, offse
         size = gate_up_proj.shape[1]
         _check.require(op, "gate_up_proj", size % 2 == 0, "of an even second size", list(gate_up_proj.shape))
         offsets = _checked_offsets(op, x_sorted, offsets, gate_up_proj.shape[0])
-    if not runs_natively(x_sorted, "" if isinstance(gate_up_proj, PackedExperts) else op):
+    if not runs_natively(x_sorted, f"{op}_packed" if isinstance(gate_up_proj, PackedExperts) else op):
         return _padded(grouped_swiglu_reference(x_sorted, gate_up_proj, offsets), x_sorted.shape[0])
     if isinstance(gate_up_proj, PackedExperts):
         packed: Tensor = overload("grouped_swiglu_packed")(

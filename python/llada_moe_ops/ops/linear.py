@@ -44,7 +44,7 @@ def linear(x: Tensor, weight: Tensor | PackedLinear, bias: Tensor | None = None)
         columns = weight.shape[0]
     if bias is not None:
         _check.tensor("linear", "bias", bias, dtypes=(x.dtype,), shape=(columns,), device=x.device, contiguous=True)
-    if not runs_natively(x, "" if isinstance(weight, PackedLinear) else "linear"):
+    if not runs_natively(x, "linear_packed" if isinstance(weight, PackedLinear) else "linear"):
         return linear_reference(x, weight, bias)
     _check.even_rows("linear", "x", x)
     if isinstance(weight, PackedLinear):

@@ -100,7 +100,7 @@ def moe_mlp(
 def _runs_natively(x: Tensor, packed: PackedExperts | Int8Experts | None) -> bool:
     if isinstance(packed, Int8Experts):
         return x.device.type != "cpu" and x.dtype != torch.float32 and runs_natively(x, "moe_mlp_int8")
-    return runs_natively(x, "moe_mlp" if packed is None else "")
+    return runs_natively(x, "moe_mlp" if packed is None else "moe_mlp_packed")
 
 
 def _check_weights(

@@ -176,7 +176,8 @@ def token_confidence(
         ValueError: a wrong shape, device, layout or range; no token left to choose; temperature without seed.
     """
     vocabulary, ids = _check_arguments(hidden, lm_head, temperature, seed, noise_keys, forbidden, mask_token_id)
-    if not runs_natively(hidden):
+    packed = isinstance(lm_head, PackedLinear)
+    if not runs_natively(hidden, "" if packed else "token_confidence"):
         return token_confidence_reference(
             hidden,
             lm_head,
@@ -186,7 +187,6 @@ def token_confidence(
             forbidden=ids,
             mask_token_id=mask_token_id,
         )
-    packed = isinstance(lm_head, PackedLinear)
     result = overload("token_confidence")(
         hidden.detach(),
         lm_head.panels if isinstance(lm_head, PackedLinear) else lm_head.detach(),

@@ -1,0 +1,50 @@
+"""Recorded runs of the published sampler, token for token, with the model on a GPU."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+import torch
+from llada_moe_ops import LLaDAMoEModel
+from llada_moe_ops.sampling import RecordedNoise, generate
+
+from tests.golden import GOLDEN, facts, tensors
+from tests.on_gpu import needs_gpu
+
+from . import test_golden_sampler as golden
+
+pytestmark = needs_gpu
+
+
+@cache
+def load(name: str) -> LLaDAMoEModel:
+    return LLaDAMoEModel.from_pretrained(GOLDEN / name, dtype=torch.float32, device="cuda")
+
+
+@pytest.mark.parametrize("case", [case for case in golden.CASES if not golden.has_defect(case)])
+def test_tokens_and_trace_equal_the_published_sampler(monkeypatch: pytest.MonkeyPatch, case: str) -> None:
+    monkeypatch.setattr(golden, "load", load)
+    result, states = golden.run(case)
+    assert result.sequences.is_cuda
+    assert torch.equal(result.trace.states().cpu(), states.long())
+    assert torch.equal(result.sequences.cpu(), states[-1].long())
+
+
+@pytest.mark.parametrize("case", facts("sampler_random"))
+def test_recorded_noise_gives_the_recorded_tokens(case: str) -> None:
+    arguments, recorded = facts("sampler_random")[case], tensors("sampler_random")
+    names = ("uniform_tokens", "uniform_confidence")
+    uniforms = (recorded.get(f"{case}/{name}") for name in names)
+    result = generate(
+        load(arguments["model"]),
+        recorded[f"{case}/prompt_ids"],
+        gen_length=arguments["gen_length"],
+        block_length=arguments["block_length"],
+        steps=arguments["steps"],
+        temperature=arguments["temperature"],
+        remasking=arguments["remasking"],
+        mask_token_id=arguments["mask_id"],
+        noise=RecordedNoise(*(None if values is None else values.cuda() for values in uniforms)),
+    )
+    assert torch.equal(result.trace.states().cpu(), recorded[f"{case}/states"].long())

@@ -3,6 +3,11 @@
 
 namespace llada::schemas {
 
+inline constexpr const char* kAttention[] = {
+    "attention(Tensor q, Tensor k, Tensor v, Tensor? mask=None, Tensor? key_range=None, Tensor? cu_seqlens=None, "
+    "int block_size=0, float? scale=None) -> Tensor",
+};
+
 inline constexpr const char* kGroupedGemm[] = {
     "grouped_gemm(Tensor x_sorted, Tensor weight, Tensor offsets) -> Tensor",
     "grouped_swiglu(Tensor x_sorted, Tensor gate_up_proj, Tensor offsets) -> Tensor",

@@ -39,4 +39,10 @@ inline constexpr const char* kRouterTopk[] = {
     "int num_groups=1, int topk_groups=1, bool renormalize=False, float scale=1.0) -> (Tensor, Tensor)",
 };
 
+inline constexpr const char* kTokenConfidence[] = {
+    "token_confidence(Tensor hidden, Tensor weight, bool packed, int vocabulary, float temperature=0.0, int seed=0, "
+    "Tensor? noise_keys=None, Tensor? forbidden=None, int mask_token=-1) -> "
+    "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+};
+
 }  // namespace llada::schemas

@@ -7,6 +7,7 @@
 
 #include "attention/attention.h"
 #include "cuda/launch_report.h"
+#include "cuda/select_path.h"
 
 namespace llada::cuda {
 namespace {
@@ -84,6 +85,32 @@ AttentionParams make_params(const AttentionArgs& args, const ArrayView& workspac
   return params;
 }
 
+// Heads as planes of a matrix whose rows, at an even distance, are the positions of all sequences: what TMA reads.
+bool is_matrix(const ArrayView& view) {
+  const std::int64_t position = view.stride(1);
+  if (position <= 0 || (view.size(2) > 1 && view.stride(2) <= 0)) return false;
+  if (view.size(0) == 1) return true;
+  const std::int64_t batch = view.stride(0), rows = batch / position * view.size(0);
+  return batch > 0 && batch % position == 0 && rows <= std::numeric_limits<std::int32_t>::max();
+}
+
+// Neither padding nor packing changes which kernel serves a row: where keys are no more than queries the answer is that
+// of the layout and the head size, else of the number of queries besides.
+bool fits_sm90(const AttentionArgs& args, const AttentionParams& params) {
+  constexpr int kMaxDepth = 128;
+  const bool whole = params.keys <= params.queries || params.queries > kFewQueries;
+  return whole && params.dtype != DType::kFloat32 && params.depth <= kMaxDepth && params.keys > 0 && params.aligned &&
+         is_matrix(args.q) && is_matrix(args.k) && is_matrix(args.v);
+}
+
+using Launcher = int (*)(const AttentionParams&);
+
+Launcher select_launcher(const AttentionArgs& args, const AttentionParams& params, const Backend& backend) {
+  if (params.dtype == DType::kFloat32) return attention_fp32_sm80;
+  const bool hopper = active_path(backend) == CudaPath::kSm90a;
+  return hopper && fits_sm90(args, params) ? attention_sm90 : attention_sm80;
+}
+
 }  // namespace
 
 std::int64_t attention_workspace(const AttentionArgs& args) { return workspace_size(args, key_splits(args).count); }
@@ -99,8 +126,7 @@ void attention(const AttentionArgs& args, const ArrayView& workspace, const Stre
   require(kOp, "k", keys < kMost, "of fewer than 2^30 keys", std::to_string(keys));
   if (args.out.elements() == 0 || (args.cu_seqlens.defined() && args.cu_seqlens.size(0) == 1)) return;
   const AttentionParams params = make_params(args, workspace, stream);
-  const bool fp32 = params.dtype == DType::kFloat32;
-  report(kOp, fp32 ? attention_fp32_sm80(params) : attention_sm80(params), stream);
+  report(kOp, select_launcher(args, params, backend)(params), stream);
 }
 
 }  // namespace llada::cuda

@@ -55,7 +55,8 @@ struct AttentionParams {
   float* outputs;  // with splits: [batch * heads * queries, splits, depth], then [.., splits, 2] of maximum and sum
   void* stream;
 };
-int attention_sm80(const AttentionParams& params);       // bf16 and fp16
+int attention_sm80(const AttentionParams& params);  // bf16 and fp16
+int attention_sm90(const AttentionParams& params);  // the same for whole keys, heads of at most 128 and TMA's layout
 int attention_fp32_sm80(const AttentionParams& params);  // does not split the keys
 
 }  // namespace cuda

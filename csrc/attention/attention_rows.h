@@ -104,6 +104,20 @@ __device__ __forceinline__ int visible_keys(const AttentionParams& params, const
   return clamp((position / params.block_size + 1) * params.block_size - rows.first_key, 0, rows.keys);
 }
 
+// What all rows of the tile see, and what any of them does: the first `least` and `most` of the sequence's keys.
+struct VisibleSpan {
+  int least, most;
+};
+
+__device__ __forceinline__ VisibleSpan visible_span(const AttentionParams& params, const AttentionRows& rows) {
+  int first = head_query(params, rows, 0).query, last = head_query(params, rows, rows.count - 1).query;
+  if (first > last || rows.count > rows.queries) {  // more than one head
+    first = rows.first_query;
+    last = first + rows.queries - 1;
+  }
+  return {visible_keys(params, rows, first), visible_keys(params, rows, last)};
+}
+
 template <class Element>
 __device__ __forceinline__ Element* head_row(const HeadsArray& array, int batch, std::int64_t position, int head) {
   return static_cast<Element*>(const_cast<void*>(array.data)) + batch * array.batch_stride +

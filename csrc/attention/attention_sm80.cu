@@ -13,6 +13,7 @@
 // A row's sums run over its keys in an order that its own sequence and the number of queries decide: the tiles start at
 // the sequence's first key, masked keys weigh exactly zero, the shape of the block changes nothing. Keys are split only
 // where they outnumber the queries, which a sequence that is packed or padded never shows.
+#include "attention/attention_softmax.h"
 #include "attention/attention_tiles.h"
 #include "cuda/dispatch.h"
 #include "cuda/launch.h"
@@ -124,28 +125,8 @@ __device__ __forceinline__ void weigh_tile(Scores<Shape>& scores, RowStates<Shap
     float factors[2];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      float highest = -INFINITY;
-#pragma unroll
-      for (int n = 0; n < Shape::kKeys / 8; ++n) {
-        highest = fmaxf(highest, fmaxf(scores[m][n][half * 2], scores[m][n][half * 2 + 1]));
-      }
-      highest = fmaxf(highest, __shfl_xor_sync(kAllLanes, highest, 1));
-      highest = fmaxf(highest, __shfl_xor_sync(kAllLanes, highest, 2));
-      float& reference = states.reference[m][half];
-      const float before = reference;
-      reference = fmaxf(before, highest * scale_log2);
-      const float subtracted = reference == -INFINITY ? 0.0f : reference;
-      factors[half] = before == -INFINITY ? 0.0f : exp2f(before - subtracted);
-      float sum = 0.0f;
-#pragma unroll
-      for (int n = 0; n < Shape::kKeys / 8; ++n) {
-#pragma unroll
-        for (int i = half * 2; i < half * 2 + 2; ++i) {
-          scores[m][n][i] = exp2f(fmaf(scores[m][n][i], scale_log2, -subtracted));
-          sum += scores[m][n][i];
-        }
-      }
-      states.sum[m][half] = states.sum[m][half] * factors[half] + sum;
+      const auto score = [&](int i) -> float& { return scores[m][i / 2][half * 2 + i % 2]; };
+      factors[half] = weigh_row<Shape::kKeys / 4>(score, scale_log2, states.reference[m][half], states.sum[m][half]);
     }
     if (__any_sync(kAllLanes, factors[0] != 1.0f || factors[1] != 1.0f)) {
 #pragma unroll
@@ -194,26 +175,23 @@ __device__ __forceinline__ void write_rows(RowStates<Shape>& states, const Atten
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int row = warp_row + m * 16 + lane / 4 + half * 8;
-      const float sum = warp_sum<4>(states.sum[m][half]), inverse = sum == 0.0f ? 0.0f : 1.0f / sum;
+      const float sum = warp_sum<4>(states.sum[m][half]);
       if (row >= rows.count) continue;
       const HeadQuery at = head_query(params, rows, row);
-      const std::int64_t part = whole_row(params, rows.batch, at) * params.splits + rows.split;
-      float* output = params.outputs + part * params.depth;
-      Element* out = head_row<Element>(params.out, rows.batch, at.query, at.head);
-#pragma unroll
-      for (int n = 0; n < Shape::kDepth / 8; ++n) {
-        const int column = n * 8 + lane % 4 * 2;
-        const float* pair = &states.output[m][n][half * 2];
-        if (params.splits > 1) {
-          store_pack<2>(output + column, Vector<float, 2>{pair[0], pair[1]}, params.depth - column,
-                        params.depth % 2 == 0);
-        } else {
-          const Vector<Element, 2> result{from_float<Element>(pair[0] * inverse),
-                                          from_float<Element>(pair[1] * inverse)};
-          store_pack<2>(out + column, result, params.depth - column, params.paired);
-        }
+      const auto output = [&](int i) { return states.output[m][i / 2][half * 2 + i % 2]; };
+      if (params.splits == 1) {
+        Element* out = head_row<Element>(params.out, rows.batch, at.query, at.head);
+        write_row<Element, Shape::kDepth / 4>(params, out, sum, output);
+        continue;
       }
-      if (params.splits > 1 && lane % 4 == 0) {
+      const std::int64_t part = whole_row(params, rows.batch, at) * params.splits + rows.split;
+#pragma unroll
+      for (int i = 0; i < Shape::kDepth / 4; i += 2) {
+        const int column = i / 2 * 8 + lane % 4 * 2;
+        store_pack<2>(params.outputs + part * params.depth + column, Vector<float, 2>{output(i), output(i + 1)},
+                      params.depth - column, params.depth % 2 == 0);
+      }
+      if (lane % 4 == 0) {
         float* state = split_states(params) + part * 2;
         state[0] = states.reference[m][half];
         state[1] = sum;

@@ -28,15 +28,11 @@ class TileWalk {
   // bits: two tiles' worth of mask words in shared memory, if there is a mask.
   __device__ TileWalk(const AttentionParams& params, const AttentionRows& rows, std::uint32_t* bits)
       : params_(params), rows_(rows), bits_(bits) {
-    int first = head_query(params, rows, 0).query, last = head_query(params, rows, rows.count - 1).query;
-    if (first > last || rows.count > rows.queries) {  // more than one head
-      first = rows.first_query;
-      last = first + rows.queries - 1;
-    }
-    least_ = visible_keys(params, rows, first);
-    const int most = visible_keys(params, rows, last), split = split_units(params, rows.keys) * kSplitKeys;
-    const std::int64_t begin = static_cast<std::int64_t>(split) * rows.split,
-                       end = min(begin + split, std::int64_t{most});
+    const VisibleSpan span = visible_span(params, rows);
+    const int split = split_units(params, rows.keys) * kSplitKeys;
+    const std::int64_t begin = static_cast<std::int64_t>(split) * rows.split;
+    const std::int64_t end = min(begin + split, std::int64_t{span.most});
+    least_ = span.least;
     tile_ = static_cast<int>(begin / Shape::kKeys) - 1;
     end_ = static_cast<int>((end + Shape::kKeys - 1) / Shape::kKeys);
   }

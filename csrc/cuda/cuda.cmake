@@ -1,7 +1,7 @@
 # --- CUDA kernels, inside the core. nvcc is called for each .cu by a custom command: enabling CMake's CUDA language
 # would try to run a program on a GPU, which the machine that builds need not have.
-#   X_sm80.cu  PTX of compute_80, so that any newer GPU runs it, and binaries for the architectures of
-#              TORCH_CUDA_ARCH_LIST from 8.0 on, by default sm_80; sm_90 as well where the op has no X_sm90.cu
+#   X_sm80.cu  PTX of compute_80, so that any newer GPU runs it, and binaries for sm_90, where it also serves what
+#              X_sm90.cu does not take, and the architectures of TORCH_CUDA_ARCH_LIST from 8.0 on, by default sm_80
 #   X_sm90.cu  sm_90a alone
 find_program(LLADA_NVCC nvcc HINTS $ENV{CUDA_HOME}/bin $ENV{CUDA_PATH}/bin /usr/local/cuda/bin)
 set(LLADA_CUDA OFF)
@@ -66,12 +66,8 @@ foreach(source IN LISTS LLADA_CUDA_SOURCES)
     list(APPEND built sm_90a)
     continue()
   endif()
-  string(REGEX REPLACE "_sm80\\.cu$" "_sm90.cu" hopper ${source})
-  set(architectures ${LLADA_SM80_ARCHITECTURES})
-  if(NOT hopper IN_LIST LLADA_CUDA_SOURCES)
-    list(APPEND architectures 90)
-    list(REMOVE_DUPLICATES architectures)
-  endif()
+  set(architectures ${LLADA_SM80_ARCHITECTURES} 90)
+  list(REMOVE_DUPLICATES architectures)
   set(targets -gencode=arch=compute_80,code=compute_80)
   foreach(architecture IN LISTS architectures)
     list(APPEND targets -gencode=arch=compute_${architecture},code=sm_${architecture})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -13,12 +14,12 @@ from torch.nn import functional
 
 from tests.emulated import SEEDS, emulated, emulated_ops, needs_emulator
 
-from .budget import DTYPES, assert_within_budget
+from .budget import DTYPES, assert_within_budget, forced_isa
 from .test_attention import OPTIONS, eager, in_float64, inputs, mask_options
 
 pytestmark = needs_emulator
-HALVES = (torch.bfloat16, torch.float16)
 WITH_FLOAT16 = (*DTYPES, torch.float16)
+PATHS = [("sm80", dtype) for dtype in WITH_FLOAT16] + [("sm90a", dtype) for dtype in WITH_FLOAT16[1:]]
 
 # (B, S, L, Hq, Hkv, D) around a block's 64 rows of all heads of a group, tiles of 64 keys (32 from D = 129 on), splits
 # of 128 keys or more, at most 16 of them, and the three sizes of head that there are kernels for.
@@ -34,6 +35,26 @@ SHAPES = [
     (2, 1, 2200, 2, 1, 72),
     (1, 130, 193, 1, 1, 96),
 ]
+# Around the 128 queries and 128 keys of Hopper's tiles, 64 to a consumer, and its two sizes of head. Its kernel serves
+# calls with no more keys than queries, and those of more than 256 queries.
+HOPPER_SHAPES = [
+    (1, 1, 1, 1, 1, 1),
+    (2, 65, 64, 2, 1, 16),
+    (1, 127, 129, 2, 2, 64),
+    (1, 128, 128, 2, 2, 65),
+    (2, 129, 127, 2, 1, 128),
+    (1, 257, 400, 2, 2, 72),
+    (1, 258, 1, 1, 1, 128),
+    (1, 385, 385, 1, 1, 8),
+]
+
+
+@pytest.fixture(params=PATHS, ids=lambda path: f"{path[0]}-{str(path[1])[6:]}")
+def dtype(request: pytest.FixtureRequest) -> Iterator[torch.dtype]:
+    """An element type, on one of the paths that there are for it."""
+    path, dtype = request.param
+    with forced_isa(path):
+        yield dtype
 
 
 def emulated_attention(seed: int, q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Tensor:
@@ -61,11 +82,20 @@ def assert_good(q: Tensor, k: Tensor, v: Tensor, seed: int, **options: Any) -> N
 @pytest.mark.parametrize("shape", SHAPES)
 def test_stays_within_the_budget(shape: tuple[int, ...], seed: int) -> None:
     q, k, v = inputs(shape, WITH_FLOAT16[(seed + shape[-1]) % 3])
-    for name in OPTIONS[seed::8]:
-        assert_good(q, k, v, seed, **mask_options(name, shape))
+    with forced_isa("sm80"):
+        for name in OPTIONS[seed::8]:
+            assert_good(q, k, v, seed, **mask_options(name, shape))
 
 
-@pytest.mark.parametrize("dtype", WITH_FLOAT16)
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("shape", HOPPER_SHAPES)
+def test_stays_within_the_budget_on_hopper(shape: tuple[int, ...], seed: int) -> None:
+    q, k, v = inputs(shape, WITH_FLOAT16[1 + (seed + shape[1]) % 2])
+    with forced_isa("sm90a"):
+        for name in OPTIONS[seed::8]:
+            assert_good(q, k, v, seed, **mask_options(name, shape))
+
+
 @pytest.mark.parametrize("scale", [0.0, -1.5, 1.0])
 def test_any_scale(scale: float, dtype: torch.dtype) -> None:
     q, k, v = inputs((1, 14, 40, 2, 1, 128), dtype)
@@ -73,18 +103,18 @@ def test_any_scale(scale: float, dtype: torch.dtype) -> None:
     assert_good(q, k, v, 4, mask=mask, scale=scale)
 
 
-@pytest.mark.parametrize("dtype", HALVES)
-def test_blocks_of_64_and_of_128_rows_give_the_same_bits(dtype: torch.dtype) -> None:
-    """There are enough heads for the larger ones; and of 128 components, for those with no register to spare."""
-    q, k, v = inputs((1, 65, 65, 256, 128, 128 if dtype == torch.bfloat16 else 40), dtype)
-    whole = emulated_attention(0, q, k, v, block_size=20)
-    for head in (0, 101):
-        alone = [x[:, :, first:end] for x, first, end in ((q, 2 * head, 2 * head + 2), (k, head, head + 1))]
-        part = emulated_attention(1, *alone, v[:, :, head : head + 1], block_size=20)
-        assert torch.equal(part, whole[:, :, 2 * head : 2 * head + 2])
+@pytest.mark.parametrize(("dtype", "depth"), [(torch.bfloat16, 128), (torch.float16, 40)])
+def test_blocks_of_64_and_of_128_rows_give_the_same_bits(dtype: torch.dtype, depth: int) -> None:
+    """There are enough heads for the larger ones."""
+    q, k, v = inputs((1, 65, 65, 256, 128, depth), dtype)
+    with forced_isa("sm80"):
+        whole = emulated_attention(0, q, k, v, block_size=20)
+        for head in (0, 101):
+            heads, key_head = slice(2 * head, 2 * head + 2), slice(head, head + 1)
+            part = emulated_attention(1, q[:, :, heads], k[:, :, key_head], v[:, :, key_head], block_size=20)
+            assert torch.equal(part, whole[:, :, heads])
 
 
-@pytest.mark.parametrize("dtype", WITH_FLOAT16)
 def test_a_batch_does_not_change_the_bits_of_its_rows(dtype: torch.dtype) -> None:
     q, k, v = inputs((4, 3, 2500, 1, 1, 32), dtype)
     ranges = torch.tensor([[0, 2500], [700, 701], [3, 2200], [9, 9]])
@@ -96,7 +126,6 @@ def test_a_batch_does_not_change_the_bits_of_its_rows(dtype: torch.dtype) -> Non
         assert torch.equal(emulated_attention(row, *alone), together[row : row + 1])
 
 
-@pytest.mark.parametrize("dtype", WITH_FLOAT16)
 def test_a_row_alone_gives_the_same_bits(dtype: torch.dtype) -> None:
     q, k, v = inputs((1, 70, 330, 4, 2, 40), dtype)
     mask = torch.rand(70, 330, generator=torch.Generator().manual_seed(2)) < 0.7
@@ -106,7 +135,6 @@ def test_a_row_alone_gives_the_same_bits(dtype: torch.dtype) -> None:
         assert torch.equal(emulated_attention(3, q[:, rows], k, v, mask=mask[rows]), whole[:, rows])
 
 
-@pytest.mark.parametrize("dtype", WITH_FLOAT16)
 @pytest.mark.parametrize("length", [1, 31, 129])
 def test_padding_and_packing_do_not_change_bits(length: int, dtype: torch.dtype) -> None:
     q, k, v = inputs((1, length, length, 2, 1, 24), dtype)
@@ -125,24 +153,28 @@ def test_padding_and_packing_do_not_change_bits(length: int, dtype: torch.dtype)
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_packed_sequences_equal_each_alone(seed: int) -> None:
-    q, k, v = inputs((1, 211, 211, 4, 2, 16), WITH_FLOAT16[seed % 3])
+    path, dtype = PATHS[seed % 5]
+    q, k, v = inputs((1, 211, 211, 4, 2, 16), dtype)
     ends = torch.tensor([0, 0, 1, 1, 33, 64, 193, 211], dtype=torch.int32)
-    packed = emulated_attention(seed, q, k, v, cu_seqlens=ends)
-    for first, end in pairwise(ends.tolist()):
-        if first < end:
-            alone = emulated_attention(seed, *(x[:, first:end].contiguous() for x in (q, k, v)))
-            assert torch.equal(packed[:, first:end], alone)
-    assert_good(q, k, v, seed, cu_seqlens=ends, block_size=50, key_range=torch.tensor([[20, 200]]))
+    with forced_isa(path):
+        packed = emulated_attention(seed, q, k, v, cu_seqlens=ends)
+        for first, end in pairwise(ends.tolist()):
+            if first < end:
+                alone = emulated_attention(seed, *(x[:, first:end].contiguous() for x in (q, k, v)))
+                assert torch.equal(packed[:, first:end], alone)
+        assert_good(q, k, v, seed, cu_seqlens=ends, block_size=50, key_range=torch.tensor([[20, 200]]))
 
 
-@pytest.mark.parametrize("dtype", WITH_FLOAT16)
 def test_reads_views_in_place(dtype: torch.dtype) -> None:
-    """Heads of a fused buffer, whose rows lie at 16 bytes or not; masks of any stride."""
-    fused = torch.randn(2, 20, 3, 4, 45).to(dtype)
-    for columns in (slice(8, 40), slice(3, 36), slice(0, 45)):
-        q, k, v = fused[..., columns].unbind(2)
+    """Heads of a fused buffer, or of one that has them first, whose rows lie at 16 bytes; masks of any stride."""
+    fused, heads_first = torch.randn(2, 20, 3, 4, 48).to(dtype), torch.randn(3, 2, 4, 20, 40).to(dtype)
+    capacity = torch.randn(3, 2, 30, 4, 40).to(dtype)
+    for views in (fused[..., 8:40].unbind(2), heads_first.transpose(2, 3)[..., :33], capacity[:, :, 5:25]):
+        q, k, v = views
         expected = emulated_attention(0, *(x.contiguous() for x in (q, k, v)))
-        assert torch.equal(emulated_attention(1, q, k, v), expected)
+        if q.shape[-1] % 8 == 0 or dtype == torch.float32:
+            assert torch.equal(emulated_attention(1, q, k, v), expected)
+        assert_good(q, k, v, 2)
     q, k, v = fused[..., :32].unbind(2)
     square = torch.rand(20, 40, generator=torch.Generator().manual_seed(1)) < 0.5
     for mask in (square[:, 1:21], square[:, ::2], square[:, :20].T, square[:, :1], square[:1, :20]):
@@ -152,13 +184,23 @@ def test_reads_views_in_place(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", WITH_FLOAT16)
+def test_reads_unaligned_views_in_place(dtype: torch.dtype) -> None:
+    fused = torch.randn(2, 20, 3, 4, 45).to(dtype)
+    with forced_isa("sm80"):
+        for columns in (slice(3, 36), slice(0, 45)):
+            q, k, v = fused[..., columns].unbind(2)
+            expected = emulated_attention(0, *(x.contiguous() for x in (q, k, v)))
+            assert torch.equal(emulated_attention(1, q, k, v), expected)
+    with forced_isa("sm90a"):  # which leaves them to the other path
+        assert torch.equal(emulated_attention(2, q, k, v), expected)
+
+
 def test_queries_before_the_first_key(dtype: torch.dtype) -> None:
     q, k, v = inputs((1, 90, 70, 2, 2, 16), dtype)
     assert_good(q, k, v, 5, block_size=8)
     assert emulated_attention(5, q, k, v, block_size=8)[:, :20].count_nonzero() == 0
 
 
-@pytest.mark.parametrize("dtype", WITH_FLOAT16)
 def test_nan_and_infinity_stay_in_their_row(dtype: torch.dtype) -> None:
     q, k, v = inputs((1, 14, 300, 1, 1, 16), dtype)
     clean = emulated_attention(0, q, k, v)
@@ -170,14 +212,12 @@ def test_nan_and_infinity_stay_in_their_row(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("shape", [(0, 3, 4, 2, 2, 8), (2, 0, 4, 2, 2, 8), (1, 3, 4, 0, 0, 8), (1, 3, 0, 2, 2, 8)])
-@pytest.mark.parametrize("dtype", WITH_FLOAT16)
 def test_empty(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     q, k, v = inputs(shape, dtype)
     assert torch.equal(emulated_attention(0, q, k, v), torch.zeros_like(q))
     assert emulated_attention(0, q[:0], k[:0], v[:0], key_range=torch.zeros(0, 2, dtype=torch.int32)).numel() == 0
 
 
-@pytest.mark.parametrize("dtype", WITH_FLOAT16)
 def test_is_safe_with_ranges_out_of_order(dtype: torch.dtype) -> None:
     """They are not read by the host; the emulator reports what is read or written outside."""
     q, k, v = inputs((1, 40, 40, 2, 1, 16), dtype)

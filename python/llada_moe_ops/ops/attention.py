@@ -87,7 +87,7 @@ def attention(
 
     Masks combine: a key counts only where all of them allow it. A row with no key gives zeros. A row's bits depend on
     its own keys only: the same row alone, in a batch, packed, or padded with ``key_range`` gives the same bits. On a
-    GPU, bfloat16 and float16 depend on S as well where keys outnumber queries.
+    GPU, bfloat16 and float16 depend on the layout as well, and where L > S, on S.
 
     Args:
         q: [B, S, Hq, D] float32 or bfloat16, or float16 on a GPU, D at most 256; strided views are read in place if D

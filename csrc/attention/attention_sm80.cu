@@ -235,6 +235,8 @@ __global__ void __launch_bounds__(kAttentionThreads, 2) attention_kernel(Attenti
     load(keys, params.k, walk.first_key());
     load(values, params.v, walk.first_key());
   }
+  // Of a few queries' block some warps have no row; the larger blocks have no register for the question.
+  const bool busy = Shape::kFragments > 1 || warp_row < rows.count;
   RowStates<Shape> states;
   while (more) {
     const int first_key = walk.first_key(), slot = walk.slot();
@@ -247,27 +249,29 @@ __global__ void __launch_bounds__(kAttentionThreads, 2) attention_kernel(Attenti
       load(values + walk.slot() * Shape::kTileBytes, params.v, walk.first_key());
     }
     Scores<Shape> scores = {};
-    score_tile<Element, Shape>(scores, shared + warp_row * Shape::kRowBytes, keys + slot * Shape::kTileBytes);
-    if (params.negative) {
+    if (busy) {
+      score_tile<Element, Shape>(scores, shared + warp_row * Shape::kRowBytes, keys + slot * Shape::kTileBytes);
+      if (params.negative) {
 #pragma unroll
-      for (auto& fragment : scores) {
-        for (auto& pairs : fragment) {
-          for (float& score : pairs) score = -score;
+        for (auto& fragment : scores) {
+          for (auto& pairs : fragment) {
+            for (float& score : pairs) score = -score;
+          }
         }
       }
+      if (!whole) {
+        const std::uint32_t* tile_bits = bits + slot * Shape::kMaskWords + warp_row * (Shape::kKeys / 32);
+        mask_scores<Shape>(scores, visible + warp_row, first_key, params.mask != nullptr ? tile_bits : nullptr);
+      }
+      weigh_tile<Shape>(scores, states, params.scale_log2);
     }
-    if (!whole) {
-      const std::uint32_t* tile_bits = bits + slot * Shape::kMaskWords + warp_row * (Shape::kKeys / 32);
-      mask_scores<Shape>(scores, visible + warp_row, first_key, params.mask != nullptr ? tile_bits : nullptr);
-    }
-    weigh_tile<Shape>(scores, states, params.scale_log2);
     if (more) {
       ptx::cp_async_wait_group<2>();
     } else {
       ptx::cp_async_wait_group<0>();
     }
     __syncthreads();  // the tile's values are there
-    add_values<Element, Shape>(states, scores, values + slot * Shape::kTileBytes);
+    if (busy) add_values<Element, Shape>(states, scores, values + slot * Shape::kTileBytes);
   }
   ptx::cp_async_wait_all();
   write_rows<Element, Shape>(states, params, rows, warp_row);

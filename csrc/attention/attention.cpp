@@ -17,23 +17,47 @@ namespace {
 
 constexpr const char* kOp = "attention";
 
-void check_tensors(const AttentionArgs& args) {
-  Check(kOp, "q", args.q).cpu().dtype({DType::kFloat32, DType::kBFloat16});
+void check_tensors(const AttentionArgs& args, const Backend& backend) {
+  Check(kOp, "q", args.q).on(backend).floating(backend);
   Check(kOp, "q", args.q).shape({kAnySize, kAnySize, kAnySize, kAnySize}).last_dim_contiguous();
   const std::int64_t batch = args.q.size(0), heads = args.q.size(2), depth = args.q.size(3);
-  Check(kOp, "k", args.k).cpu().dtype({args.q.dtype}).shape({batch, kAnySize, kAnySize, depth}).last_dim_contiguous();
+  Check(kOp, "k", args.k).on(backend).dtype({args.q.dtype}).shape({batch, kAnySize, kAnySize, depth});
+  Check(kOp, "k", args.k).last_dim_contiguous();
   const std::int64_t keys = args.k.size(1), key_heads = args.k.size(2);
-  Check(kOp, "v", args.v).cpu().dtype({args.q.dtype}).shape({batch, keys, key_heads, depth}).last_dim_contiguous();
-  Check(kOp, "out", args.out).cpu().dtype({args.q.dtype}).shape({batch, args.q.size(1), heads, depth});
+  Check(kOp, "v", args.v).on(backend).dtype({args.q.dtype}).shape({batch, keys, key_heads, depth});
+  Check(kOp, "v", args.v).last_dim_contiguous();
+  Check(kOp, "out", args.out).on(backend).dtype({args.q.dtype}).shape({batch, args.q.size(1), heads, depth});
   Check(kOp, "out", args.out).last_dim_contiguous();
   require(kOp, "q", depth >= 1 && depth <= kMaxHeadSize, "of head size 1 to 256", std::to_string(depth));
   require(kOp, "k", heads == 0 || (key_heads > 0 && heads % key_heads == 0),
           "of a number of heads that divides q's " + std::to_string(heads), std::to_string(key_heads));
 }
 
+void check_masks(const AttentionArgs& args, const Backend& backend) {
+  const std::int64_t batch = args.q.size(0), queries = args.q.size(1), keys = args.k.size(1);
+  if (args.mask.defined()) {
+    const ArrayView& mask = args.mask;
+    Check(kOp, "mask", mask).on(backend).dtype({DType::kBool, DType::kUInt8});
+    Check(kOp, "mask", mask).shape({kAnySize, kAnySize, queries, keys});
+    require(kOp, "mask",
+            (mask.size(0) == 1 || mask.size(0) == batch) && (mask.size(1) == 1 || mask.size(1) == args.q.size(2)),
+            "broadcastable over batch and heads", shape_text(mask));
+  }
+  if (args.key_range.defined()) {
+    Check(kOp, "key_range", args.key_range).on(backend).dtype({DType::kInt32, DType::kInt64}).shape({batch, 2});
+  }
+  if (args.cu_seqlens.defined()) {
+    const ArrayView& lengths = args.cu_seqlens;
+    Check(kOp, "cu_seqlens", lengths).on(backend).dtype({DType::kInt32, DType::kInt64}).shape({kAnySize});
+    require(kOp, "q", batch == 1, "of batch size 1 with cu_seqlens", std::to_string(batch));
+    require(kOp, "k", keys == queries, "as long as q with cu_seqlens", std::to_string(keys));
+    require(kOp, "cu_seqlens", lengths.size(0) >= 1, "of at least one entry", "none");
+  }
+  require(kOp, "block_size", args.block_size >= 0, "positive", std::to_string(args.block_size));
+}
+
 void check_key_range(const AttentionArgs& args) {
   const std::int64_t batch = args.q.size(0), keys = args.k.size(1);
-  Check(kOp, "key_range", args.key_range).cpu().dtype({DType::kInt32, DType::kInt64}).shape({batch, 2});
   for (std::int64_t b = 0; b < batch; ++b) {
     for (int side = 0; side < 2; ++side) {
       const std::int64_t value = index_at(args.key_range, b, side);
@@ -45,11 +69,7 @@ void check_key_range(const AttentionArgs& args) {
 
 void check_cu_seqlens(const AttentionArgs& args) {
   const ArrayView& lengths = args.cu_seqlens;
-  Check(kOp, "cu_seqlens", lengths).cpu().dtype({DType::kInt32, DType::kInt64}).shape({kAnySize});
-  const std::int64_t batch = args.q.size(0), queries = args.q.size(1), keys = args.k.size(1);
-  require(kOp, "q", batch == 1, "of batch size 1 with cu_seqlens", std::to_string(batch));
-  require(kOp, "k", keys == queries, "as long as q with cu_seqlens", std::to_string(keys));
-  require(kOp, "cu_seqlens", lengths.size(0) >= 1, "of at least one entry", "none");
+  const std::int64_t queries = args.q.size(1);
   std::int64_t previous = 0;
   for (std::int64_t i = 0; i < lengths.size(0); ++i) {
     const std::int64_t value = index_at(lengths, i);
@@ -57,22 +77,6 @@ void check_cu_seqlens(const AttentionArgs& args) {
     previous = value;
   }
   require(kOp, "cu_seqlens", previous == queries, "ending at " + std::to_string(queries), std::to_string(previous));
-}
-
-void check(const AttentionArgs& args) {
-  check_tensors(args);
-  if (args.mask.defined()) {
-    const ArrayView& mask = args.mask;
-    Check(kOp, "mask", mask).cpu().dtype({DType::kBool, DType::kUInt8});
-    Check(kOp, "mask", mask).shape({kAnySize, kAnySize, args.q.size(1), args.k.size(1)});
-    require(
-        kOp, "mask",
-        (mask.size(0) == 1 || mask.size(0) == args.q.size(0)) && (mask.size(1) == 1 || mask.size(1) == args.q.size(2)),
-        "broadcastable over batch and heads", shape_text(mask));
-  }
-  if (args.key_range.defined()) check_key_range(args);
-  if (args.cu_seqlens.defined()) check_cu_seqlens(args);
-  require(kOp, "block_size", args.block_size >= 0, "positive", std::to_string(args.block_size));
 }
 
 AttentionKernel select_kernel(DType dtype, Isa isa) {
@@ -97,8 +101,15 @@ void combine(const AttentionArgs& args, const AttentionPlan& plan, const Attenti
 
 }  // namespace
 
+void check_attention(const AttentionArgs& args, const Backend& backend) {
+  check_tensors(args, backend);
+  check_masks(args, backend);
+}
+
 void attention(const AttentionArgs& args) {
-  check(args);
+  check_attention(args, kCpuBackend);
+  if (args.key_range.defined()) check_key_range(args);
+  if (args.cu_seqlens.defined()) check_cu_seqlens(args);
   if (args.out.elements() == 0) return;
   const AttentionPlan plan = plan_attention(args, num_threads());
   const AttentionKernel kernel = select_kernel(args.q.dtype, active_isa());

@@ -5,11 +5,12 @@
 #include <optional>
 
 #include "common/array_view.h"
+#include "common/check.h"
 
 namespace llada {
 
 struct AttentionArgs {
-  ArrayView q;                  // [B, S, Hq, D] fp32 or bf16, last dimension contiguous
+  ArrayView q;                  // [B, S, Hq, D] fp32 or bf16 (or fp16 on a GPU), last dimension contiguous
   ArrayView k;                  // [B, L, Hkv, D]
   ArrayView v;                  // [B, L, Hkv, D]
   ArrayView mask;               // optional bool [B or 1, Hq or 1, S, L], any strides; true = attend
@@ -21,6 +22,9 @@ struct AttentionArgs {
 };
 
 inline constexpr std::int64_t kMaxHeadSize = 256;
+
+// Throws TypeError or ValueError; the values of key_range and cu_seqlens are not read.
+void check_attention(const AttentionArgs& args, const Backend& backend);
 
 // A row with no key to attend to gives zeros. Throws TypeError or ValueError.
 void attention(const AttentionArgs& args);

@@ -1,33 +1,69 @@
 // Counter-based Gumbel noise: a pure function of (seed, key of the row, token), the same in gumbel_noise of
 // ops/token_confidence.py. 53 random bits, evaluated in double so that the tail is not cut.
+//
+// The logarithms here are made of operations that IEEE rounds, none of them contracted: a CPU and a GPU give the same
+// bits of noise, which their libraries' logarithms would not.
 #pragma once
 
 #include <cmath>
 #include <cstdint>
+#include <cstring>
+
+#include "common/host_device.h"
 
 namespace llada {
 
 // The finaliser of splitmix64 (Steele, Lea, Flood 2014).
-inline std::uint64_t mix_bits(std::uint64_t x) {
+LLADA_HOST_DEVICE inline std::uint64_t mix_bits(std::uint64_t x) {
   x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
   x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
   return x ^ (x >> 31);
 }
 
+// 2 atanh(s) = 2 (s + s^3 / 3 + s^5 / 5 + ...) up to s^21 / 21: for |s| < 0.172 the rest is below 1e-17 of it.
+LLADA_HOST_DEVICE inline double twice_atanh(double s) {
+  const double square = s * s;
+  double series = 0.0;
+  for (int power = 21; power > 1; power -= 2) series = (series + 1.0 / power) * square;
+  return 2.0 * s + 2.0 * s * series;
+}
+
+// log(x) of a normal, positive x = 2^exponent * m with m within sqrt(1/2) and sqrt(2).
+LLADA_HOST_DEVICE inline double natural_log(double x) {
+  constexpr double kLn2High = 0x1.62e42feep-1, kLn2Low = 0x1.a39ef35793c76p-33;  // the first times an exponent is exact
+  constexpr std::uint64_t kSqrtHalf = 0x3fe6a09e667f3bcdu, kMantissa = (std::uint64_t{1} << 52) - 1;
+  std::uint64_t bits;
+  memcpy(&bits, &x, sizeof bits);
+  const std::uint64_t above = bits - kSqrtHalf;  // the exponent counts from sqrt(1/2) on
+  const auto exponent = static_cast<std::int64_t>(above) >> 52;
+  bits = (above & kMantissa) + kSqrtHalf;
+  double m;
+  memcpy(&m, &bits, sizeof m);
+  const auto whole = static_cast<double>(exponent);
+  return whole * kLn2High + (twice_atanh((m - 1.0) / (m + 1.0)) + whole * kLn2Low);
+}
+
 class GumbelStream {
  public:
-  GumbelStream(std::int64_t seed, std::int64_t key)
+  LLADA_HOST_DEVICE GumbelStream(std::int64_t seed, std::int64_t key)
       : start_(mix_bits(mix_bits(static_cast<std::uint64_t>(seed) + kGolden) ^
                         (static_cast<std::uint64_t>(key) * kGolden))) {}
 
   // 53 bits; the smaller, the larger the noise.
-  std::uint64_t bits(std::int64_t token) const {
+  LLADA_HOST_DEVICE std::uint64_t bits(std::int64_t token) const {
     return mix_bits(start_ + (static_cast<std::uint64_t>(token) + 1) * kTokenStep) >> 11;
   }
 
-  static double noise(std::uint64_t bits) {
-    const double uniform = (static_cast<double>(bits) + 0.5) * 0x1p-53;  // in (0, 1): the top value would round to 1
-    return -std::log(-std::log1p(-(uniform < 1.0 ? uniform : 1.0 - 0x1p-53)));
+  // In (0, 1): the top value would round to 1.
+  LLADA_HOST_DEVICE static double uniform(std::uint64_t bits) {
+    const double uniform = (static_cast<double>(bits) + 0.5) * 0x1p-53;
+    return uniform < 1.0 ? uniform : 1.0 - 0x1p-53;
+  }
+
+  // -log(-log(1 - u)).
+  LLADA_HOST_DEVICE static double noise(std::uint64_t bits) {
+    const double u = uniform(bits);
+    return -natural_log(u < 0.25 ? twice_atanh(u / (2.0 - u)) : -natural_log(1.0 - u));
   }
 
   // Only bits below this can give noise of at least `least`, with room for rounding.

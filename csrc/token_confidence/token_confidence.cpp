@@ -32,7 +32,6 @@ std::vector<std::int64_t> check_forbidden(const TokenConfidenceArgs& args) {
   std::vector<std::int64_t> forbidden;
   const std::int64_t vocabulary = args.vocabulary;
   if (args.forbidden.defined()) {
-    Check(kOp, "forbidden", args.forbidden).cpu().dtype({DType::kInt32, DType::kInt64}).shape({kAnySize});
     for (std::int64_t i = 0; i < args.forbidden.size(0); ++i) {
       const std::int64_t id = id_at(args.forbidden, i);
       require(kOp, "forbidden", id >= 0 && id < vocabulary, "token ids below " + std::to_string(vocabulary),
@@ -47,28 +46,6 @@ std::vector<std::int64_t> check_forbidden(const TokenConfidenceArgs& args) {
   require(kOp, "forbidden", static_cast<std::int64_t>(forbidden.size()) + mask_extra < vocabulary,
           "such that a token is left to choose", "all of them forbidden");
   return forbidden;
-}
-
-void check(const TokenConfidenceArgs& args) {
-  Check(kOp, "hidden", args.hidden).cpu().dtype({DType::kFloat32, DType::kBFloat16}).shape({kAnySize, kAnySize});
-  Check(kOp, "hidden", args.hidden).last_dim_contiguous();
-  const std::int64_t rows = args.hidden.size(0), hidden = args.hidden.size(1), vocabulary = args.vocabulary;
-  require(kOp, "lm_head", vocabulary >= 1 && vocabulary < (std::int64_t{1} << 31) && hidden >= 1,
-          "of at least one token and one column", shape_text(args.weight));
-  if (!args.packed) {
-    Check(kOp, "lm_head", args.weight).cpu().dtype({args.hidden.dtype}).shape({vocabulary, hidden});
-    Check(kOp, "lm_head", args.weight).last_dim_contiguous();
-  }
-  require(kOp, "temperature", args.temperature >= 0.0 && args.temperature <= 1e30, "finite and at least 0",
-          std::to_string(args.temperature));
-  require(kOp, "mask_token_id", args.mask_token >= -1 && args.mask_token < vocabulary,
-          "a token id below " + std::to_string(vocabulary), std::to_string(args.mask_token));
-  if (args.noise_keys.defined()) Check(kOp, "noise_keys", args.noise_keys).cpu().dtype({DType::kInt64}).shape({rows});
-  Check(kOp, "token", args.token).cpu().dtype({DType::kInt32}).shape({rows}).contiguous();
-  Check(kOp, "runner_up", args.runner_up).cpu().dtype({DType::kInt32}).shape({rows}).contiguous();
-  const ArrayView* floats[] = {&args.logprob, &args.runner_up_logprob, &args.entropy, &args.logsumexp};
-  for (const ArrayView* view : floats)
-    Check(kOp, "out", *view).cpu().dtype({DType::kFloat32}).shape({rows}).contiguous();
 }
 
 class Stream {
@@ -142,8 +119,34 @@ void write(const TokenConfidenceArgs& args, std::int64_t row, const RowSummary::
 
 }  // namespace
 
+void check_token_confidence(const TokenConfidenceArgs& args, const Backend& backend) {
+  Check(kOp, "hidden", args.hidden).on(backend).floating(backend).shape({kAnySize, kAnySize});
+  Check(kOp, "hidden", args.hidden).last_dim_contiguous();
+  const std::int64_t rows = args.hidden.size(0), hidden = args.hidden.size(1), vocabulary = args.vocabulary;
+  require(kOp, "lm_head", vocabulary >= 1 && vocabulary < (std::int64_t{1} << 31) && hidden >= 1,
+          "of at least one token and one column", shape_text(args.weight));
+  if (!args.packed) {
+    Check(kOp, "lm_head", args.weight).on(backend).dtype({args.hidden.dtype}).shape({vocabulary, hidden});
+    Check(kOp, "lm_head", args.weight).last_dim_contiguous();
+  }
+  require(kOp, "temperature", args.temperature >= 0.0 && args.temperature <= 1e30, "finite and at least 0",
+          std::to_string(args.temperature));
+  require(kOp, "mask_token_id", args.mask_token >= -1 && args.mask_token < vocabulary,
+          "a token id below " + std::to_string(vocabulary), std::to_string(args.mask_token));
+  if (args.noise_keys.defined())
+    Check(kOp, "noise_keys", args.noise_keys).on(backend).dtype({DType::kInt64}).shape({rows});
+  if (args.forbidden.defined()) {
+    Check(kOp, "forbidden", args.forbidden).on(backend).dtype({DType::kInt32, DType::kInt64}).shape({kAnySize});
+  }
+  Check(kOp, "token", args.token).on(backend).dtype({DType::kInt32}).shape({rows}).contiguous();
+  Check(kOp, "runner_up", args.runner_up).on(backend).dtype({DType::kInt32}).shape({rows}).contiguous();
+  const ArrayView* floats[] = {&args.logprob, &args.runner_up_logprob, &args.entropy, &args.logsumexp};
+  for (const ArrayView* view : floats)
+    Check(kOp, "out", *view).on(backend).dtype({DType::kFloat32}).shape({rows}).contiguous();
+}
+
 void token_confidence(const TokenConfidenceArgs& args) {
-  check(args);
+  check_token_confidence(args, kCpuBackend);
   const Stream stream(args, check_forbidden(args));
   const std::int64_t rows = args.hidden.size(0), panels = stream.panels();
   if (rows == 0) return;

@@ -5,11 +5,12 @@
 #include <cstdint>
 
 #include "common/array_view.h"
+#include "common/check.h"
 
 namespace llada {
 
 struct TokenConfidenceArgs {
-  ArrayView hidden;  // [R, H] fp32 or bf16, rows contiguous
+  ArrayView hidden;  // [R, H] fp32 or bf16 (or fp16 on a GPU), rows contiguous
   ArrayView weight;  // [V, H], rows contiguous, or V rows packed (cpu/panel_weights.h)
   bool packed = false;
   std::int64_t vocabulary = 0;   // V
@@ -25,6 +26,9 @@ struct TokenConfidenceArgs {
   ArrayView entropy;             // [R] fp32
   ArrayView logsumexp;           // [R] fp32
 };
+
+// Throws TypeError or ValueError; the values of forbidden are not read.
+void check_token_confidence(const TokenConfidenceArgs& args, const Backend& backend);
 
 // Logits are rounded to the dtype of hidden; equal ones are ordered by lower token. A row whose distribution is not
 // finite (NaN or infinite logits) gets token -1 and NaN elsewhere. Throws TypeError or ValueError.

@@ -1,5 +1,6 @@
 #include "attention/attention.h"
 
+#include "binding/torch/schemas.h"
 #include "binding/torch/views.h"
 
 namespace {
@@ -18,9 +19,7 @@ Tensor attention(Tensor q, Tensor k, Tensor v, std::optional<Tensor> mask, std::
 }  // namespace
 
 STABLE_TORCH_LIBRARY_FRAGMENT(llada_moe, m) {
-  m.def(
-      "attention(Tensor q, Tensor k, Tensor v, Tensor? mask=None, Tensor? key_range=None, Tensor? cu_seqlens=None, "
-      "int block_size=0, float? scale=None) -> Tensor");
+  for (const char* schema : llada::schemas::kAttention) m.def(schema);
 }
 
 STABLE_TORCH_LIBRARY_IMPL(llada_moe, CPU, m) { m.impl("attention", TORCH_BOX(&attention)); }

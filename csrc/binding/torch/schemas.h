@@ -3,6 +3,11 @@
 
 namespace llada::schemas {
 
+inline constexpr const char* kAttention[] = {
+    "attention(Tensor q, Tensor k, Tensor v, Tensor? mask=None, Tensor? key_range=None, Tensor? cu_seqlens=None, "
+    "int block_size=0, float? scale=None) -> Tensor",
+};
+
 inline constexpr const char* kGroupedGemm[] = {
     "grouped_gemm(Tensor x_sorted, Tensor weight, Tensor offsets) -> Tensor",
     "grouped_swiglu(Tensor x_sorted, Tensor gate_up_proj, Tensor offsets) -> Tensor",
@@ -36,6 +41,12 @@ inline constexpr const char* kRouterTopk[] = {
     "int num_groups=1, int topk_groups=1, bool renormalize=False, float scale=1.0) -> (Tensor, Tensor)",
     "router(Tensor x, Tensor gate_weight, int k, bool sigmoid=False, Tensor? bias=None, bool bias_in_weights=True, "
     "int num_groups=1, int topk_groups=1, bool renormalize=False, float scale=1.0) -> (Tensor, Tensor)",
+};
+
+inline constexpr const char* kTokenConfidence[] = {
+    "token_confidence(Tensor hidden, Tensor weight, bool packed, int vocabulary, float temperature=0.0, int seed=0, "
+    "Tensor? noise_keys=None, Tensor? forbidden=None, int mask_token=-1) -> "
+    "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
 };
 
 }  // namespace llada::schemas

@@ -2,6 +2,7 @@
 
 #include <tuple>
 
+#include "binding/torch/schemas.h"
 #include "binding/torch/views.h"
 
 namespace {
@@ -30,10 +31,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> token_confidence(
 }  // namespace
 
 STABLE_TORCH_LIBRARY_FRAGMENT(llada_moe, m) {
-  m.def(
-      "token_confidence(Tensor hidden, Tensor weight, bool packed, int vocabulary, float temperature=0.0, int seed=0, "
-      "Tensor? noise_keys=None, Tensor? forbidden=None, int mask_token=-1) -> "
-      "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+  for (const char* schema : llada::schemas::kTokenConfidence) m.def(schema);
 }
 
 STABLE_TORCH_LIBRARY_IMPL(llada_moe, CPU, m) { m.impl("token_confidence", TORCH_BOX(&token_confidence)); }

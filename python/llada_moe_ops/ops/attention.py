@@ -86,14 +86,17 @@ def attention(
     """softmax(scale · q kᵀ) v per head, bidirectional, with an online softmax in fp32 (FlashAttention, 2205.14135).
 
     Masks combine: a key counts only where all of them allow it. A row with no key gives zeros. A row's bits depend on
-    its own keys only: the same row alone, in a batch, packed, or padded with ``key_range`` gives the same bits.
+    its own keys only: the same row alone, in a batch, packed, or padded with ``key_range`` gives the same bits. On a
+    GPU, bfloat16 and float16 depend on the layout as well, and where L > S, on S.
 
     Args:
-        q: [B, S, Hq, D] float32 or bfloat16, D at most 256; strided views are read in place if D is contiguous.
+        q: [B, S, Hq, D] float32 or bfloat16, or float16 on a GPU, D at most 256; strided views are read in place if D
+            is contiguous.
         k, v: [B, L, Hkv, D] of q's dtype; query head j reads key/value head j // (Hq / Hkv). L may differ from S.
         mask: bool, true = attend, broadcastable to [B, Hq, S, L] (so three dimensions are [heads, S, L]).
         key_range: int32 or int64 [B, 2], each row's first valid key and the one past its last (padding).
-        cu_seqlens: int32 or int64 [n + 1], rising from 0 to S: B = 1 holds n packed sequences, and S = L.
+        cu_seqlens: int32 or int64 [n + 1], rising from 0 to S: B = 1 holds n packed sequences, and S = L. On a GPU its
+            values and those of key_range are not checked: wrong ones give wrong rows.
         block_size: block-causal: a query sees its own block of positions and earlier ones. When L > S the queries are
             the last S positions.
         scale: default 1 / sqrt(D).
@@ -144,7 +147,7 @@ def _check_arguments(
         _check.require(op, "q", batch == 1, "of batch size 1 with cu_seqlens", batch)
         _check.require(op, "k", keys == queries, f"as long as q ({queries}) with cu_seqlens", keys)
         _check.require(op, "cu_seqlens", cu_seqlens.shape[0] >= 1, "of at least one entry", "none")
-        if _check.has_values(cu_seqlens):
+        if _check.has_values(cu_seqlens) and cu_seqlens.device.type == "cpu":  # a GPU's are not waited for
             ends = cu_seqlens.tolist()
             rising = ends[0] == 0 and ends[-1] == queries and ends == sorted(ends)
             _check.require(op, "cu_seqlens", rising, f"rising from 0 to {queries}", ends)

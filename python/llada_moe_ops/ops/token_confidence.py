@@ -160,16 +160,18 @@ def token_confidence(
     noise g of :func:`gumbel_noise` (the Gumbel-max trick: a sample of softmax(l / T)). Not differentiable.
 
     Args:
-        hidden: [R, H] float32 or bfloat16, last dimension contiguous.
+        hidden: [R, H] float32 or bfloat16, or float16 on a GPU, last dimension contiguous.
         lm_head: [V, H] of hidden's dtype, last dimension contiguous, or packed by :func:`pack_linear`.
         temperature: finite, at least 0.
         seed: of the noise; needed when temperature > 0.
         noise_keys: int64 [R], each row's own stream of noise; default 0, 1, 2, ...
-        forbidden: token ids that are never chosen and are absent from the distribution.
+        forbidden: token ids that are never chosen and are absent from the distribution. Those in a GPU's tensor are not
+            checked: those out of range forbid nothing.
         mask_token_id: a token that is never chosen but stays in the distribution.
 
     Returns:
-        A :class:`TokenConfidence`. A row whose distribution is not finite (NaN or infinite logits) has token -1.
+        A :class:`TokenConfidence`. A row whose distribution is not finite (NaN or infinite logits) has token -1,
+        and so has, where a GPU's tensor forbids them all, a row with no token left.
 
     Raises:
         TypeError: an argument is no tensor or has another dtype.
@@ -240,16 +242,16 @@ def _forbidden_ids(
     op = "token_confidence"
     ids = None
     if forbidden is not None and not isinstance(forbidden, Tensor):
-        ids = torch.tensor(list(forbidden), dtype=torch.int64, device=device)
+        ids = torch.tensor(list(forbidden), dtype=torch.int64)
     elif forbidden is not None:
         ids = forbidden
         _check.tensor(op, "forbidden", ids, dtypes=_check.INDEX, shape=("F",), device=device)
     excluded = set() if mask_token_id is None else {mask_token_id}
-    if ids is not None and _check.has_values(ids):
+    if ids is not None and _check.has_values(ids) and ids.device.type == "cpu":  # a GPU's are not waited for
         _check.index_range(op, "forbidden", ids, vocabulary - 1)
         excluded |= set(ids.tolist())
     _check.require(op, "forbidden", len(excluded) < vocabulary, "such that a token is left to choose", "every token")
-    return ids
+    return None if ids is None else ids.to(device)
 
 
 if native():

@@ -1,0 +1,77 @@
+#include "token_confidence/token_confidence_cuda.h"
+
+#include <algorithm>
+#include <limits>
+#include <string>
+
+#include "cuda/launch_report.h"
+#include "token_confidence/token_confidence.h"
+
+namespace llada::cuda {
+namespace {
+
+constexpr const char* kOp = "token_confidence";
+constexpr std::int64_t kPassFloats = 1 << 24, kPassMultiple = 128;  // of the workspace: 64 MB; of the rows of a pass
+
+std::int64_t floats_per_row(const TokenConfidenceArgs& args) {
+  return (args.vocabulary + kVocabularyTile - 1) / kVocabularyTile * kTilePartFloats;
+}
+
+std::int64_t rows_per_pass(const TokenConfidenceArgs& args) {
+  const std::int64_t fitting = kPassFloats / std::max<std::int64_t>(floats_per_row(args), 1);
+  return std::min(args.hidden.size(0), std::max(fitting / kPassMultiple * kPassMultiple, kPassMultiple));
+}
+
+void run_pass(const TokenConfidenceArgs& args, const ArrayView& workspace, const Stream& stream, std::int64_t first,
+              std::int64_t rows) {
+  const ArrayView &hidden = args.hidden, &weight = args.weight;
+  const auto row_of = [first](const ArrayView& view) {
+    return view.as<char>() + first * view.stride(0) * dtype_bytes(view.dtype);
+  };
+  TokenConfidenceParams params{};
+  params.product = {hidden.dtype, row_of(hidden), hidden.stride(0), weight.data,     0, weight.stride(0), nullptr,
+                    nullptr,      rows,           hidden.size(1),   args.vocabulary, 1, stream.handle};
+  params.temperature = args.temperature;
+  params.seed = args.seed;
+  if (args.noise_keys.defined()) {
+    params.noise_keys = reinterpret_cast<const std::int64_t*>(row_of(args.noise_keys));
+    params.noise_key_stride = args.noise_keys.stride(0);
+  }
+  params.first_row = first;
+  if (args.forbidden.defined()) {
+    params.forbidden = args.forbidden.data;
+    params.wide_forbidden = args.forbidden.dtype == DType::kInt64;
+    params.forbidden_stride = args.forbidden.stride(0);
+    params.forbidden_count = args.forbidden.size(0);
+  }
+  params.mask_token = args.mask_token;
+  params.parts = workspace.as<float>();
+  params.token = args.token.as<std::int32_t>() + first;
+  params.runner_up = args.runner_up.as<std::int32_t>() + first;
+  params.logprob = args.logprob.as<float>() + first;
+  params.runner_up_logprob = args.runner_up_logprob.as<float>() + first;
+  params.entropy = args.entropy.as<float>() + first;
+  params.logsumexp = args.logsumexp.as<float>() + first;
+  report(kOp, token_confidence_sm80(params), stream);
+}
+
+}  // namespace
+
+std::int64_t token_confidence_workspace(const TokenConfidenceArgs& args) {
+  return rows_per_pass(args) * floats_per_row(args);
+}
+
+void token_confidence(const TokenConfidenceArgs& args, const ArrayView& workspace, const Stream& stream) {
+  const Backend backend = backend_of(args.hidden);
+  require(kOp, "lm_head", !args.packed, "a plain tensor on a GPU", "a packed one");
+  check_token_confidence(args, backend);
+  Check(kOp, "workspace", workspace).on(backend).dtype({DType::kFloat32}).shape({token_confidence_workspace(args)});
+  const std::int64_t rows = args.hidden.size(0), step = rows_per_pass(args);
+  require(kOp, "hidden", rows <= std::numeric_limits<std::int32_t>::max(), "of fewer than 2^31 rows",
+          std::to_string(rows));
+  for (std::int64_t first = 0; first < rows; first += step) {
+    run_pass(args, workspace, stream, first, std::min(step, rows - first));
+  }
+}
+
+}  // namespace llada::cuda

@@ -180,7 +180,8 @@ __global__ void __launch_bounds__(Shape::kThreads) tile_kernel(TokenConfidencePa
   }
   typename Shape::Sums sums = {};
   const RowTile row_tile{0, first_row, min(Shape::kRows, rows)};
-  sum_tile<Element, Shape, false, kAligned>(sums, shared, params.product, row_tile, first_token);
+  sum_tile<Element, Element, Shape, false, kAligned>(sums, shared, params.product, row_tile, first_token,
+                                                     {0, depth_steps<Element>(params.product)});
   __syncthreads();
 
   auto* logits = reinterpret_cast<float*>(shared);

@@ -3,8 +3,6 @@ graph, and rules that a GPU would enforce. On a GPU (``-k gpu``) the same and th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,11 +12,10 @@ import torch
 from llada_moe_ops import CheckpointError, KeyValueCache, LLaDAMoEConfig, LLaDAMoEModel, generate, score
 from llada_moe_ops.model import captured, checkpoint
 from llada_moe_ops.model.captured import CapturedPass, can_capture
-from llada_moe_ops.ops import _check
 from llada_moe_ops.sampling import CACHES, forward
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from tests.captured import record_eagerly
 from tests.emulated import SEEDS, emulated, needs_emulator
 from tests.golden import GOLDEN, facts, forward_cases, tensors
 from tests.on_gpu import needs_gpu
@@ -70,33 +67,6 @@ def test_cuda_generation_is_the_cpu_s(seed: int, cache: str) -> None:
     with emulated(seed):
         found = generate(tiny(), PROMPTS, **options)
     assert torch.equal(found.sequences, expected.sequences)
-
-
-@contextmanager
-def nothing_read_on_the_host() -> Iterator[None]:
-    """Refuses what would make the host wait for a GPU, and so cannot be captured (in inference mode not all of it)."""
-
-    class Refuse(TorchDispatchMode):
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            name = func.name()
-            reads = ("_local_scalar_dense", "nonzero", "equal", "masked_select", "unique", "repeat_interleave")
-            assert not any(name.removeprefix("aten::").split(".")[0] == read for read in reads), name
-            return func(*args, **(kwargs or {}))
-
-    with pytest.MonkeyPatch.context() as patch, Refuse():
-        patch.setattr(_check, "index_range", lambda *_: None)  # reads on the CPU alone
-        yield
-
-
-def record_eagerly(function: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
-    """In place of a graph: the function again, its result where it was."""
-    result = function().clone()
-
-    def replay() -> None:
-        with nothing_read_on_the_host():
-            result.copy_(function())
-
-    return replay, result
 
 
 @pytest.mark.parametrize("cache", CACHES)

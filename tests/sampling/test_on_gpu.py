@@ -1,13 +1,15 @@
-"""Recorded runs of the published sampler, token for token, with the model on a GPU."""
+"""Recorded runs of the published sampler, token for token, with the model on a GPU; graphs against the host's loop."""
 
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
 from llada_moe_ops import LLaDAMoEModel
-from llada_moe_ops.sampling import RecordedNoise, generate
+from llada_moe_ops.model import captured
+from llada_moe_ops.sampling import CACHES, RecordedNoise, captured_steps, generate
 
 from tests.golden import GOLDEN, facts, tensors
 from tests.on_gpu import needs_gpu
@@ -48,3 +50,26 @@ def test_recorded_noise_gives_the_recorded_tokens(case: str) -> None:
         noise=RecordedNoise(*(None if values is None else values.cuda() for values in uniforms)),
     )
     assert torch.equal(result.trace.states().cpu(), recorded[f"{case}/states"].long())
+
+
+@pytest.mark.parametrize("policy", CACHES)
+@pytest.mark.parametrize("options", [{}, {"cfg_scale": 0.5, "temperature": 0.4}, {"stop_at_eos": True}], ids=str)
+def test_captured_steps_have_the_bits_of_the_host_s_loop(
+    monkeypatch: pytest.MonkeyPatch, policy: str, options: dict[str, Any]
+) -> None:
+    graphs = 0
+
+    def record(function: Any) -> Any:
+        nonlocal graphs
+        graphs += 1
+        return captured.record_cuda_graph(function)
+
+    monkeypatch.setattr(captured_steps, "record_cuda_graph", record)
+    prompts = [[5, 6, 7], [9, 10, 11, 12, 13, 14], [8, 3]]
+    call: dict[str, Any] = {"gen_length": 32, "block_length": 16, "cache": policy, "seed": 1, **options}
+    found = generate(load("base-fp32"), prompts, **call)
+    assert graphs > 0
+    monkeypatch.setattr(captured_steps, "can_capture", lambda model: False)
+    expected = generate(load("base-fp32"), prompts, **call)
+    assert found.trace.to_dict() == expected.trace.to_dict()
+    assert found.forward_passes == expected.forward_passes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -240,18 +241,27 @@ def _forbidden_ids(
     forbidden: Tensor | Sequence[int] | None, vocabulary: int, mask_token_id: int | None, device: torch.device
 ) -> Tensor | None:
     op = "token_confidence"
+    excluded = set() if mask_token_id is None else {mask_token_id}
     ids = None
-    if forbidden is not None and not isinstance(forbidden, Tensor):
-        ids = torch.tensor(list(forbidden), dtype=torch.int64)
-    elif forbidden is not None:
+    if isinstance(forbidden, Tensor):
         ids = forbidden
         _check.tensor(op, "forbidden", ids, dtypes=_check.INDEX, shape=("F",), device=device)
-    excluded = set() if mask_token_id is None else {mask_token_id}
-    if ids is not None and _check.has_values(ids) and ids.device.type == "cpu":  # a GPU's are not waited for
-        _check.index_range(op, "forbidden", ids, vocabulary - 1)
-        excluded |= set(ids.tolist())
+        if _check.has_values(ids) and ids.device.type == "cpu":  # a GPU's are not waited for
+            _check.index_range(op, "forbidden", ids, vocabulary - 1)
+            excluded |= set(ids.tolist())
+    elif forbidden is not None:
+        given = tuple(forbidden)
+        outside = next((token for token in given if not 0 <= token < vocabulary), None)
+        _check.require(op, "forbidden", outside is None, f"in 0 .. {vocabulary - 1}", outside)
+        excluded |= set(given)
+        make = torch.tensor if device.type == "cpu" else _copied_once
+        ids = make(given, dtype=torch.int64, device=device)
     _check.require(op, "forbidden", len(excluded) < vocabulary, "such that a token is left to choose", "every token")
-    return None if ids is None else ids.to(device)
+    return ids
+
+
+# A copy to a GPU makes the host wait, and cannot be captured in a graph.
+_copied_once = lru_cache(maxsize=64)(torch.tensor)
 
 
 if native():

@@ -2,13 +2,12 @@
 
 from .cache import CACHES, CachePolicy
 from .likelihood import LikelihoodEstimate, score
-from .loop import NonFiniteLogitsError
 from .noise import CounterNoise, NoiseSource, RecordedNoise
 from .predictor import Statistics
 from .result import GenerationResult
 from .sampler import generate, infill
 from .schedule import Schedule
-from .trace import Trace, TraceStep
+from .trace import NonFiniteLogitsError, Trace, TraceStep
 from .unmasker import UNMASKERS, Unmasker
 
 __all__ = [

@@ -27,6 +27,9 @@ class CachePolicy(Protocol):
     """Says what a step recomputes, for each row from its own block and length alone.
 
     Without one, every position is recomputed at every step and no keys and values are kept: exact.
+
+    One with an attribute ``capturable`` that is true takes its tensors on the CPU as well, whatever the model's
+    device: on a GPU, steps become CUDA graphs, and no step waits for the one before.
     """
 
     def window(self, index: int, block: Tensor, lengths: Tensor) -> Window | None:
@@ -43,6 +46,8 @@ class CachePolicy(Protocol):
 class PrefixCache:
     """Keeps what comes before the block (Fast-dLLM, arXiv 2505.22618): recomputes from the block's start to the end."""
 
+    capturable = True
+
     def window(self, index: int, block: Tensor, lengths: Tensor) -> Window | None:
         start = block[:, 0]
         return Window(start, max(int((lengths - start).max()), block.shape[1]))
@@ -51,12 +56,16 @@ class PrefixCache:
 class DualCache:
     """Keeps what comes before and after the block (Fast-dLLM, arXiv 2505.22618): recomputes the block."""
 
+    capturable = True
+
     def window(self, index: int, block: Tensor, lengths: Tensor) -> Window | None:
         return Window(block[:, 0], block.shape[1])
 
 
 class VicinityCache:
     """Recomputes the block and its neighbours; the first steps of a block are whole (dInfer, arXiv 2510.08666)."""
+
+    capturable = True
 
     def __init__(self, neighbours: int = 16, whole_steps: int = 4) -> None:
         if neighbours < 0:

@@ -81,6 +81,17 @@ class Canvas:
         self.tokens[rows, positions] = tokens
         self.to_fill[rows, positions] = False
 
+    def commit_block(self, rows: Tensor, starts: Tensor, commit: Tensor, tokens: Tensor) -> None:
+        """:meth:`commit` of tokens [A, W] where ``commit`` [A, W], in the blocks of ``rows`` [A] from ``starts`` [A].
+
+        Its sizes are fixed and nothing is read on the host, so a CUDA graph can do it.
+        """
+        slots = torch.arange(self.tokens.shape[1], device=starts.device) - starts[:, None]
+        inside = slots.clamp(0, self.block_length - 1)
+        chosen = commit.gather(1, inside) & (slots == inside)
+        self.tokens.index_copy_(0, rows, torch.where(chosen, tokens.gather(1, inside), self.tokens[rows]))
+        self.to_fill.index_copy_(0, rows, self.to_fill[rows] & ~chosen)
+
     def end_rows(self, positions: Tensor, end_token: int) -> tuple[Tensor, Tensor]:
         """End each row whose block ``positions`` [B, W] is complete and holds ``end_token`` among what was filled.
 
@@ -89,15 +100,24 @@ class Canvas:
         Returns:
             rows and positions [M] of the tokens that this changed.
         """
+        rows, columns = self._ending(positions, end_token).nonzero(as_tuple=True)
+        self.commit(rows, columns, torch.full_like(rows, end_token))
+        return rows, columns
+
+    def end_rows_in_place(self, positions: Tensor, end_token: int) -> Tensor:
+        """:meth:`end_rows` in fixed sizes, for a CUDA graph; where it changed the canvas, bool [B, L]."""
+        changed = self._ending(positions, end_token)
+        self.tokens.masked_fill_(changed, end_token)
+        self.to_fill.masked_fill_(changed, False)
+        return changed
+
+    def _ending(self, positions: Tensor, end_token: int) -> Tensor:
         index = torch.arange(self.tokens.shape[1], device=self.tokens.device)
         complete = ~self.masked(positions).any(1)
         in_block = (index >= positions[:, :1]) & (index <= positions[:, -1:])
         ends = in_block & self.filled & (self.tokens == end_token) & complete[:, None]
         after = ends.int().cumsum(1).bool() & self.filled
-        changed = after & (self.to_fill | (self.tokens != end_token))
-        rows, columns = changed.nonzero(as_tuple=True)
-        self.commit(rows, columns, torch.full_like(rows, end_token))
-        return rows, columns
+        return after & (self.to_fill | (self.tokens != end_token))
 
     def sequences(self) -> Tensor:
         """The canvas in the caller's layout, int64 [B, L']."""

@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
+from .captured_steps import CapturedSteps
 from .predictor import Predictor
 from .schedule import Schedule
-from .trace import Trace, TraceStep
+from .trace import NonFiniteLogitsError, Trace, TraceStep
 from .unmasker import Unmasker
-
-
-class NonFiniteLogitsError(ValueError):
-    """The model produced NaN or infinite logits.
-
-    Attributes:
-        step: the step at which it happened.
-        trace: every step before it.
-    """
-
-    def __init__(self, step: int, trace: Trace) -> None:
-        super().__init__(f"the model's logits are not finite at step {step}; are the weights damaged?")
-        self.step = step
-        self.trace = trace
 
 
 def denoise(
@@ -46,20 +33,39 @@ def denoise(
     """
     canvas = predictor.canvas
     trace = Trace(canvas.layout)
+    captured = CapturedSteps.build(predictor, unmasker, end_token, watched=on_step is not None)
     for block in range(canvas.block_starts.shape[0]):
         positions = canvas.block(block)
         masked = canvas.masked(positions)
         if not bool(masked.any()):
             continue
         counts = schedule.counts(masked.sum(1))
-        index = 0
-        while bool(canvas.masked(positions).any()) if unmasker.adaptive else index < counts.shape[1]:
-            quota = counts[:, min(index, counts.shape[1] - 1)].clamp(min=int(unmasker.adaptive))
-            trace.steps.append(_step(predictor, unmasker, trace, (block, index), positions, quota, end_token))
+        for step in (
+            _steps(predictor, unmasker, trace, block, positions, counts, end_token)
+            if captured is None
+            else captured.steps(trace, block, positions, counts)
+        ):
+            trace.steps.append(step)
             if on_step is not None:
-                on_step(trace.steps[-1])
-            index += 1
+                on_step(step)
     return trace
+
+
+def _steps(
+    predictor: Predictor,
+    unmasker: Unmasker,
+    trace: Trace,
+    block: int,
+    positions: Tensor,
+    counts: Tensor,
+    end_token: int | None,
+) -> Iterator[TraceStep]:
+    canvas = predictor.canvas
+    index = 0
+    while bool(canvas.masked(positions).any()) if unmasker.adaptive else index < counts.shape[1]:
+        quota = counts[:, min(index, counts.shape[1] - 1)].clamp(min=int(unmasker.adaptive))
+        yield _step(predictor, unmasker, trace, (block, index), positions, quota, end_token)
+        index += 1
 
 
 def _step(

@@ -27,15 +27,22 @@ _CONFIDENCE_STREAM = 0x2545F4914F6CDD1D
 
 @dataclass(frozen=True)
 class Draw:
-    """What a step's noise is for: ``rows`` [R] of the batch and their ``positions`` [R], counted without padding."""
+    """What a step's noise is for: ``rows`` [R] of the batch and their ``positions`` [R], counted without padding.
 
-    step: int
+    ``step`` is a tensor int64 [1] for a source that is ``capturable``, where a CUDA graph counts the steps.
+    """
+
+    step: int | Tensor
     rows: Tensor
     positions: Tensor
 
 
 class NoiseSource(Protocol):
-    """Chooses tokens under noise, and draws the confidences of random remasking."""
+    """Chooses tokens under noise, and draws the confidences of random remasking.
+
+    One with an attribute ``capturable`` that is true makes neither sizes nor decisions on the host depend on what
+    tensors hold: on a GPU, steps become CUDA graphs.
+    """
 
     def choose(
         self,
@@ -58,12 +65,15 @@ class NoiseSource(Protocol):
 class CounterNoise:
     """Counter-based noise; ``requests`` int64 [B] are the keys of the batch's rows (see :func:`request_keys`)."""
 
+    capturable = True
+
     def __init__(self, requests: Tensor) -> None:
         self.requests = requests
 
     def keys(self, draw: Draw) -> Tensor:
         """A 64-bit key per row of the draw, int64 [R]."""
-        stepped = _mix(self.requests[draw.rows] + torch.full_like(draw.rows, draw.step) * _GOLDEN)
+        step = draw.step if isinstance(draw.step, Tensor) else torch.full_like(draw.rows, draw.step)
+        stepped = _mix(self.requests[draw.rows] + step * _GOLDEN)
         return _mix(stepped + draw.positions * _GOLDEN)
 
     def choose(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -82,18 +82,11 @@ class Predictor:
         row, slot = masked.nonzero(as_tuple=True)
         position = positions[row, slot]
         hidden = self._hidden(rows, positions, index, row, position)
-        options, draw = self.options, Draw(step, rows[row], position)
-        best = self.noise.choose(
-            hidden,
-            self.model.lm_head,
-            draw,
-            temperature=options.temperature,
-            forbidden=options.forbidden,
-            mask_token_id=options.mask_token_id,
-        )
+        draw = Draw(step, rows[row], position)
+        best = self._choose(hidden, draw)
         if not bool(hidden.isfinite().all() & best.logprob.isfinite().all()):
             raise FloatingPointError("the model's logits are not finite")
-        confidence = self.noise.uniform(draw) if options.remasking == "random" else self._probability(hidden, best)
+        confidence = self._confidence(hidden, best, draw)
 
         def dense(values: Tensor) -> Tensor:
             grid = torch.zeros(masked.shape, dtype=values.dtype, device=values.device)
@@ -108,6 +101,51 @@ class Predictor:
             entropy=dense(best.entropy),
         )
 
+    def in_fixed_sizes(
+        self, rows: Tensor, positions: Tensor, masked: Tensor, step: Tensor, run: Callable[[Tensor], Tensor]
+    ) -> tuple[Statistics, Tensor]:
+        """The same with the head on every position, and nothing read on the host: what a CUDA graph can hold.
+
+        Args:
+            rows, positions, masked: as above; rows without a masked position are allowed.
+            step: int64 [1], counted over the whole generation.
+            run: gives the final hidden states [A', W, H] at the blocks of canvases [A', L]: those of ``rows`` and, with
+                guidance, these again with their given tokens masked.
+
+        Returns:
+            The statistics, and whether all numbers of masked positions are finite, bool []. Tokens are in the
+            vocabulary even where they are not.
+        """
+        tokens, scale = self.canvas.tokens[rows], self.options.cfg_scale
+        if scale == 0:
+            hidden = run(tokens)
+        else:
+            both = run(torch.cat([tokens, self._without_given(rows, tokens)]))
+            hidden = guide(both[: len(rows)], both[len(rows) :], scale)
+        hidden = hidden.flatten(0, 1)
+        draw = Draw(step, rows[:, None].expand_as(positions).flatten(), positions.flatten())
+        best = self._choose(hidden, draw)
+        confidence = self._confidence(hidden, best, draw)
+        finite = (hidden.isfinite().all(-1) & best.logprob.isfinite()).view_as(masked)
+
+        def dense(values: Tensor) -> Tensor:
+            return values.view_as(masked).masked_fill(~masked, 0)
+
+        statistics = Statistics(
+            token=dense(best.token.long().clamp(min=0)),
+            confidence=dense(confidence),
+            logprob=dense(best.logprob),
+            runner_up=dense(best.runner_up.long()),
+            runner_up_logprob=dense(best.runner_up_logprob),
+            entropy=dense(best.entropy),
+        )
+        return statistics, (finite | ~masked).all()
+
+    @property
+    def passes_per_step(self) -> int:
+        """How many times a step runs each of its canvases: twice with guidance."""
+        return 1 if self.options.cfg_scale == 0 else 2
+
     def _hidden(self, rows: Tensor, block: Tensor, index: int, row: Tensor, position: Tensor) -> Tensor:
         """Final hidden states [R, H] of position[r] in the canvas rows[row[r]].
 
@@ -116,16 +154,14 @@ class Predictor:
         """
         canvas, scale = self.canvas, self.options.cfg_scale
         tokens, mask, lengths = canvas.tokens[rows], canvas.attention_mask(rows), canvas.lengths[rows]
-        self.forward_passes += 1
+        self.forward_passes += self.passes_per_step
         if scale == 0:
             return self.forward(
                 rows, tokens, mask, block=block, lengths=lengths, index=index, row=row, position=position
             )
-        self.forward_passes += 1
-        unconditional = tokens.masked_fill(~canvas.filled[rows], self.options.mask_token_id)
         both = self.forward(
             torch.cat([rows, rows + len(canvas.tokens)]),
-            torch.cat([tokens, unconditional]),
+            torch.cat([tokens, self._without_given(rows, tokens)]),
             None if mask is None else torch.cat([mask, mask]),
             block=torch.cat([block, block]),
             lengths=torch.cat([lengths, lengths]),
@@ -135,6 +171,23 @@ class Predictor:
         )
         return guide(both[: len(row)], both[len(row) :], scale)
 
+    def _without_given(self, rows: Tensor, tokens: Tensor) -> Tensor:
+        return tokens.masked_fill(~self.canvas.filled[rows], self.options.mask_token_id)
+
+    def _choose(self, hidden: Tensor, draw: Draw) -> TokenConfidence:
+        options = self.options
+        return self.noise.choose(
+            hidden,
+            self.model.lm_head,
+            draw,
+            temperature=options.temperature,
+            forbidden=options.forbidden,
+            mask_token_id=options.mask_token_id,
+        )
+
+    def _confidence(self, hidden: Tensor, best: TokenConfidence, draw: Draw) -> Tensor:
+        return self.noise.uniform(draw) if self.options.remasking == "random" else self._probability(hidden, best)
+
     def _probability(self, hidden: Tensor, best: TokenConfidence) -> Tensor:
         """The chosen tokens' probabilities [R]; those of ``unconfident`` ids are 0 and the others renormalised."""
         unconfident = self.options.unconfident
@@ -142,7 +195,9 @@ class Predictor:
             return best.logprob.exp()
         rest = ops.token_confidence(hidden, self.model.lm_head, forbidden=[*self.options.forbidden, *unconfident])
         probability = (best.logprob + best.logsumexp - rest.logsumexp).exp()
-        return probability.masked_fill(torch.isin(best.token, torch.tensor(unconfident, device=hidden.device)), 0.0)
+        for token in unconfident:
+            probability = probability.masked_fill(best.token == token, 0.0)
+        return probability
 
 
 def guide(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:

@@ -42,6 +42,20 @@ class TraceStep:
         }
 
 
+class NonFiniteLogitsError(ValueError):
+    """The model produced NaN or infinite logits.
+
+    Attributes:
+        step: the step at which it happened.
+        trace: every step before it.
+    """
+
+    def __init__(self, step: int, trace: Trace) -> None:
+        super().__init__(f"the model's logits are not finite at step {step}; are the weights damaged?")
+        self.step = step
+        self.trace = trace
+
+
 @dataclass
 class Trace:
     """The canvas at the start, int64 [B, L], and every step."""

@@ -17,6 +17,10 @@ class Unmasker(Protocol):
 
     ``adaptive`` rules decide the count themselves: their blocks last until nothing is masked, whatever the schedule
     says. The others commit exactly the schedule's count.
+
+    One with an attribute ``capturable`` that is true keeps no state, and makes neither sizes nor decisions on the host
+    depend on what tensors hold: on a GPU, steps become CUDA graphs. Its ``masked`` may have rows without a position,
+    and quota 0, where it commits none.
     """
 
     adaptive: bool
@@ -36,6 +40,7 @@ class FixedUnmasker:
     """The published rule: the schedule's count of positions of highest confidence; equal ones by lower position."""
 
     adaptive = False
+    capturable = True
 
     def select(self, statistics: Statistics, masked: Tensor, quota: Tensor) -> Tensor:
         confidence = statistics.confidence.masked_fill(~masked, -torch.inf)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from llada_moe_ops import cuda
 from llada_moe_ops.cli.device import choose_device
-from llada_moe_ops.cli.options import ModelChoice, Quantization
+from llada_moe_ops.cli.options import Dtype, ModelChoice, Quantization
 
 from .conftest import Command
 
@@ -20,7 +20,15 @@ CARD = {"name": "NVIDIA H100", "compute_capability": 90, "multiprocessors": 132,
     ("changes", "visible", "choice", "device", "why"),
     [
         ({}, True, {}, "cuda", "NVIDIA H100"),
-        ({}, True, {"quantization": Quantization.int8}, "cpu", "quantised weights run there alone"),
+        ({}, True, {"quantization": Quantization.int8}, "cuda", "NVIDIA H100"),
+        (
+            {},
+            True,
+            {"quantization": Quantization.int8, "dtype": Dtype.float32},
+            "cpu",
+            "with fp32 activations run there",
+        ),
+        ({}, True, {"quantization": Quantization.int4}, "cpu", "int4 weights run there alone"),
         ({}, False, {}, "cpu", "sees no CUDA device"),
         ({"devices": [{**CARD, "compute_capability": 70}]}, True, {}, "cpu", "not among the architectures built"),
         ({"devices": [], "driver": 12040}, False, {}, "cpu", "the driver is too old"),

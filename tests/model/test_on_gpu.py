@@ -3,15 +3,18 @@ graph, and rules that a GPU would enforce. On a GPU (``-k gpu``) the same and th
 
 from __future__ import annotations
 
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from llada_moe_ops import CheckpointError, KeyValueCache, LLaDAMoEConfig, LLaDAMoEModel, generate, score
+from llada_moe_ops import CheckpointError, KeyValueCache, LLaDAMoEConfig, LLaDAMoEModel, generate, ops, score
 from llada_moe_ops.model import captured, checkpoint
 from llada_moe_ops.model.captured import CapturedPass, can_capture
+from llada_moe_ops.model.model import Experts
+from llada_moe_ops.model.safetensors_files import CheckpointReader
 from llada_moe_ops.sampling import CACHES, forward
 from torch import Tensor
 
@@ -156,8 +159,65 @@ def test_every_weight_goes_to_the_device(monkeypatch: pytest.MonkeyPatch, name: 
         key: value.shape for key, value in plain.named_parameters()
     }
     assert all(value.is_meta and not value.requires_grad for value in model.parameters())
-    with pytest.raises(ValueError, match="quantization must be None on a GPU, got 'int8'"):
-        LLaDAMoEModel.from_pretrained(GOLDEN / name, device="cuda", quantization="int8")
+
+
+@pytest.mark.parametrize("name", ["base-bf16", "base-fp32", "combined-bf16"])
+def test_int8_is_of_the_experts_alone(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(checkpoint, "_usable_device", lambda device: torch.device("meta"))
+    model = LLaDAMoEModel.from_pretrained(GOLDEN / name, device="cuda", quantization="int8")
+    assert model.quantization == "int8"
+    assert model.dtype == torch.bfloat16
+    assert {value.dtype for value in model.parameters()} == {torch.bfloat16}
+    packed = [layer.mlp.packed for layer in model.layers if isinstance(layer.mlp, Experts)]
+    assert packed
+    assert all(isinstance(one, ops.Int8Experts) and one.gate_up.is_meta for one in packed)
+    for changes, message in (
+        ({"quantization": "int4"}, "quantization must be None or 'int8' on a GPU, got 'int4': .* take 'int8'"),
+        ({"quantization": "int8", "dtype": torch.float32}, "dtype must be torch.bfloat16 with quantization 'int8'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            LLaDAMoEModel.from_pretrained(GOLDEN / name, device="cuda", **changes)
+    with pytest.raises(ValueError, match="a model quantised to int8 has lost bits"):
+        model.save_pretrained("unused")
+
+
+def load_in_bytes(name: str) -> LLaDAMoEModel:
+    """As for a GPU, on the CPU."""
+    with torch.device("meta"):
+        model = LLaDAMoEModel(LLaDAMoEConfig.from_pretrained(GOLDEN / name))
+    with CheckpointReader(GOLDEN / name) as reader:
+        checkpoint._Loader(model, reader, torch.bfloat16, False, "int8", torch.device("cpu")).load(False)
+    model.quantization = "int8"
+    return model.requires_grad_(False)
+
+
+@pytest.mark.parametrize("name", ["base-bf16", "combined-bf16", "base-fp32"])
+def test_bytes_are_those_of_each_layer_s_experts(name: str) -> None:
+    plain = LLaDAMoEModel.from_pretrained(GOLDEN / name, dtype=torch.bfloat16, pack=False)
+    for layer, other in zip(load_in_bytes(name).layers, plain.layers, strict=True):
+        if isinstance(layer.mlp, Experts):
+            expected = ops.quantize_experts(other.mlp.gate_up_proj.detach(), other.mlp.down_proj.detach())
+            assert isinstance(layer.mlp.packed, ops.Int8Experts)
+            for field in ("gate_up", "gate_up_scale", "down", "down_scale"):
+                assert torch.equal(getattr(layer.mlp.packed, field), getattr(expected, field))
+
+
+@needs_emulator
+@pytest.mark.parametrize("seed", SEEDS)
+def test_experts_in_bytes_under_cuda_kernels(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    """Within twice the error of the references in bf16, both against fp32 with the same weights."""
+    name = ("base-bf16", "combined-bf16")[seed % 2]
+    ids = torch.randint(4, 250, (2, 5 + seed), generator=torch.Generator().manual_seed(seed))
+    model = load_in_bytes(name)
+    exact = LLaDAMoEModel.from_pretrained(GOLDEN / name, dtype=torch.float32, pack=False)
+    for layer, in_bytes in zip(exact.layers, model.layers, strict=True):
+        if isinstance(layer.mlp, Experts):
+            layer.mlp.gate_up_proj, layer.mlp.down_proj = map(torch.nn.Parameter, in_bytes.mlp.packed.unpack())
+    expected, reference = exact.requires_grad_(False)(ids).logits, model(ids).logits.float()
+    monkeypatch.setattr(sys.modules["llada_moe_ops.ops.moe_mlp"], "_runs_natively", lambda x, packed: True)
+    with emulated(seed, "sm80" if seed % 4 > 1 else ""):
+        logits = model(ids).logits.float()
+    assert float((logits - expected).norm()) <= 2 * float((reference - expected).norm())
 
 
 def test_packed_weights_are_the_cpu_s(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from .. import cuda
-from .options import Device, ModelChoice
+from .options import Device, Dtype, ModelChoice, Quantization
 
 
 def choose_device(choice: ModelChoice, folder: Path) -> tuple[str, str | None]:
@@ -22,8 +22,10 @@ def choose_device(choice: ModelChoice, folder: Path) -> tuple[str, str | None]:
     too_old = None if info is None else cuda.driver_problem(info)
     if not torch.cuda.is_available() and not (info and info["devices"]) and too_old is None:
         return "cpu", None
-    if choice.quantization is not None:
-        return "cpu", "quantised weights run there alone"
+    if choice.quantization is Quantization.int4:
+        return "cpu", "int4 weights run there alone"
+    if choice.quantization is Quantization.int8 and choice.dtype is Dtype.float32:
+        return "cpu", "int8 weights with fp32 activations run there alone"
     if is_packed(folder):
         return "cpu", "packed weights run there alone"
     problem = cuda.problem(0, cuda.build_info(), info)

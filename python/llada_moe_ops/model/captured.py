@@ -18,7 +18,7 @@ from .key_value_cache import KeyValueCache
 if TYPE_CHECKING:
     from .model import LLaDAMoEModel
 
-OPS = ("rms_norm", "add_rms_norm", "linear", "qk_norm_rope", "attention", "router", "moe_mlp")
+OPS = ("rms_norm", "add_rms_norm", "linear", "qk_norm_rope", "attention", "router")
 Recorder = Callable[[Callable[[], Tensor]], tuple[Callable[[], None], Tensor]]
 
 
@@ -26,7 +26,8 @@ def can_capture(model: LLaDAMoEModel) -> bool:
     """Whether a pass of this model is a series of kernels that nobody watches: on a GPU, no reference, no hooks."""
     if os.environ.get("LLADA_MOE_OPS_SYNC") == "1":  # each op waits for its kernels
         return False
-    if model.device.type != "cuda" or not gpu_serves(model.device.index or 0) or not all(map(has_cuda_kernel, OPS)):
+    ops = (*OPS, "moe_mlp" if model.quantization is None else "moe_mlp_int8")
+    if model.device.type != "cuda" or not gpu_serves(model.device.index or 0) or not all(map(has_cuda_kernel, ops)):
         return False
     return not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 

@@ -1,8 +1,9 @@
 """Checkpoints in the published format: streamed in tensor by tensor, written back file by file.
 
-Loading touches one tensor at a time and packs it at once, so the peak is the model plus one tensor. Experts may stand
-one by one (as published), or fused per layer as dInfer's ``mlp.w1``/``mlp.w2`` or transformers 5's
-``mlp.experts.gate_up_proj``/``down_proj``: both are [E, 2I, H], gate rows first, and [E, H, I].
+Loading touches one tensor at a time and packs it at once, so the peak is the model plus one tensor; plus the experts of
+one layer where a GPU holds them in bytes. Experts may stand one by one (as published), or fused per layer as dInfer's
+``mlp.w1``/``mlp.w2`` or transformers 5's ``mlp.experts.gate_up_proj``/``down_proj``: both are [E, 2I, H], gate rows
+first, and [E, H, I].
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..files import CheckpointError
-from ..ops import PackedExperts, PackedLinear, pack_linear
+from ..ops import PackedExperts, PackedLinear, pack_linear, quantize_experts
 from .config import LLaDAMoEConfig
 from .model import Experts, LLaDAMoEModel
 from .packed import is_packed, load_packed
@@ -51,7 +52,7 @@ def load_pretrained(
     if quantization is not None and not pack:
         raise ValueError(f"quantization must be None for a model that is not packed, got {quantization!r}")
     if quantization is not None and where.type != "cpu":
-        raise ValueError(f"quantization must be None on a GPU, got {quantization!r}: its kernels are the CPU's")
+        dtype = _dtype_of_bytes(quantization, dtype)
     folder = resolve_folder(path_or_id)
     if is_packed(folder):
         if not pack:
@@ -74,6 +75,22 @@ def load_pretrained(
         _Loader(model, reader, dtype, pack and where.type == "cpu", quantization, where).load(progress)
     model.quantization = quantization
     return model.requires_grad_(not pack).eval()
+
+
+def _dtype_of_bytes(quantization: str, dtype: torch.dtype | None) -> torch.dtype:
+    """What surrounds experts in bytes on a GPU.
+
+    Raises:
+        ValueError: another quantization or dtype than the kernels take.
+    """
+    if quantization != "int8":
+        raise ValueError(
+            f"quantization must be None or 'int8' on a GPU, got {quantization!r}: its kernels are the CPU's; "
+            "take 'int8', which halves the experts there"
+        )
+    if dtype not in (None, torch.bfloat16):
+        raise ValueError(f"dtype must be torch.bfloat16 with quantization 'int8' on a GPU, got {dtype}")
+    return torch.bfloat16
 
 
 def _usable_device(device: str | torch.device) -> torch.device:
@@ -109,6 +126,7 @@ class _Loader:
     ) -> None:
         self.model, self.reader, self.dtype, self.pack, self.device = model, reader, dtype, pack, device
         self.expert_format, self.dense_format = formats_of(quantization, dtype)
+        self.in_bytes = quantization is not None and not pack
         self.fused: dict[str, tuple[str, str]] = {}
 
     def load(self, progress: bool) -> None:
@@ -170,6 +188,8 @@ class _Loader:
                 gate_up[expert, :intermediate], gate_up[expert, intermediate:], down[expert] = gate, up, down_one
         if self.pack:
             experts.set_packed(packed)
+        elif self.in_bytes:
+            experts.set_packed(quantize_experts(gate_up, down))
         else:
             experts.gate_up_proj, experts.down_proj = nn.Parameter(gate_up), nn.Parameter(down)
         return 2 if prefix in self.fused else 3 * count

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .. import ops
-from ..ops import PackedExperts, PackedLinear
+from ..ops import Int8Experts, PackedExperts, PackedLinear
 from .config import LLaDAMoEConfig
 from .inputs import Place, check_inputs
 from .key_value_cache import KeyValueCache
@@ -89,7 +89,7 @@ class Experts(nn.Module):
         self.expert_bias = nn.Parameter(torch.empty(experts)) if config.moe_router_enable_expert_bias else None
         self.gate_up_proj: nn.Parameter | None = nn.Parameter(torch.empty(experts, 2 * intermediate, hidden))
         self.down_proj: nn.Parameter | None = nn.Parameter(torch.empty(experts, hidden, intermediate))
-        self.packed: PackedExperts | None = None
+        self.packed: PackedExperts | Int8Experts | None = None
 
     def forward(self, x: Tensor, router_logits: list[Tensor] | None = None) -> Tensor:
         rows = x.flatten(0, 1)
@@ -131,7 +131,7 @@ class Experts(nn.Module):
             assert self.down_proj is not None
             self.set_packed(ops.pack_experts(self.gate_up_proj.detach(), self.down_proj.detach()))
 
-    def set_packed(self, packed: PackedExperts) -> None:
+    def set_packed(self, packed: PackedExperts | Int8Experts) -> None:
         """Hold the experts in packed form."""
         self.gate_up_proj = self.down_proj = None
         self.packed = packed
@@ -222,11 +222,12 @@ class LLaDAMoEModel(nn.Module):
 
         Args:
             path_or_id: folder with ``config.json`` and ``*.safetensors``, or a hub id such as ``owner/name``.
-            dtype: torch.float32 or torch.bfloat16; None takes the checkpoint's own, the only one of a packed one.
+            dtype: torch.float32 or torch.bfloat16; None takes the checkpoint's own, the only one of a packed one. With
+                a quantization on a GPU torch.bfloat16, whatever the checkpoint's.
             device: where the model runs: "cpu", "cuda" or "cuda:1".
             quantization: "int8" or "int4" weights of the experts (the other projections and the head are int8 under
                 either), with activations quantised row by row; None keeps ``dtype``, or what a packed checkpoint has.
-                The CPU only.
+                On a GPU "int8" alone, which holds the experts in bytes and all else, activations too, in ``dtype``.
             pack: for inference: weights are packed as they are read (on a GPU they stay as they are); False keeps
                 trainable parameters.
             progress: show a progress bar on standard error.

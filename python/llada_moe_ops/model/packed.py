@@ -58,7 +58,7 @@ def _tensors(model: LLaDAMoEModel) -> Iterator[tuple[str, Tensor]]:
         prefix = slot.name.removesuffix(".gate.weight")
         if prefix in layers:
             packed = layers[prefix].packed
-            assert packed is not None
+            assert isinstance(packed, PackedExperts)
             yield f"{prefix}.experts.gate_up", packed.gate_up
             yield f"{prefix}.experts.down", packed.down
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ..ops import PackedLinear
+from ..ops import PackedExperts, PackedLinear
 from ..ops._library import overload, runs_natively
 from ..ops.norm_rope import frequencies_for
 from .inputs import Place
@@ -69,7 +69,9 @@ def run_experts(
     """(what the experts add to the stream, the stream before that); None where it takes the modules."""
     modules: dict[str, Any] = layer._modules
     norm, experts = modules["post_attention_layernorm"], modules["mlp"]
-    if type(experts) is not kind or experts.packed is None or modules.get("shared_expert") is not None:
+    if type(experts) is not kind or modules.get("shared_expert") is not None:
+        return None
+    if not isinstance(experts.packed, PackedExperts):
         return None
     if router_logits is not None or not _alone(residual, norm, experts):
         return None

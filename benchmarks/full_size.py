@@ -25,10 +25,16 @@ from statistics import median
 from typing import Any
 
 import torch
-from llada_moe_ops import KeyValueCache, LLaDAMoEConfig, LLaDAMoEModel, ops
+from llada_moe_ops import LLaDAMoEConfig, LLaDAMoEModel
 from llada_moe_ops.machine import processor
-from llada_moe_ops.model.captured import CapturedPass, record_cuda_graph
-from llada_moe_ops.model.inputs import KeyMask, Place
+from llada_moe_ops.model.captured import record_cuda_graph
+from llada_moe_ops.sampling.cache import DualCache
+from llada_moe_ops.sampling.canvas import Canvas
+from llada_moe_ops.sampling.captured_steps import CapturedSteps
+from llada_moe_ops.sampling.noise import CounterNoise
+from llada_moe_ops.sampling.predictor import Predictor, PredictorOptions
+from llada_moe_ops.sampling.trace import Trace
+from llada_moe_ops.sampling.unmasker import FixedUnmasker
 from safetensors.torch import save_file
 
 FULL_LAYERS = 16
@@ -141,23 +147,35 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def decode_step(model: LLaDAMoEModel, tokens: int) -> tuple[Callable[[], torch.Tensor], Place, torch.Tensor]:
-    """(a step of the block at the end of a canvas, whose other keys and values are kept; its place; its tokens).
+class DecodeStep:
+    """The sampler's step on the block at the end of a canvas, whose other keys and values are kept, as a CUDA graph.
 
-    The step is everything from token ids to the head's choice at every position, and reads nothing on the host.
+    It is everything from the canvas to the canvas. The block is filled once first, which fails where a number is not
+    finite.
     """
-    length, vocabulary = max(CANVAS, tokens), model.config.vocab_size
-    ids = torch.randint(0, vocabulary, (1, length), generator=torch.Generator().manual_seed(1)).to(model.device)
-    cache = KeyValueCache(model, 1, length)
-    model.hidden(ids, cache=cache)
-    place = Place(torch.arange(length - tokens, length, device=model.device)[None], KeyMask(), cache)
-    block = ids[:, -tokens:].contiguous()
 
-    def step() -> torch.Tensor:
-        hidden = model.run(block, place)[0]
-        return ops.token_confidence(hidden, model.lm_head, mask_token_id=model.config.mask_token_id).token
+    def __init__(self, model: LLaDAMoEModel, tokens: int) -> None:
+        length, vocabulary = max(CANVAS, tokens), model.config.vocab_size
+        ids = torch.randint(0, vocabulary, (1, length), generator=torch.Generator().manual_seed(1)).to(model.device)
+        first = ids.new_full((1,), length - tokens)
+        canvas = Canvas.build(ids, torch.arange(length, device=ids.device)[None] >= first, None, first, 1, tokens)
+        mask = model.config.mask_token_id or 0
+        options = PredictorOptions(0.0, 0.0, "low_confidence", mask, forbidden=[], unconfident=[])
+        predictor = Predictor(model, canvas, DualCache(), CounterNoise(torch.zeros_like(first)), options)
+        self._steps = CapturedSteps(predictor, FixedUnmasker(), None, False, record_cuda_graph)
+        self._block, self._counts = canvas.block(0), ids.new_ones(1, tokens)
+        list(self._steps.steps(Trace(canvas.layout), 0, self._block, self._counts))
+        for _ in range(2):  # a block of one or two has not come to the graph
+            self.prepare()
+            self()
 
-    return step, place, block
+    def prepare(self) -> None:
+        """Begin the block anew."""
+        self._steps.begin(self._block, self._counts, 0)
+
+    def __call__(self) -> None:
+        """Launch the graph."""
+        self._steps.launch(1)
 
 
 def device_seconds(call: Callable[[], Any]) -> float:
@@ -170,20 +188,20 @@ def device_seconds(call: Callable[[], Any]) -> float:
     return float(events[0].elapsed_time(events[1])) * 1e-3
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def measure_on_gpu(model: LLaDAMoEModel, counts: list[int], repeats: int) -> dict[str, Any]:
-    """Decode steps as CUDA graphs, and the host's part of each: copying the inputs and launching the graph."""
+    """Decode steps as CUDA graphs, and the host's part of each."""
     steps: dict[str, Any] = {}
     for tokens in counts:
-        step, place, block = decode_step(model, tokens)
-        replay, chosen = record_cuda_graph(step)
-        times = [device_seconds(replay) for _ in range(repeats)]
-        assert bool((chosen >= 0).all()), "logits must be finite"
-        captured = CapturedPass(model, place.cache, block, place.positions, None)
-        host = []
+        step = DecodeStep(model, tokens)
+        times, host = [], []
         for _ in range(repeats):
+            step.prepare()
+            times.append(device_seconds(step))
+            step.prepare()
+            torch.cuda.synchronize()
             before = time.perf_counter()
-            captured(block, place.positions, None)
+            step()
             host.append(time.perf_counter() - before)
             torch.cuda.synchronize()
         steps[str(tokens)] = {

@@ -202,17 +202,14 @@ def record(function: Callable[[], Tensor]) -> tuple[Callable[[], Any], Tensor]:
 
 def test_decode_steps_of_a_whole_model(monkeypatch: pytest.MonkeyPatch, findings: Findings) -> None:
     monkeypatch.setattr(step, "full_config", tiny_config)
-    monkeypatch.setattr(step, "record_cuda_graph", record)
+    monkeypatch.setattr(full_size, "record_cuda_graph", record)
     monkeypatch.setattr(step, "BLOCKS", (8, 4))
     model = step.random_model(2, "cpu")
     monkeypatch.setattr(step, "random_model", lambda: model)
     step.measure_steps(findings, CpuClock(), ROOFS)
     assert findings.values["failures"] == []
     assert [figure["case"] for figure in findings.values["figures"]] == ["block of 8, 2 layers", "block of 4, 2 layers"]
-    monkeypatch.setattr(full_size, "record_cuda_graph", record)
     monkeypatch.setattr(full_size, "device_seconds", CpuClock().seconds)
-    monkeypatch.setattr(full_size.CapturedPass, "__call__", lambda *_: None)
-    monkeypatch.setattr(full_size.CapturedPass, "__init__", lambda *_: None)
     for name, value in (("synchronize", None), ("get_device_name", "made up"), ("max_memory_allocated", 1 << 30)):
         monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
     found = full_size.measure_on_gpu(model, [4, 8], repeats=3)

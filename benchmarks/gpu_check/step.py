@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import torch
 from llada_moe_ops import LLaDAMoEModel
-from llada_moe_ops.model.captured import record_cuda_graph
 
-from ..full_size import FULL_LAYERS, decode_step, full_config
+from ..full_size import FULL_LAYERS, DecodeStep, full_config
 from .case import OURS
 from .roofs import Roofs, figures
 from .stage import Findings
@@ -30,9 +29,12 @@ def measure_steps(findings: Findings, clock: Clock, roofs: Roofs | None) -> None
         # Each step reads every weight but the embedding's, of which it reads a row for each token.
         weights = sum(value.nbytes for value in model.parameters()) - model.embed_tokens.nbytes
         for tokens in BLOCKS:
-            with torch.inference_mode():
-                replay, _ = record_cuda_graph(decode_step(model, tokens)[0])
-                taken = sorted(clock.seconds(replay) for _ in range(REPLAYS))
+            with torch.no_grad():
+                step, taken = DecodeStep(model, tokens), []
+                for _ in range(REPLAYS):
+                    step.prepare()
+                    taken.append(clock.seconds(step))
+            taken.sort()
             times = Times(taken[0], taken[len(taken) // 2], "graph")
             case = f"block of {tokens}, {len(model.layers)} layers"
             values = figures(times, bytes_moved=float(weights), roofs=roofs)

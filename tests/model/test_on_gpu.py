@@ -121,8 +121,14 @@ def test_nothing_is_captured_on_the_cpu_or_under_hooks(monkeypatch: pytest.Monke
     hook = tiny().layers[1].register_forward_hook(lambda *_: None)
     assert not can_capture(tiny())
     hook.remove()
-    monkeypatch.setattr(captured, "has_cuda_kernel", lambda op: op != "attention")
-    assert not can_capture(tiny())
+    for missing, quantization, answer in (
+        ("attention", None, False),
+        ("moe_mlp", "int8", True),
+        ("moe_mlp_int8", "int8", False),
+    ):
+        monkeypatch.setattr(captured, "has_cuda_kernel", lambda op, missing=missing: op != missing)
+        monkeypatch.setattr(tiny(), "quantization", quantization)
+        assert can_capture(tiny()) == answer
 
 
 def test_every_tensor_is_made_on_the_model_s_device() -> None:

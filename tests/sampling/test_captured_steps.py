@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from llada_moe_ops import LLaDAMoEModel
+from llada_moe_ops import KeyValueCache, LLaDAMoEModel, ops
+from llada_moe_ops.model.model import Experts
 from llada_moe_ops.sampling import (
     CACHES,
     CounterNoise,
@@ -18,12 +19,12 @@ from llada_moe_ops.sampling import (
     NonFiniteLogitsError,
     Statistics,
     Trace,
+    captured_steps,
     generate,
     infill,
 )
-from llada_moe_ops.sampling import captured_steps as module
 from llada_moe_ops.sampling.canvas import Canvas
-from llada_moe_ops.sampling.captured_steps import CapturedSteps
+from llada_moe_ops.sampling.captured_steps import BlockState, CapturedSteps
 from llada_moe_ops.sampling.options import SamplerOptions
 from llada_moe_ops.sampling.unmasker import FixedUnmasker
 from torch import Tensor
@@ -52,9 +53,9 @@ class Recorded:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.graphs = self.replays = 0
-        monkeypatch.setattr(module, "can_capture", lambda model: True)
-        monkeypatch.setattr(module, "has_cuda_kernel", lambda op: True)
-        monkeypatch.setattr(module, "record_cuda_graph", self.record)
+        monkeypatch.setattr(captured_steps, "can_capture", lambda model: True)
+        monkeypatch.setattr(captured_steps, "has_cuda_kernel", lambda op: True)
+        monkeypatch.setattr(captured_steps, "record_cuda_graph", self.record)
 
     def record(self, function: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
         self.graphs += 1
@@ -110,7 +111,7 @@ def test_infilled_rows_of_different_lengths(recorded: Recorded, cache: str, step
     call: dict[str, Any] = {"block_length": 8, "cache": cache, "steps": None if steps is None else 3 * steps}
     found = infill(model, rows, **call)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "can_capture", lambda model: False)
+        patch.setattr(captured_steps, "can_capture", lambda model: False)
         expected = infill(model, rows, **call)
     assert_same(found, expected)
     assert recorded.graphs >= 1
@@ -130,7 +131,7 @@ def test_cuda_kernels_within_captured_steps(recorded: Recorded, seed: int, cache
         found = generate(tiny(), PROMPTS, **options)
     assert recorded.replays > 0
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "can_capture", lambda model: False)
+        patch.setattr(captured_steps, "can_capture", lambda model: False)
         assert torch.equal(found.sequences, generate(tiny(), PROMPTS, **options).sequences)
 
 
@@ -183,24 +184,33 @@ def steps_of(
     return CapturedSteps(predictor, unmasker or FixedUnmasker(), 1, False, record_eagerly)
 
 
-def on_meta(**options: Any) -> CapturedSteps:
+def on_meta(in_bytes: bool = False, **options: Any) -> CapturedSteps:
     """Where the model and the canvas have shapes alone; a block is begun."""
     steps = steps_of([24, 20, 16], 4, **options)
     canvas, predictor = steps._canvas, steps._predictor
     for name, value in vars(canvas).items():
         setattr(canvas, name, value.to("meta") if isinstance(value, Tensor) else value)
     predictor.model = steps._model = LLaDAMoEModel(tiny().config).to("meta").requires_grad_(False)
+    if in_bytes:
+        hold_in_bytes(steps._model)
     assert isinstance(predictor.noise, CounterNoise)
     predictor.noise.requests = predictor.noise.requests.to("meta")
-    steps._begin(canvas.tokens[:, 0], canvas.block(1), canvas.tokens[:, :4], 3)
+    cache = KeyValueCache(steps._model, 3 * predictor.passes_per_step, 24)
+    steps._state = BlockState(canvas, 3, None if steps._policy is None else cache)
     return steps
+
+
+def hold_in_bytes(model: LLaDAMoEModel) -> None:
+    for module in model.bfloat16().modules():
+        if isinstance(module, Experts):
+            module.set_packed(ops.quantize_experts(*module.plain_weights()))
 
 
 @pytest.mark.parametrize("cache", CACHES)
 @pytest.mark.parametrize("options", [{}, {"cfg_scale": 0.0, "remasking": "random"}], ids=str)
 def test_a_step_needs_no_value_on_the_host(cache: str, options: dict[str, Any]) -> None:
-    for size in (None, 4, 12):
-        steps = on_meta(cache=cache, **options)
+    for size, in_bytes in ((None, False), (4, False), (12, True)):
+        steps = on_meta(cache=cache, in_bytes=in_bytes, **options)
         steps._step(size)  # what is made once is made here
         with on_the_device_alone():
             commit = steps._step(size)
@@ -263,7 +273,7 @@ def test_python_between_launches(cache: str) -> None:
     """Launches that do nothing: what is left is Python's part of a block of 32 steps, its start and trace included."""
     positions, counts = torch.arange(40, 72)[None], torch.ones(1, 32, dtype=torch.int64)
     steps, times = steps_of([128], 32, cache=cache), []
-    steps._begin(torch.tensor([0]), positions, counts, 0)
+    steps.begin(positions, counts, 0)
     state = steps._held
     state.begin = lambda *_: state.committed_at.copy_(torch.arange(32))  # type: ignore[method-assign]
     state.failed_at.fill_(32)

@@ -88,6 +88,7 @@ class CapturedSteps:
         self._record = record
         self._state: BlockState | None = None
         self._runs: dict[int | None, Callable[[], None] | None] = {}
+        self._place: tuple[Tensor, Tensor]  # the rows' positions in the block and lengths, on the CPU
         self._starts: Tensor | None = None
 
     @classmethod
@@ -113,17 +114,16 @@ class CapturedSteps:
         Raises:
             NonFiniteLogitsError: the model broke down; ``trace``, which the caller extends, is attached.
         """
-        rows, first = (counts[:, 0] > 0).nonzero().squeeze(1), len(trace.steps)
-        busy, total = int(counts.any(0).sum()), counts.shape[1]
-        self._begin(rows, positions, counts[rows, :busy], first)
-        where, lengths = positions[rows].cpu(), self._lengths[rows.cpu()]
+        first, busy, total = len(trace.steps), self.begin(positions, counts, len(trace.steps)), counts.shape[1]
         for index in range(busy):
-            self._run(self._window(index, where, lengths))
+            self.launch(index)
             if self._watched:
                 yield from self._done(trace, block, first, range(index, index + 1))
         yield from self._done(trace, block, first, range(busy if self._watched else 0, total))
 
-    def _begin(self, rows: Tensor, positions: Tensor, counts: Tensor, step: int) -> None:
+    def begin(self, positions: Tensor, counts: Tensor, step: int) -> int:
+        """Start a block, whose first step is ``step`` of the generation; how many of its steps have something to do."""
+        rows, busy = (counts[:, 0] > 0).nonzero().squeeze(1), int(counts.any(0).sum())
         if self._state is None or len(self._state.rows) != len(rows):
             self._runs.clear()
             cache = None
@@ -131,20 +131,13 @@ class CapturedSteps:
                 batch = len(rows) * self._predictor.passes_per_step
                 cache = KeyValueCache(self._model, batch, self._canvas.tokens.shape[1])
             self._state = BlockState(self._canvas, len(rows), cache)
-        self._state.begin(rows, positions, counts, step)
-        self._starts = None
+        self._state.begin(rows, positions, counts[rows, :busy], step)
+        self._place, self._starts = (positions[rows].cpu(), self._lengths[rows.cpu()]), None
+        return busy
 
-    def _window(self, index: int, block: Tensor, lengths: Tensor) -> int | None:
-        """How many positions of each row a step recomputes, from ``BlockState.starts`` on; None: all."""
-        window = self._policy.window(index, block, lengths) if self._policy is not None and index else None
-        if window is None:
-            return None
-        if self._starts is None or not torch.equal(window.start, self._starts):
-            self._starts = window.start
-            self._held.starts.copy_(window.start, non_blocking=True)
-        return window.size
-
-    def _run(self, size: int | None) -> None:
+    def launch(self, index: int) -> None:
+        """Run the block's step ``index``: they come in order, each once."""
+        size = self._window(index)
         self._predictor.forward_passes += self._predictor.passes_per_step
         replay = self._runs.get(size)
         if replay is not None:
@@ -156,6 +149,16 @@ class CapturedSteps:
             self._step(size)
         else:  # recording runs the step once
             self._runs[size], _ = self._record(lambda: self._step(size))
+
+    def _window(self, index: int) -> int | None:
+        """How many positions of each row a step recomputes, from ``BlockState.starts`` on; None: all."""
+        window = self._policy.window(index, *self._place) if self._policy is not None and index else None
+        if window is None:
+            return None
+        if self._starts is None or not torch.equal(window.start, self._starts):
+            self._starts = window.start
+            self._held.starts.copy_(window.start, non_blocking=True)
+        return window.size
 
     @torch.inference_mode()
     def _step(self, size: int | None) -> Tensor:

@@ -242,7 +242,7 @@ def _forbidden_ids(
     op = "token_confidence"
     ids = None
     if forbidden is not None and not isinstance(forbidden, Tensor):
-        ids = torch.tensor(list(forbidden), dtype=torch.int64)
+        ids = torch.tensor(list(forbidden), dtype=torch.int64, device="cpu")
     elif forbidden is not None:
         ids = forbidden
         _check.tensor(op, "forbidden", ids, dtypes=_check.INDEX, shape=("F",), device=device)

@@ -9,7 +9,7 @@ from .result import GenerationResult
 from .sampler import generate, infill
 from .schedule import Schedule
 from .trace import Trace, TraceStep
-from .unmasker import UNMASKERS, Unmasker
+from .unmaskers import UNMASKERS, Unmasker
 
 __all__ = [
     "CACHES",

@@ -10,7 +10,7 @@ from torch import Tensor
 from .predictor import Predictor
 from .schedule import Schedule
 from .trace import Trace, TraceStep
-from .unmasker import Unmasker
+from .unmaskers import Unmasker
 
 
 class NonFiniteLogitsError(ValueError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -31,6 +31,7 @@ class Statistics:
         logprob, runner_up_logprob: float32, of the prediction and of the second-best token, before any noise.
         runner_up: int64, the second-best token.
         entropy: float32, of the distribution, in nats.
+        uniform: gives uniform numbers in [0, 1), float32, of this step: drawn from each row's own stream.
     """
 
     token: Tensor
@@ -39,6 +40,7 @@ class Statistics:
     runner_up: Tensor
     runner_up_logprob: Tensor
     entropy: Tensor
+    uniform: Callable[[], Tensor]
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,7 @@ class Predictor:
             runner_up=dense(best.runner_up.long()),
             runner_up_logprob=dense(best.runner_up_logprob),
             entropy=dense(best.entropy),
+            uniform=lambda: dense(self.noise.uniform(draw)),
         )
 
     def _hidden(self, rows: Tensor, block: Tensor, index: int, row: Tensor, position: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from .options import SamplerOptions
 from .result import GenerationResult
 from .schedule import Schedule
 from .trace import TraceStep
-from .unmasker import Unmasker, build_unmasker
+from .unmaskers import Unmasker, build_unmasker
 
 if TYPE_CHECKING:
     from ..model import LLaDAMoEModel

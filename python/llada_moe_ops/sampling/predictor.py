@@ -56,7 +56,10 @@ class PredictorOptions:
 
 
 class Predictor:
-    """Statistics of masked positions. ``forward_passes`` counts canvases: one a step, two with guidance."""
+    """Statistics of masked positions.
+
+    ``forward_passes`` counts canvases, one a step, two with guidance; ``row_steps`` int64 [B] each row's own steps.
+    """
 
     def __init__(
         self,
@@ -72,6 +75,7 @@ class Predictor:
         self.noise = noise
         self.options = options
         self.forward_passes = 0
+        self.row_steps = torch.zeros_like(canvas.lengths)
 
     def __call__(self, rows: Tensor, positions: Tensor, masked: Tensor, step: int, index: int) -> Statistics:
         """Statistics of the batch's ``rows`` [A] at their block's ``positions`` [A, W] where ``masked`` [A, W].
@@ -81,6 +85,7 @@ class Predictor:
         Raises:
             FloatingPointError: NaN or infinity in the hidden states or logits.
         """
+        self.row_steps[rows] += 1
         row, slot = masked.nonzero(as_tuple=True)
         position = positions[row, slot]
         hidden = self._hidden(rows, positions, index, row, position)

@@ -2,12 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from hypothesis import strategies as st
-from llada_moe_ops.sampling import Statistics
+from llada_moe_ops import ops
+from llada_moe_ops.ops import TokenConfidence
+from llada_moe_ops.sampling import Details, Distributions, Statistics
 from torch import Tensor
+
+
+def no_model(*_: Any) -> Any:
+    raise AssertionError("these statistics have no distributions behind them")
+
+
+def details(uniform: Callable[[], Tensor]) -> Details:
+    """Of a first step, with nothing but the uniform numbers."""
+    rows = torch.arange(len(uniform()))
+    empty = torch.empty(0, dtype=torch.int64)
+    nothing = Distributions(torch.empty(0, 0), torch.empty(0), torch.empty(0, 0), [], rows, empty, empty, 0)
+    return Details(rows, 0, uniform, nothing, no_model)
+
+
+def of_logits(logits: Tensor, masked: Tensor, rows: Tensor, index: int) -> Statistics:
+    """Statistics of logits [B, W, V], the head being the identity; ``rows`` and ``index`` as in ``Details``."""
+    row, slot = masked.nonzero(as_tuple=True)
+    hidden, head = logits[row, slot].contiguous(), torch.eye(logits.shape[-1])
+
+    def made(best: TokenConfidence) -> Statistics:
+        def dense(values: Tensor) -> Tensor:
+            return torch.zeros(masked.shape, dtype=values.dtype).index_put((row, slot), values)
+
+        columns = (best.token.long(), best.logprob.exp(), best.logprob, best.runner_up.long(), best.runner_up_logprob)
+        return Statistics(*map(dense, (*columns, best.entropy)), details=behind)
+
+    def biased(tokens: Tensor, values: Tensor) -> Statistics:
+        return made(ops.token_confidence(hidden, head, bias=(tokens[row, slot], values[row, slot])))
+
+    best = ops.token_confidence(hidden, head)
+    kept = Distributions(hidden, best.logsumexp, head, [], rows, row, slot, masked.shape[1])
+    behind = Details(rows, index, no_model, kept, biased)
+    return made(best)
 
 
 def statistics(rows: int, width: int, seed: int, levels: int) -> Statistics:
@@ -28,15 +65,15 @@ def statistics(rows: int, width: int, seed: int, levels: int) -> Statistics:
         runner_up=torch.randint(100, (rows, width), generator=generator),
         runner_up_logprob=second.log(),
         entropy=grid(levels) / 32,
-        uniform=lambda: uniform,
+        details=details(lambda: uniform),
     )
 
 
 def take(whole: Statistics, rows: Tensor) -> Statistics:
     """The statistics of some of the rows."""
-    uniform = whole.uniform()[rows]
+    uniform = whole.details.uniform()[rows]
     fields = ("token", "confidence", "logprob", "runner_up", "runner_up_logprob", "entropy")
-    return replace(whole, uniform=lambda: uniform, **{name: getattr(whole, name)[rows] for name in fields})
+    return replace(whole, details=details(lambda: uniform), **{name: getattr(whole, name)[rows] for name in fields})
 
 
 @st.composite

@@ -7,20 +7,26 @@ from .confident import (
     LocalLeapUnmasker,
     ThresholdUnmasker,
 )
+from .history import CreditUnmasker, KlassUnmasker, ProphetUnmasker, RowHistory
 from .ordered import EntropyUnmasker, FixedUnmasker, MarginUnmasker, RandomUnmasker
 from .specification import UNMASKERS, build_unmasker
-from .unmasker import Unmasker
+from .unmasker import Decision, Unmasker
 
 __all__ = [
     "UNMASKERS",
+    "CreditUnmasker",
+    "Decision",
     "EntropyBoundUnmasker",
     "EntropyUnmasker",
     "FactorUnmasker",
     "FixedUnmasker",
     "HierarchicalUnmasker",
+    "KlassUnmasker",
     "LocalLeapUnmasker",
     "MarginUnmasker",
+    "ProphetUnmasker",
     "RandomUnmasker",
+    "RowHistory",
     "ThresholdUnmasker",
     "Unmasker",
     "build_unmasker",

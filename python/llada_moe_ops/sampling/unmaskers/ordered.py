@@ -26,7 +26,7 @@ class RandomUnmasker:
     adaptive = False
 
     def select(self, statistics: Statistics, masked: Tensor, quota: Tensor) -> Tensor:
-        return (ranks(statistics.uniform(), masked) < quota[:, None]) & masked
+        return (ranks(statistics.details.uniform(), masked) < quota[:, None]) & masked
 
 
 class MarginUnmasker:

@@ -14,6 +14,7 @@ from .confident import (
     LocalLeapUnmasker,
     ThresholdUnmasker,
 )
+from .history import CreditUnmasker, KlassUnmasker, ProphetUnmasker
 from .ordered import EntropyUnmasker, FixedUnmasker, MarginUnmasker, RandomUnmasker
 from .unmasker import Unmasker
 
@@ -27,6 +28,9 @@ UNMASKERS: dict[str, Callable[..., Unmasker]] = {
     "entropy": EntropyUnmasker,
     "hierarchical": HierarchicalUnmasker,
     "localleap": LocalLeapUnmasker,
+    "credit": CreditUnmasker,
+    "klass": KlassUnmasker,
+    "prophet": ProphetUnmasker,
 }
 
 

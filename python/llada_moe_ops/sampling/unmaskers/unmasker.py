@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from ..predictor import Statistics
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a step does to a block, where the positions to commit do not say it all.
+
+    Attributes:
+        commit: bool [B, W], the positions that take their token.
+        statistics: the statistics whose tokens those are, for a rule that changes them.
+    """
+
+    commit: Tensor
+    statistics: Statistics
 
 
 class Unmasker(Protocol):
@@ -19,8 +33,10 @@ class Unmasker(Protocol):
 
     adaptive: bool
 
-    def select(self, statistics: Statistics, masked: Tensor, quota: Tensor) -> Tensor:
+    def select(self, statistics: Statistics, masked: Tensor, quota: Tensor) -> Tensor | Decision:
         """The positions to commit, bool [B, W], within ``masked`` [B, W]; at least one in each row.
+
+        Or a :class:`Decision`, for rules that do more.
 
         A row's positions must depend on that row alone, so that they are the same in any batch.
 

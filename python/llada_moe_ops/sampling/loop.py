@@ -10,7 +10,7 @@ from torch import Tensor
 from .predictor import Predictor
 from .schedule import Schedule
 from .trace import Trace, TraceStep
-from .unmasker import Unmasker
+from .unmaskers import Decision, Unmasker
 
 
 class NonFiniteLogitsError(ValueError):
@@ -83,7 +83,10 @@ def _step(
             statistics = predictor(active, positions[active], masked[active], step, index)
         except FloatingPointError as error:
             raise NonFiniteLogitsError(step, trace) from error
-        commit = unmasker.select(statistics, masked[active], quota[active])
+        decision = unmasker.select(statistics, masked[active], quota[active])
+        if not isinstance(decision, Decision):
+            decision = Decision(decision, statistics)
+        commit, statistics = decision.commit, decision.statistics
         if not bool(commit.any(1).all()):
             raise ValueError(f"unmasker must commit at least one position in each row, {unmasker!r} committed none")
         row, slot = commit.nonzero(as_tuple=True)

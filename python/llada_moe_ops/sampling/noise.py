@@ -27,11 +27,16 @@ _CONFIDENCE_STREAM = 0x2545F4914F6CDD1D
 
 @dataclass(frozen=True)
 class Draw:
-    """What a step's noise is for: ``rows`` [R] of the batch and their ``positions`` [R], counted without padding."""
+    """What a step's noise is for: ``rows`` [R] of the batch and their ``positions`` [R], counted without padding.
+
+    ``step`` counts the batch's steps, ``row_steps`` [R] those in which the row took part: under a rule that decides
+    its count, rows wait for each other at a block's end, and only the second does not depend on the others.
+    """
 
     step: int
     rows: Tensor
     positions: Tensor
+    row_steps: Tensor
 
 
 class NoiseSource(Protocol):
@@ -46,8 +51,12 @@ class NoiseSource(Protocol):
         temperature: float,
         forbidden: Sequence[int],
         mask_token_id: int,
+        bias: tuple[Tensor, Tensor] | None = None,
     ) -> TokenConfidence:
-        """Tokens and statistics of hidden states [R, H], one row per entry of ``draw``."""
+        """Tokens and statistics of hidden states [R, H], one row per entry of ``draw``.
+
+        The options are those of :func:`~llada_moe_ops.ops.token_confidence`.
+        """
         ...
 
     def uniform(self, draw: Draw) -> Tensor:
@@ -63,7 +72,7 @@ class CounterNoise:
 
     def keys(self, draw: Draw) -> Tensor:
         """A 64-bit key per row of the draw, int64 [R]."""
-        stepped = _mix(self.requests[draw.rows] + torch.full_like(draw.rows, draw.step) * _GOLDEN)
+        stepped = _mix(self.requests[draw.rows] + draw.row_steps * _GOLDEN)
         return _mix(stepped + draw.positions * _GOLDEN)
 
     def choose(
@@ -75,6 +84,7 @@ class CounterNoise:
         temperature: float,
         forbidden: Sequence[int],
         mask_token_id: int,
+        bias: tuple[Tensor, Tensor] | None = None,
     ) -> TokenConfidence:
         return ops.token_confidence(
             hidden,
@@ -84,6 +94,7 @@ class CounterNoise:
             noise_keys=self.keys(draw),
             forbidden=forbidden,
             mask_token_id=mask_token_id,
+            bias=bias,
         )
 
     def uniform(self, draw: Draw) -> Tensor:
@@ -112,13 +123,16 @@ class RecordedNoise:
         temperature: float,
         forbidden: Sequence[int],
         mask_token_id: int,
+        bias: tuple[Tensor, Tensor] | None = None,
     ) -> TokenConfidence:
-        best = ops.token_confidence(hidden, lm_head, forbidden=forbidden, mask_token_id=mask_token_id)
+        best = ops.token_confidence(hidden, lm_head, forbidden=forbidden, mask_token_id=mask_token_id, bias=bias)
         if temperature == 0:
             return best
         if self.tokens is None:
             raise ValueError("noise must hold the uniforms of the token choice when temperature is above 0, got none")
         logits = ops.linear(hidden, lm_head).float()
+        if bias is not None:
+            logits.scatter_add_(1, *bias)
         noised = gumbel_noise(logits, self.tokens[draw.step, draw.rows, draw.positions], temperature)
         noised[:, [*forbidden, mask_token_id]] = -torch.inf
         token = noised.argmax(-1)

@@ -13,6 +13,7 @@ from .. import ops
 from ..ops import TokenConfidence
 from .cache import CachePolicy
 from .canvas import Canvas
+from .details import Details, Distributions
 from .forward import Forward
 from .noise import Draw, NoiseSource
 
@@ -31,6 +32,7 @@ class Statistics:
         logprob, runner_up_logprob: float32, of the prediction and of the second-best token, before any noise.
         runner_up: int64, the second-best token.
         entropy: float32, of the distribution, in nats.
+        details: what else a rule can ask for.
     """
 
     token: Tensor
@@ -39,6 +41,7 @@ class Statistics:
     runner_up: Tensor
     runner_up_logprob: Tensor
     entropy: Tensor
+    details: Details
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,10 @@ class PredictorOptions:
 
 
 class Predictor:
-    """Statistics of masked positions. ``forward_passes`` counts canvases: one a step, two with guidance."""
+    """Statistics of masked positions.
+
+    ``forward_passes`` counts canvases, one a step, two with guidance; ``row_steps`` int64 [B] each row's own steps.
+    """
 
     def __init__(
         self,
@@ -70,6 +76,7 @@ class Predictor:
         self.noise = noise
         self.options = options
         self.forward_passes = 0
+        self.row_steps = torch.zeros_like(canvas.lengths)
 
     def __call__(self, rows: Tensor, positions: Tensor, masked: Tensor, step: int, index: int) -> Statistics:
         """Statistics of the batch's ``rows`` [A] at their block's ``positions`` [A, W] where ``masked`` [A, W].
@@ -82,31 +89,40 @@ class Predictor:
         row, slot = masked.nonzero(as_tuple=True)
         position = positions[row, slot]
         hidden = self._hidden(rows, positions, index, row, position)
-        options, draw = self.options, Draw(step, rows[row], position)
-        best = self.noise.choose(
-            hidden,
-            self.model.lm_head,
-            draw,
-            temperature=options.temperature,
-            forbidden=options.forbidden,
-            mask_token_id=options.mask_token_id,
-        )
+        draw = Draw(step, rows[row], position, self.row_steps[rows[row]])
+        self.row_steps[rows] += 1
+        best = self._choose(hidden, draw)
         if not bool(hidden.isfinite().all() & best.logprob.isfinite().all()):
             raise FloatingPointError("the model's logits are not finite")
-        confidence = self.noise.uniform(draw) if options.remasking == "random" else self._probability(hidden, best)
 
         def dense(values: Tensor) -> Tensor:
             grid = torch.zeros(masked.shape, dtype=values.dtype, device=values.device)
             return grid.index_put((row, slot), values)
 
-        return Statistics(
-            token=dense(best.token.long()),
-            confidence=dense(confidence),
-            logprob=dense(best.logprob),
-            runner_up=dense(best.runner_up.long()),
-            runner_up_logprob=dense(best.runner_up_logprob),
-            entropy=dense(best.entropy),
+        def statistics(best: TokenConfidence, bias: tuple[Tensor, Tensor] | None = None) -> Statistics:
+            return Statistics(
+                token=dense(best.token.long()),
+                confidence=dense(self._confidence(hidden, best, draw, bias)),
+                logprob=dense(best.logprob),
+                runner_up=dense(best.runner_up.long()),
+                runner_up_logprob=dense(best.runner_up_logprob),
+                entropy=dense(best.entropy),
+                details=details,
+            )
+
+        def biased(tokens: Tensor, values: Tensor) -> Statistics:
+            bias = (tokens[row, slot], values[row, slot])
+            return statistics(self._choose(hidden, draw, bias), bias)
+
+        head, forbidden = self.model.lm_head, self.options.forbidden
+        details = Details(
+            rows,
+            index,
+            lambda: dense(self.noise.uniform(draw)),
+            Distributions(hidden, best.logsumexp, head, forbidden, rows, row, slot, masked.shape[1]),
+            biased,
         )
+        return statistics(best)
 
     def _hidden(self, rows: Tensor, block: Tensor, index: int, row: Tensor, position: Tensor) -> Tensor:
         """Final hidden states [R, H] of position[r] in the canvas rows[row[r]].
@@ -135,12 +151,32 @@ class Predictor:
         )
         return guide(both[: len(row)], both[len(row) :], scale)
 
-    def _probability(self, hidden: Tensor, best: TokenConfidence) -> Tensor:
+    def _choose(self, hidden: Tensor, draw: Draw, bias: tuple[Tensor, Tensor] | None = None) -> TokenConfidence:
+        options = self.options
+        return self.noise.choose(
+            hidden,
+            self.model.lm_head,
+            draw,
+            temperature=options.temperature,
+            forbidden=options.forbidden,
+            mask_token_id=options.mask_token_id,
+            bias=bias,
+        )
+
+    def _confidence(
+        self, hidden: Tensor, best: TokenConfidence, draw: Draw, bias: tuple[Tensor, Tensor] | None
+    ) -> Tensor:
+        if self.options.remasking == "random":
+            return self.noise.uniform(draw)
+        return self._probability(hidden, best, bias)
+
+    def _probability(self, hidden: Tensor, best: TokenConfidence, bias: tuple[Tensor, Tensor] | None) -> Tensor:
         """The chosen tokens' probabilities [R]; those of ``unconfident`` ids are 0 and the others renormalised."""
         unconfident = self.options.unconfident
         if not unconfident:
             return best.logprob.exp()
-        rest = ops.token_confidence(hidden, self.model.lm_head, forbidden=[*self.options.forbidden, *unconfident])
+        forbidden = [*self.options.forbidden, *unconfident]
+        rest = ops.token_confidence(hidden, self.model.lm_head, forbidden=forbidden, bias=bias)
         probability = (best.logprob + best.logsumexp - rest.logsumexp).exp()
         return probability.masked_fill(torch.isin(best.token, torch.tensor(unconfident, device=hidden.device)), 0.0)
 

@@ -34,7 +34,7 @@ from llada_moe_ops.sampling.captured_steps import CapturedSteps
 from llada_moe_ops.sampling.noise import CounterNoise
 from llada_moe_ops.sampling.predictor import Predictor, PredictorOptions
 from llada_moe_ops.sampling.trace import Trace
-from llada_moe_ops.sampling.unmasker import FixedUnmasker
+from llada_moe_ops.sampling.unmaskers import FixedUnmasker
 from safetensors.torch import save_file
 
 FULL_LAYERS = 16
@@ -171,7 +171,7 @@ class DecodeStep:
 
     def prepare(self) -> None:
         """Begin the block anew."""
-        self._steps.begin(self._block, self._counts, 0)
+        self._steps.begin(self._block, self._counts)
 
     def __call__(self) -> None:
         """Launch the graph."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.emulated import KERNELS, emulated
+from tests.emulated import KERNELS, counts, emulated
 from tests.ops.budget import AVAILABLE, ISAS, forced_isa
 
 
@@ -28,3 +28,9 @@ def kernels(request: pytest.FixtureRequest) -> Iterator[str | int]:
         return
     with emulated(request.param):
         yield request.param
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Says how much the emulator has run."""
+    if line := counts():
+        terminalreporter.write_line(line)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -18,6 +18,7 @@ import pytest
 import torch
 from llada_moe_ops.ops import _library
 from llada_moe_ops.ops._library import extension
+from torch import Tensor
 
 from tests.on_gpu import GpuOps, missing
 
@@ -48,7 +49,39 @@ def _loaded() -> ctypes.CDLL:
     library = ctypes.CDLL(str(LIBRARY))
     library.llada_emulate_configure.argtypes = (ctypes.c_uint64, ctypes.c_uint, ctypes.c_int)
     library.llada_emulate_configure.restype = None
+    library.llada_emulate_counts.argtypes = (ctypes.POINTER(ctypes.c_uint64), ctypes.POINTER(ctypes.c_uint64))
+    library.llada_emulate_counts.restype = None
     return library
+
+
+class _EmulatedOps:
+    """``torch.ops.llada_moe_emulated``, which keeps count of what is called."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        op = getattr(getattr(torch.ops, NAMESPACE), name).default
+
+        def call(*args: Any, **named: Any) -> Any:
+            case = (name, _path, *map(_signature, args), *((key, _signature(value)) for key, value in named.items()))
+            _calls.add((case, self.seed))
+            return op(*args, **named)
+
+        return call
+
+    def __iter__(self) -> Iterator[str]:
+        prefix = f"{NAMESPACE}::"
+        names = torch._C._dispatch_get_all_op_names()
+        return (name.removeprefix(prefix).split(".")[0] for name in names if name.startswith(prefix))
+
+
+def _signature(value: Any) -> Hashable:
+    return (value.dtype, value.shape, value.stride()) if isinstance(value, Tensor) else repr(value)
+
+
+_path = ""
+_calls: set[tuple[Hashable, int]] = set()  # an op with its path, its arguments' shapes and options; the seed
 
 
 def emulated_ops(seed: int = 0) -> Any:
@@ -56,17 +89,20 @@ def emulated_ops(seed: int = 0) -> Any:
     if ON_GPU:
         return GpuOps()
     _loaded().llada_emulate_configure(seed, 1 + seed % 4, MULTIPROCESSORS)
-    return getattr(torch.ops, NAMESPACE)
+    return _EmulatedOps(seed)
 
 
-def _emulated_overloads(seed: int) -> dict[str, Any]:
-    ops = emulated_ops(seed)
-    names = [
-        name.split("::")[1].split(".")[0]
-        for name in torch._C._dispatch_get_all_op_names()
-        if name.startswith(f"{NAMESPACE}::")
-    ]
-    return {name: getattr(ops, name).default for name in names}
+def counts() -> str:
+    """What the emulator has run in this process, in a line; empty if nothing."""
+    if not _calls:
+        return ""
+    kernels, launches = ctypes.c_uint64(), ctypes.c_uint64()
+    _loaded().llada_emulate_counts(ctypes.byref(kernels), ctypes.byref(launches))
+    cases = {case for case, _ in _calls}
+    return (
+        f"emulated: {kernels.value} kernels; {len(cases)} shapes and options of ops, {len(_calls)} with their seeds; "
+        f"{launches.value} launches"
+    )
 
 
 @contextmanager
@@ -77,16 +113,16 @@ def emulated(seed: int | str, path: str = "") -> Iterator[None]:
         seed: of the scheduler; "cuda": on a GPU instead.
         path: "sm80" or "sm90a" forces one where an op has both.
     """
+    global _path
     before = dict(_library._overloads)
-    _library._overloads.update(
-        {name: getattr(GpuOps(), name) for name in GpuOps()}
-        if ON_GPU or isinstance(seed, str)
-        else _emulated_overloads(seed)
-    )
+    ops = GpuOps() if isinstance(seed, str) else emulated_ops(seed)
+    _library._overloads.update({name: getattr(ops, name) for name in ops})
     extension().force_isa(path)
+    _path = path
     try:
         yield
     finally:
+        _path = ""
         extension().force_isa("")
         _library._overloads.clear()
         _library._overloads.update(before)

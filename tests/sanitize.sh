@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The C++ tests on a ThreadSanitizer build of the core, the emulated CUDA kernels under both sanitizers, then the op tests on
-# an AddressSanitizer + UBSan build of the core and its doors; all beside the normal build.
+# On a ThreadSanitizer build: the C++ tests of the core, every CUDA kernel in the emulator. On an AddressSanitizer + UBSan
+# build: the CUDA kernels again, then the op tests, on the CPU's kernels and the emulated ones. All beside the normal build.
 #   PYTHON  the interpreter with torch, pytest, cmake, ninja and pybind11 (default: python3)
 #   further arguments go to pytest
 set -euo pipefail
@@ -9,29 +9,28 @@ python=${PYTHON:-python3}
 bin=$(cd "$(dirname "$(command -v "$python")")" && pwd)
 export PATH="$bin:$PATH"
 
-# On the core's own threads: torch's OpenMP pool is not instrumented, and its barriers would pass for races.
+# On the core's own threads: torch's OpenMP pool is not instrumented, and its barriers would pass for races. The CUDA kernels
+# in the emulator: each CUDA thread is a thread to TSan, so this is their race detector.
 build=$PWD/build/thread
-cmake -S . -B "$build" -G Ninja -DLLADA_MOE_OPS_DOORS=OFF -DLLADA_MOE_OPS_CUDA=off -DLLADA_MOE_OPS_SANITIZE=thread >/dev/null
-cmake --build "$build"
-for test in threads_test core_test; do
-  TSAN_OPTIONS=halt_on_error=1 "$build/$test"
+cmake -S . -B "$build" -G Ninja -DLLADA_MOE_OPS_DOORS=OFF -DLLADA_MOE_OPS_CUDA=off -DLLADA_MOE_OPS_EMULATE=ON \
+  -DLLADA_MOE_OPS_EMULATE_DIR="$build/emulate" -DLLADA_MOE_OPS_SANITIZE=thread >/dev/null
+cmake --build "$build" --target threads_test core_test planted_faults op_kernels
+for test in threads_test core_test "emulate/op_kernels 6"; do
+  TSAN_OPTIONS=halt_on_error=1 "$build"/$test
 done
-
-# The CUDA kernels in the emulator: each CUDA thread is a thread to TSan, so this is their race detector.
-for sanitizer in thread address,undefined; do
-  build=$PWD/build/emulated-${sanitizer%%,*}
-  cmake -S . -B "$build" -G Ninja -DLLADA_MOE_OPS_DOORS=OFF -DLLADA_MOE_OPS_CUDA=off -DLLADA_MOE_OPS_TESTS=OFF \
-    -DLLADA_MOE_OPS_EMULATE=ON -DLLADA_MOE_OPS_EMULATE_DIR="$build/lib" -DLLADA_MOE_OPS_SANITIZE="$sanitizer" >/dev/null
-  cmake --build "$build" --target planted_faults
-  LLADA_MOE_OPS_EMULATE_DIR="$build/lib" "$bin/$(basename "$python")" -m pytest tests/emulate/test_planted_faults.py -q \
+planted_faults() {
+  LLADA_MOE_OPS_EMULATE_DIR="$build/emulate" "$bin/$(basename "$python")" -m pytest tests/emulate/test_planted_faults.py -q \
     -p no:cacheprovider
-done
+}
+planted_faults
 
 build=$PWD/build/sanitize
 cmake -S . -B "$build" -G Ninja -DPython_EXECUTABLE="$bin/$(basename "$python")" -DLLADA_MOE_OPS_TESTS=OFF \
   -DLLADA_MOE_OPS_CUDA=off -DLLADA_MOE_OPS_EMULATE=ON -DLLADA_MOE_OPS_EMULATE_DIR="$build/emulate" \
   -DLLADA_MOE_OPS_SANITIZE=address,undefined -DLLADA_MOE_OPS_OUTPUT_DIR="$build/lib" >/dev/null
-cmake --build "$build"
+cmake --build "$build" --target all op_kernels
+"$build/emulate/op_kernels" 4
+planted_faults
 
 compiler=${CXX:-c++}
 export LLADA_MOE_OPS_LIBRARY_DIR="$build/lib" LLADA_MOE_OPS_EMULATE_DIR="$build/emulate"

@@ -92,10 +92,10 @@ def test_losses_are_paired_and_roundings_keep_their_order(monkeypatch: pytest.Mo
     from quantization_quality import divergence, paired_loss
     from rounding import ROUNDINGS
 
-    base = [Accuracy("sort", (True, True, False, True), 1.0), Accuracy("reverse", (True,) * 96, 1.0)]
+    base = [Accuracy("sort", (True, True, False, True), (), 1.0), Accuracy("reverse", (True,) * 96, (), 1.0)]
     same = paired_loss(base, base)
     assert (same["points"], same["lost"], same["won"]) == (0.0, 0, 0)
-    worse = paired_loss(base, [Accuracy("sort", (False, True, True, False), 1.0), base[1]])
+    worse = paired_loss(base, [Accuracy("sort", (False, True, True, False), (), 1.0), base[1]])
     assert (worse["points"], worse["lost"], worse["won"]) == (1.0, 2, 1)
     assert worse["interval"][0] < 1.0 < worse["interval"][1]
     rows = torch.tensor([[0.25, 0.75], [0.5, 0.5]]).log().double()

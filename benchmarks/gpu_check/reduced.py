@@ -55,13 +55,24 @@ def calls() -> Iterator[Call]:
             back = (torch.zeros(order.numel(), gate_up.shape[1]).to(dtype), order, weights_of_kept)
             back[0][: len(kept)] = random(len(kept), gate_up.shape[1], seed=15)
             yield "unpermute", ops.unpermute, ops.unpermute_reference, back, {}
-            yield "moe_mlp", ops.moe_mlp, ops.moe_mlp_reference, (rows, weights, experts, gate_up, down), {}
+            layer = (rows, weights, experts, gate_up, down)
+            yield "moe_mlp", ops.moe_mlp, ops.moe_mlp_reference, layer, {}
+            yield "moe_mlp_int8", _in_bytes(ops.moe_mlp), _in_bytes(ops.moe_mlp_reference), layer, {}
     for queries, keys in ((9, 9), (5, 70), (70, 133)):
         q, k, v = (random(2, n, h, 64, seed=s) for n, h, s in ((queries, 4, 10), (keys, 2, 11), (keys, 2, 12)))
         bounds = torch.tensor([[0, keys], [3, keys - 1]], dtype=torch.int32)
         yield "attention", ops.attention, ops.attention_reference, (q, k, v), {"key_range": bounds}
     hidden, head = random(5, 72, seed=13), random(301, 72, seed=14)
     yield "token_confidence", ops.token_confidence, ops.token_confidence_reference, (hidden, head), {}
+
+
+def _in_bytes(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """An expert layer on weights quantised to bytes, where they are."""
+
+    def run(x: Tensor, weights: Tensor, experts: Tensor, gate_up_proj: Tensor, down_proj: Tensor) -> Tensor:
+        return function(x, weights, experts, ops.quantize_experts(gate_up_proj, down_proj))
+
+    return run
 
 
 def check(call: Call) -> None:

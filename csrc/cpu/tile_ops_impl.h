@@ -58,13 +58,14 @@ void scatter(const ScatterTileArgs& args) {
 
 template <class Element>
 void pack(const float* tile, int num_rows, int lanes, std::uint32_t* rows) {
+  const int columns = lanes * static_cast<int>(sizeof(std::uint32_t) / sizeof(Element));
   for (int r = 0; r < num_rows; ++r) {
     alignas(64) Element elements[kPanelColumns];
     std::uint32_t row[kPanelColumns];
-    for (int c = 0; c < kPanelColumns; c += Vector::kWidth) {
+    for (int c = 0; c < columns; c += Vector::kWidth) {
       Vector::store_elements(elements + c, Vector::load(tile + r * kPanelColumns + c));
     }
-    std::memcpy(row, elements, sizeof elements);
+    std::memcpy(row, elements, lanes * sizeof(std::uint32_t));
     for (int lane = 0; lane < lanes; ++lane) rows[lane * num_rows + r] = row[lane];
   }
 }

@@ -39,7 +39,8 @@ int launch(const LaunchConfig& config, void (*kernel)(Parameters...), std::type_
     auto* self = static_cast<Call*>(pointer);
     std::apply(self->kernel, self->arguments);
   };
-  return emulate::launch(config.grid, config.block, config.shared_bytes, run, &call);
+  return emulate::launch(config.grid, config.block, config.shared_bytes, run, &call,
+                         reinterpret_cast<const void*>(kernel));
 }
 
 // Dynamic shared memory as `type* name`, aligned to 1024 bytes (a 128-byte swizzle's period).

@@ -23,12 +23,14 @@ if(LLADA_MOE_OPS_SANITIZE STREQUAL "thread")
     "-fno-sanitize=thread;-fno-tree-loop-distribute-patterns;-DLLADA_EMULATE_TSAN")
 endif()
 
-# --- every kernel
+# --- every kernel, and the ops' entries to them. Names are hidden, so that they stand beside the core's own of the same name.
 file(GLOB LLADA_EMULATED_KERNELS CONFIGURE_DEPENDS csrc/*/*_sm80.cu csrc/*/*_sm90.cu csrc/cuda/*.cu)
-add_library(llada_moe_emulate STATIC $<TARGET_OBJECTS:llada_moe_emulate_runtime>)
+file(GLOB LLADA_EMULATED_ENTRIES CONFIGURE_DEPENDS csrc/cuda/*.cpp csrc/*/*_cuda.cpp)
+add_library(llada_moe_emulate STATIC ${LLADA_EMULATED_ENTRIES} $<TARGET_OBJECTS:llada_moe_emulate_runtime>)
 target_include_directories(llada_moe_emulate PUBLIC csrc)
 target_compile_definitions(llada_moe_emulate PUBLIC LLADA_EMULATE)
 target_compile_options(llada_moe_emulate PRIVATE ${LLADA_FLAGS})
+set_target_properties(llada_moe_emulate PROPERTIES CXX_VISIBILITY_PRESET hidden)
 llada_emulated_sources(llada_moe_emulate ${LLADA_EMULATED_KERNELS})
 
 # --- the emulator's own tests
@@ -62,3 +64,9 @@ target_compile_options(planted_faults PRIVATE ${LLADA_FLAGS})
 llada_emulated_sources(planted_faults tests/emulate/sort_subject.cu tests/emulate/product_subject_sm80.cu
                        tests/emulate/product_subject_sm90.cu tests/emulate/broken_rules.cu)
 set_target_properties(planted_faults PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${LLADA_MOE_OPS_EMULATE_DIR})
+
+# --- every op's kernels without torch, for the sanitizers
+add_executable(op_kernels EXCLUDE_FROM_ALL tests/emulate/op_kernels.cpp)
+target_include_directories(op_kernels PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
+target_link_libraries(op_kernels PRIVATE llada_moe_emulate llada_moe_core_static)
+set_target_properties(op_kernels PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${LLADA_MOE_OPS_EMULATE_DIR})

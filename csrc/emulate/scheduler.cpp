@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <mutex>
+#include <set>
 #include <string>
 #include <utility>
 
@@ -29,6 +30,8 @@ constexpr unsigned kMaxGridYZ = 65535;
 constexpr std::uint64_t kYieldLimit = 20'000'000;
 
 Settings chosen;
+std::set<const void*> kernels_run;
+std::uint64_t launches = 0;
 std::string message;
 bool failed = false;
 std::uint64_t random_state = 1;
@@ -310,9 +313,14 @@ void fail(const char* format, ...) {
   std::abort();
 }
 
-int launch(dim3 grid, dim3 block, std::size_t shared_bytes, void (*kernel)(void*), void* arguments) {
+Counts counts() { return {kernels_run.size(), launches}; }
+
+int launch(dim3 grid, dim3 block, std::size_t shared_bytes, void (*kernel)(void*), void* arguments,
+           const void* identity) {
   static std::mutex one_at_a_time;
   const std::lock_guard lock(one_at_a_time);
+  kernels_run.insert(identity);
+  ++launches;
   running = {grid, block, shared_bytes, kernel, arguments, 0, std::uint64_t{grid.x} * grid.y * grid.z};
   message.clear();
   failed = false;

@@ -18,8 +18,16 @@ Settings& settings();
 // Why the last launch failed; empty if it did not.
 const char* last_error();
 
-// 0, or a cudaError_t. Shared memory starts poisoned with 0xff (NaN in every floating-point type).
-int launch(dim3 grid, dim3 block, std::size_t shared_bytes, void (*kernel)(void*), void* arguments);
+// What has run so far.
+struct Counts {
+  std::uint64_t kernels, launches;  // instances of templates count one by one
+};
+Counts counts();
+
+// 0, or a cudaError_t. Shared memory starts poisoned with 0xff (NaN in every floating-point type). `identity` tells
+// kernels apart.
+int launch(dim3 grid, dim3 block, std::size_t shared_bytes, void (*kernel)(void*), void* arguments,
+           const void* identity);
 
 // The running block's array of that key, made (and poisoned) at its first use.
 void* static_array(const void* key, std::size_t bytes);

@@ -51,6 +51,7 @@ __device__ __forceinline__ void sum_stages_int8(StreamSums<Shape, kTokens>& sums
       }
       ptx::wgmma_commit_group();
     }
+    __syncwarp();  // each lane has read the stage for itself, the first will free it for all
     previous = ring.stage;
     ring.advance();
   }

@@ -69,6 +69,20 @@ def test_cache(command: Command) -> None:
     assert exact[1]["probabilities"] != kept[1]["probabilities"]
 
 
+def test_unmasker(command: Command) -> None:
+    values = [
+        json.loads(command(*words, "--json", "--unmasker", rule).out)
+        for words in (("generate", "sort hcabe"), ("infill", "12[MASK]34=[MASK:2]"))
+        for rule in ("fixed", "threshold:0")
+    ]
+    assert [one["steps"] > 1 for one in values] == [True, False, True, False]
+    (row,) = json.loads(command("eval", "sort", "--count", "20", "--unmasker", "threshold:0.9", "--json").out)[
+        "results"
+    ]
+    assert row["correct"] >= 18
+    assert row["steps"] < 8
+
+
 def test_seed_and_raw(command: Command, checkpoint: Path) -> None:
     base = ("generate", "sort cab", "-m", checkpoint, "--gen-length", "16", "--json")
 

@@ -125,6 +125,43 @@ def test_a_row_alone_gives_the_same_bits(temperature: float, dtype: torch.dtype,
                 assert torch.equal(split, other)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_bias_is_added_to_the_logits(dtype: torch.dtype) -> None:
+    hidden, head = inputs((37, 16, 300), dtype)
+    make = torch.Generator().manual_seed(3)
+    tokens = torch.randint(300, (37, 4), generator=make)
+    tokens[:, 3] = tokens[:, 0]  # a token that stands twice gets both
+    values = torch.randn(37, 4, generator=make) * 3
+    logits = linear(hidden, head).float().scatter_add(1, tokens, values)
+    for packed in (False, True):
+        weight = pack_linear(head) if packed else head
+        for options in OPTIONS:
+            ours = token_confidence(hidden, weight, bias=(tokens, values), **options)
+            assert_same(ours, confidence_of_logits(logits, **options))
+    reference = token_confidence_reference(hidden, head, bias=(tokens, values))
+    assert (reference.token == token_confidence(hidden, head, bias=(tokens, values)).token).float().mean() > 0.9
+    assert not torch.equal(reference.token, token_confidence(hidden, head).token)
+    none = token_confidence(hidden, head, bias=(tokens[:, :0], values[:, :0]))
+    assert_same(none, token_confidence(hidden, head))
+    assert [field.shape for field in token_confidence(hidden[:0], head, bias=(tokens[:0], values[:0]))] == [(0,)] * 6
+
+
+def test_a_biased_row_alone_gives_the_same_bits() -> None:
+    """With a vocabulary so large that torch splits the sum of a single row over its threads."""
+    hidden, head = inputs((19, 8, 150_001), torch.float32)
+    tokens, values = torch.arange(38).view(19, 2) * 11, torch.ones(19, 2)
+    with threads(1):
+        whole = token_confidence(hidden, head, bias=(tokens, values))
+    with threads(2):
+        two = token_confidence(hidden, head, bias=(tokens, values))
+        for row in (0, 15, 18):
+            pick = slice(row, row + 1)
+            alone = token_confidence(hidden[pick], head, bias=(tokens[pick], values[pick]))
+            for mine, other, split in zip(alone, whole, two, strict=True):
+                assert torch.equal(mine[0], other[row])
+                assert torch.equal(split, other)
+
+
 def test_rows_that_are_not_finite() -> None:
     hidden, head = inputs((5, 8, 300), torch.float32)
     hidden[1, 2] = torch.nan
@@ -231,6 +268,13 @@ def test_errors() -> None:
         token_confidence(hidden, head, mask_token_id=10)
     with pytest.raises(ValueError, match=r"forbidden must be in 0 \.\. 9, got 12"):
         token_confidence(hidden, head, forbidden=[12])
+    tokens, values = torch.zeros(3, 2, dtype=torch.int64), torch.zeros(3, 2)
+    with pytest.raises(TypeError, match=r"bias\[0\] must be int64, got float32"):
+        token_confidence(hidden, head, bias=(values, values))
+    with pytest.raises(ValueError, match=r"bias\[1\] must have shape \[3, 2\], got \[3, 1\]"):
+        token_confidence(hidden, head, bias=(tokens, values[:, :1]))
+    with pytest.raises(ValueError, match=r"bias\[0\] must be in 0 \.\. 9, got 10"):
+        token_confidence(hidden, head, bias=(tokens + 10, values))
     with pytest.raises(ValueError, match="a token is left to choose"):
         token_confidence(hidden, head, forbidden=list(range(9)), mask_token_id=9)
 

@@ -26,7 +26,7 @@ from llada_moe_ops.sampling import (
 from llada_moe_ops.sampling.canvas import Canvas
 from llada_moe_ops.sampling.captured_steps import BlockState, CapturedSteps
 from llada_moe_ops.sampling.options import SamplerOptions
-from llada_moe_ops.sampling.unmasker import FixedUnmasker
+from llada_moe_ops.sampling.unmaskers import FixedUnmasker
 from torch import Tensor
 
 from tests.captured import on_the_device_alone, record_eagerly
@@ -45,6 +45,9 @@ OPTIONS: list[dict[str, Any]] = [
     {"cfg_scale": 0.7, "temperature": 0.3},
     {"stop_at_eos": True, "eos_token_id": 17},
     {"suppress_eos": True, "suppress_eos_confidence": True, "eot_token_id": 9},
+    {"unmasker": "random", "temperature": 0.5},
+    {"unmasker": "margin", "steps": 9},
+    {"unmasker": "entropy", "suppress_eos": True},
 ]
 
 
@@ -140,8 +143,8 @@ def test_a_model_that_breaks_down_within_a_block(recorded: Recorded) -> None:
         capturable = True
 
         def choose(self, hidden: Tensor, lm_head: Any, draw: Any, **options: Any) -> Any:
-            step = draw.step if isinstance(draw.step, Tensor) else torch.tensor(draw.step)
-            return super().choose(torch.where(step == 5, torch.nan, hidden), lm_head, draw, **options)
+            broken = torch.where(draw.row_steps[:, None] == 5, torch.nan, hidden)
+            return super().choose(broken, lm_head, draw, **options)
 
     noise = Broken(torch.zeros(3, dtype=torch.int64))
     with pytest.raises(NonFiniteLogitsError, match="not finite at step 5") as caught:
@@ -195,6 +198,7 @@ def on_meta(in_bytes: bool = False, **options: Any) -> CapturedSteps:
         hold_in_bytes(steps._model)
     assert isinstance(predictor.noise, CounterNoise)
     predictor.noise.requests = predictor.noise.requests.to("meta")
+    predictor.row_steps = predictor.row_steps.to("meta")
     cache = KeyValueCache(steps._model, 3 * predictor.passes_per_step, 24)
     steps._state = BlockState(canvas, 3, None if steps._policy is None else cache)
     return steps
@@ -273,7 +277,7 @@ def test_python_between_launches(cache: str) -> None:
     """Launches that do nothing: what is left is Python's part of a block of 32 steps, its start and trace included."""
     positions, counts = torch.arange(40, 72)[None], torch.ones(1, 32, dtype=torch.int64)
     steps, times = steps_of([128], 32, cache=cache), []
-    steps.begin(positions, counts, 0)
+    steps.begin(positions, counts)
     state = steps._held
     state.begin = lambda *_: state.committed_at.copy_(torch.arange(32))  # type: ignore[method-assign]
     state.failed_at.fill_(32)

@@ -69,11 +69,13 @@ def test_threads_change_no_bit(options: dict[str, Any]) -> None:
 
 
 def test_infilled_rows_do_not_depend_on_each_other() -> None:
+    """Nor does their noise, though a row that has fewer masks in a block waits there for the others."""
     model, rows = load("base-fp32"), [[5, 3, 7, 3, 3], [8, 3], [3, 9, 9, 3, 3, 3, 4]]
-    for steps in (None, 2):
-        together = infill(model, rows, steps=steps)
+    options: list[dict[str, Any]] = [{}, {"steps": 2}, {"block_length": 3, "temperature": 2.0, "seed": 6}]
+    for call in options:
+        together = infill(model, rows, **call)
         for index, row in enumerate(rows):
-            alone = infill(model, [row], steps=steps)
+            alone = infill(model, [row], **call)
             assert torch.equal(alone.sequences[0], together.sequences[index, -len(row) :])
 
 
@@ -102,13 +104,13 @@ def test_the_seed_decides() -> None:
 def test_noise_is_uniform_and_its_keys_differ(step: int, request_key: int) -> None:
     noise = CounterNoise(torch.tensor([request_key, request_key ^ 1]))
     rows, positions = torch.tensor([0, 1]).repeat_interleave(2000), torch.arange(2000).repeat(2)
-    draw = Draw(step, rows, positions)
+    draw = Draw(0, rows, positions, torch.full_like(rows, step))
     assert noise.keys(draw).unique().numel() == 4000
     uniform = noise.uniform(draw)
     assert float(uniform.min()) >= 0
     assert float(uniform.max()) < 1
     assert abs(float(uniform.mean()) - 0.5) < 6 / (12 * 4000) ** 0.5
-    assert not torch.equal(noise.keys(draw), noise.keys(Draw(step + 1, rows, positions)))
+    assert not torch.equal(noise.keys(draw), noise.keys(Draw(0, rows, positions, draw.row_steps + 1)))
 
 
 def test_temperature_samples_the_softmax() -> None:

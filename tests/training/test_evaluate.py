@@ -24,7 +24,7 @@ def model() -> LLaDAMoEModel:
 )
 def test_wilson_interval(correct: int, count: int, low: float, high: float) -> None:
     right = (True,) * correct + (False,) * (count - correct)
-    assert Accuracy("sort", right, 1.0).interval == pytest.approx((low, high), abs=1e-4)
+    assert Accuracy("sort", right, (1,) * count, 1.0).interval == pytest.approx((low, high), abs=1e-4)
 
 
 @pytest.mark.parametrize("name", EVALUATION_TASKS)
@@ -47,8 +47,15 @@ def test_an_untrained_model_is_wrong_and_progress_is_told(model: LLaDAMoEModel) 
         on_progress=lambda task, done: told.append((task, done)),
     )
     assert [(result.task, result.count) for result in results] == [("sort", 5), ("operator", 5)]
+    assert results[0].steps == (12,) * 5
+    assert [result.mean_steps for result in results] == [12, 1]
     assert results[0].correct == 0
     assert told == [("sort", 2), ("sort", 2), ("sort", 1), ("operator", 2), ("operator", 2), ("operator", 1)]
+
+
+def test_a_rule_that_commits_all_at_once_takes_one_step(model: LLaDAMoEModel) -> None:
+    (result,) = evaluate(model, build_tokenizer(), ["sort"], count=3, unmasker="threshold:0")
+    assert result.steps == (1, 1, 1)
 
 
 def test_errors(model: LLaDAMoEModel) -> None:

@@ -57,6 +57,7 @@ def generate(
     temperature: options.Temperature = 0.0,
     cfg_scale: options.CfgScale = 0.0,
     remasking: options.RemaskingOption = options.Remasking.low_confidence,
+    unmasker: options.Unmasker = "fixed",
     cache: options.CacheOption = options.Cache.none,
     stop_at_eos: Annotated[bool, typer.Option("--stop-at-eos", help="End a reply early, at its end-of-text.")] = False,
     seed: options.Seed = None,
@@ -81,6 +82,7 @@ def generate(
         temperature=temperature,
         cfg_scale=cfg_scale,
         remasking=remasking,
+        unmasker=unmasker,
         cache=cache,
         stop_at_eos=stop_at_eos,
         seed=seed,
@@ -108,6 +110,7 @@ def infill(
     temperature: options.Temperature = 0.0,
     cfg_scale: options.CfgScale = 0.0,
     remasking: options.RemaskingOption = options.Remasking.low_confidence,
+    unmasker: options.Unmasker = "fixed",
     cache: options.CacheOption = options.Cache.none,
     seed: options.Seed = None,
     dtype: options.DtypeOption = None,
@@ -129,6 +132,7 @@ def infill(
         temperature=temperature,
         cfg_scale=cfg_scale,
         remasking=remasking,
+        unmasker=unmasker,
         cache=cache,
         seed=seed,
         json=json,
@@ -189,6 +193,7 @@ def evaluate(
     count: Annotated[int, typer.Option(min=1, help="Held-out examples of each task.")] = 200,
     batch_size: Annotated[int, typer.Option(min=1, help="Examples answered at once.")] = 50,
     seed: Annotated[int, typer.Option(help="Of the examples.")] = 0,
+    unmasker: options.Unmasker = "fixed",
     dtype: options.DtypeOption = None,
     quantization: options.QuantizationOption = None,
     device: options.DeviceOption = options.Device.auto,
@@ -199,7 +204,7 @@ def evaluate(
     from .evaluate import evaluate as run
 
     choice = options.ModelChoice(model, dtype, quantization, device)
-    run(tasks, choice, count, batch_size, seed, json=json, output=output)
+    run(tasks, choice, count, batch_size, seed, unmasker, json=json, output=output)
 
 
 @app.command()

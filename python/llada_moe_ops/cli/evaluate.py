@@ -8,6 +8,7 @@ from pathlib import Path
 import typer
 
 from .checkpoint import load
+from .generate import check_unmasker
 from .options import ModelChoice
 from .output import as_json, write
 
@@ -18,11 +19,13 @@ def evaluate(
     count: int,
     batch_size: int,
     seed: int,
+    unmasker: str,
     *,
     json: bool,
     output: Path | None,
 ) -> None:
     """Measure held-out accuracies and print them."""
+    check_unmasker(unmasker)
     from tqdm import tqdm
 
     from .. import training
@@ -46,6 +49,7 @@ def evaluate(
             count=count,
             batch_size=batch_size,
             seed=seed,
+            unmasker=unmasker,
             on_progress=on_progress,
         )
     if json:
@@ -56,17 +60,18 @@ def evaluate(
                 "count": result.count,
                 "accuracy": result.share,
                 "interval": list(result.interval),
+                "steps": result.mean_steps,
                 "seconds": round(result.seconds, 3),
             }
             for result in results
         ]
-        write(as_json({"model": loaded.name, "seed": seed, "results": rows}), output)
+        write(as_json({"model": loaded.name, "seed": seed, "unmasker": unmasker, "results": rows}), output)
         return
-    lines = [f"{'task':<12} {'accuracy':>8}  95 % interval    correct     seconds"]
+    lines = [f"{'task':<12} {'accuracy':>8}  95 % interval    correct      steps seconds"]
     for result in results:
         low, high = result.interval
         lines.append(
             f"{result.task:<12} {result.share:>8.1%}  {low:.1%} … {high:.1%}  "
-            f"{result.correct:>4}/{result.count:<6} {result.seconds:>6.1f}"
+            f"{result.correct:>4}/{result.count:<6} {result.mean_steps:>6.1f} {result.seconds:>7.1f}"
         )
     write("\n".join(lines), output)

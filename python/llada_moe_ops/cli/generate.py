@@ -32,6 +32,20 @@ def check_lengths(gen_length: int, block_length: int | None, steps: int | None) 
         raise typer.BadParameter(f"--steps {steps} is not a multiple of the number of blocks {gen_length // block}")
 
 
+def check_unmasker(unmasker: str) -> None:
+    """A rule that does not exist, or parameters it does not take, are wrong usage.
+
+    Raises:
+        typer.BadParameter
+    """
+    from ..sampling.unmaskers import build_unmasker
+
+    try:
+        build_unmasker(unmasker)
+    except (TypeError, ValueError) as error:
+        raise typer.BadParameter(str(error), param_hint="--unmasker") from None
+
+
 def generate(
     prompts: list[str],
     model: ModelChoice,
@@ -42,6 +56,7 @@ def generate(
     temperature: float,
     cfg_scale: float,
     remasking: Remasking,
+    unmasker: str,
     cache: Cache,
     stop_at_eos: bool,
     seed: int | None,
@@ -53,6 +68,7 @@ def generate(
     """Reply to prompts and print the replies."""
     if gen_length is not None:
         check_lengths(gen_length, block_length, steps)
+    check_unmasker(unmasker)
     from .. import sampling
 
     loaded = load(model)
@@ -72,6 +88,7 @@ def generate(
             temperature=temperature,
             cfg_scale=cfg_scale,
             remasking=remasking.value,
+            unmasker=unmasker,
             cache=cache.value,
             stop_at_eos=stop_at_eos,
             seed=seed,

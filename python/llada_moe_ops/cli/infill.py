@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from . import live
 from .checkpoint import load
+from .generate import check_unmasker
 from .options import Cache, ModelChoice, Remasking
 from .output import as_json, figures, speed_line, write
 from .texts import encode_masked
@@ -25,6 +26,7 @@ def infill(
     temperature: float,
     cfg_scale: float,
     remasking: Remasking,
+    unmasker: str,
     cache: Cache,
     seed: int | None,
     json: bool,
@@ -32,6 +34,7 @@ def infill(
     output: Path | None,
 ) -> None:
     """Fill texts and print them."""
+    check_unmasker(unmasker)
     import torch
 
     from .. import sampling
@@ -52,6 +55,7 @@ def infill(
             temperature=temperature,
             cfg_scale=cfg_scale,
             remasking=remasking.value,
+            unmasker=unmasker,
             cache=cache.value,
             seed=seed,
             mask_token_id=loaded.mask_token_id,

@@ -108,6 +108,13 @@ CacheOption = Annotated[
         "the block (dual), or but the block and its neighbours (vicinity)."
     ),
 ]
+Unmasker = Annotated[
+    str,
+    typer.Option(
+        help="Which positions a step commits: a rule with its parameters, such as fixed, threshold:0.9 or "
+        "hierarchical:0.92,low_threshold=0.5. An unknown name lists them."
+    ),
+]
 Seed = Annotated[int | None, typer.Option(help="Makes random runs repeatable.", show_default=False)]
 Raw = Annotated[bool, typer.Option("--raw", help="Give the prompt to the model as it is, without the chat template.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]

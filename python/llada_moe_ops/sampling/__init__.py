@@ -1,6 +1,7 @@
 """The sampler: what to unmask at each step, what to recompute, and a record of it all."""
 
 from .cache import CACHES, CachePolicy
+from .details import Details, Distributions
 from .likelihood import LikelihoodEstimate, score
 from .noise import CounterNoise, NoiseSource, RecordedNoise
 from .predictor import Statistics
@@ -8,13 +9,16 @@ from .result import GenerationResult
 from .sampler import generate, infill
 from .schedule import Schedule
 from .trace import NonFiniteLogitsError, Trace, TraceStep
-from .unmasker import UNMASKERS, Unmasker
+from .unmaskers import UNMASKERS, Decision, Unmasker
 
 __all__ = [
     "CACHES",
     "UNMASKERS",
     "CachePolicy",
     "CounterNoise",
+    "Decision",
+    "Details",
+    "Distributions",
     "GenerationResult",
     "LikelihoodEstimate",
     "NoiseSource",

@@ -41,6 +41,20 @@ def non_negative(name: str, value: float) -> float:
     return float(value)
 
 
+def positive(name: str, value: float) -> float:
+    """A finite number above 0."""
+    require(non_negative(name, value) > 0, name, "above 0", value)
+    return float(value)
+
+
+def fraction(name: str, value: float) -> float:
+    """A number from 0 to 1."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
+    require(0 <= value <= 1, name, "from 0 to 1", value)
+    return float(value)
+
+
 def token_id(name: str, value: int, vocab_size: int) -> int:
     """One token id of the vocabulary."""
     integer(name, value, 0)

@@ -19,7 +19,7 @@ from .canvas import Canvas
 from .forward import MOST_GRAPHS
 from .predictor import Predictor, Statistics
 from .trace import NonFiniteLogitsError, Trace, TraceStep
-from .unmasker import Unmasker
+from .unmaskers import Decision, Unmasker
 
 NEVER = 1 << 62  # an index that no step has
 
@@ -30,7 +30,7 @@ class BlockState:
     Attributes:
         rows: int64 [A]. positions: int64 [B, W], of every row.
         counts: int64 [W, A], the schedule's: each step commits at least one token, so there are at most W.
-        index, step: int64 [1], counted over the block and over the generation.
+        index: int64 [1], of the next step in the block.
         starts: int64 [A], of the windows that the next step recomputes.
         committed_at: int64 [A, W], the index of the step that committed a position, with the ``token`` and its
             ``logprob``; −1 before.
@@ -42,18 +42,17 @@ class BlockState:
         new, width = canvas.tokens.new_zeros, canvas.block_length
         self.cache = cache
         self.rows, self.positions = new(rows), new(len(canvas.tokens), width)
-        self.counts, self.index, self.step, self.starts = new(width, rows), new(1), new(1), new(rows)
+        self.counts, self.index, self.starts = new(width, rows), new(1), new(rows)
         self.committed_at, self.token = new(rows, width), new(rows, width)
         self.logprob = new(rows, width, dtype=torch.float32)
         self.ended_at, self.failed_at = torch.empty_like(canvas.tokens), new(1)
 
-    def begin(self, rows: Tensor, positions: Tensor, counts: Tensor, step: int) -> None:
+    def begin(self, rows: Tensor, positions: Tensor, counts: Tensor) -> None:
         """Start a block: ``positions`` [B, W], of which ``rows`` [A] have ``counts`` [A, steps] to commit."""
         self.rows.copy_(rows)
         self.positions.copy_(positions)
         self.counts[: counts.shape[1]] = counts.T
         self.index.zero_()
-        self.step.fill_(step)
         self.committed_at.fill_(-1)
         self.ended_at.fill_(-1)
         self.failed_at.fill_(NEVER)
@@ -67,7 +66,6 @@ class BlockState:
             self.ended_at.copy_(torch.where(ended, self.index, self.ended_at))
         self.failed_at.copy_(torch.minimum(self.failed_at, self.index.masked_fill(finite, NEVER)))
         self.index.add_(1)
-        self.step.add_(1)
 
 
 class CapturedSteps:
@@ -114,15 +112,15 @@ class CapturedSteps:
         Raises:
             NonFiniteLogitsError: the model broke down; ``trace``, which the caller extends, is attached.
         """
-        first, busy, total = len(trace.steps), self.begin(positions, counts, len(trace.steps)), counts.shape[1]
+        first, busy, total = len(trace.steps), self.begin(positions, counts), counts.shape[1]
         for index in range(busy):
             self.launch(index)
             if self._watched:
                 yield from self._done(trace, block, first, range(index, index + 1))
         yield from self._done(trace, block, first, range(busy if self._watched else 0, total))
 
-    def begin(self, positions: Tensor, counts: Tensor, step: int) -> int:
-        """Start a block, whose first step is ``step`` of the generation; how many of its steps have something to do."""
+    def begin(self, positions: Tensor, counts: Tensor) -> int:
+        """Start a block; how many of its steps have something to do."""
         rows, busy = (counts[:, 0] > 0).nonzero().squeeze(1), int(counts.any(0).sum())
         if self._state is None or len(self._state.rows) != len(rows):
             self._runs.clear()
@@ -131,7 +129,7 @@ class CapturedSteps:
                 batch = len(rows) * self._predictor.passes_per_step
                 cache = KeyValueCache(self._model, batch, self._canvas.tokens.shape[1])
             self._state = BlockState(self._canvas, len(rows), cache)
-        self._state.begin(rows, positions, counts[rows, :busy], step)
+        self._state.begin(rows, positions, counts[rows, :busy])
         self._place, self._starts = (positions[rows].cpu(), self._lengths[rows.cpu()]), None
         return busy
 
@@ -167,10 +165,13 @@ class CapturedSteps:
         rows, positions = state.rows, state.positions[state.rows]
         masked = canvas.masked(state.positions)[rows]
         statistics, finite = self._predictor.in_fixed_sizes(
-            rows, positions, masked, state.step, lambda tokens: self._hidden(tokens, size)
+            rows, positions, masked, lambda tokens: self._hidden(tokens, size)
         )
         quota = state.counts.index_select(0, state.index).squeeze(0)
-        commit = self._unmasker.select(statistics, masked, quota)
+        decision = self._unmasker.select(statistics, masked, quota)
+        if not isinstance(decision, Decision):
+            decision = Decision(decision, statistics)
+        commit, statistics = decision.commit, decision.statistics
         canvas.commit_block(rows, positions[:, 0], commit, statistics.token)
         ended = None if self._end_token is None else canvas.end_rows_in_place(state.positions, self._end_token)
         state.record(commit, statistics, finite, ended)

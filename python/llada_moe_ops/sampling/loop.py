@@ -11,7 +11,7 @@ from .captured_steps import CapturedSteps
 from .predictor import Predictor
 from .schedule import Schedule
 from .trace import NonFiniteLogitsError, Trace, TraceStep
-from .unmasker import Unmasker
+from .unmaskers import Decision, Unmasker
 
 
 def denoise(
@@ -89,7 +89,10 @@ def _step(
             statistics = predictor(active, positions[active], masked[active], step, index)
         except FloatingPointError as error:
             raise NonFiniteLogitsError(step, trace) from error
-        commit = unmasker.select(statistics, masked[active], quota[active])
+        decision = unmasker.select(statistics, masked[active], quota[active])
+        if not isinstance(decision, Decision):
+            decision = Decision(decision, statistics)
+        commit, statistics = decision.commit, decision.statistics
         if not bool(commit.any(1).all()):
             raise ValueError(f"unmasker must commit at least one position in each row, {unmasker!r} committed none")
         row, slot = commit.nonzero(as_tuple=True)

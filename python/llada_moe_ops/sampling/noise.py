@@ -29,19 +29,22 @@ _CONFIDENCE_STREAM = 0x2545F4914F6CDD1D
 class Draw:
     """What a step's noise is for: ``rows`` [R] of the batch and their ``positions`` [R], counted without padding.
 
-    ``step`` is a tensor int64 [1] for a source that is ``capturable``, where a CUDA graph counts the steps.
+    ``step`` counts the batch's steps, ``row_steps`` [R] those in which the row took part: under a rule that decides
+    its count, rows wait for each other at a block's end, and only the second does not depend on the others. Within a
+    CUDA graph, which is the same at every step, ``step`` is −1.
     """
 
-    step: int | Tensor
+    step: int
     rows: Tensor
     positions: Tensor
+    row_steps: Tensor
 
 
 class NoiseSource(Protocol):
     """Chooses tokens under noise, and draws the confidences of random remasking.
 
-    One with an attribute ``capturable`` that is true makes neither sizes nor decisions on the host depend on what
-    tensors hold: on a GPU, steps become CUDA graphs.
+    One with an attribute ``capturable`` that is true needs no ``Draw.step``, and makes neither sizes nor decisions on
+    the host depend on what tensors hold: on a GPU, steps become CUDA graphs.
     """
 
     def choose(
@@ -53,8 +56,12 @@ class NoiseSource(Protocol):
         temperature: float,
         forbidden: Sequence[int],
         mask_token_id: int,
+        bias: tuple[Tensor, Tensor] | None = None,
     ) -> TokenConfidence:
-        """Tokens and statistics of hidden states [R, H], one row per entry of ``draw``."""
+        """Tokens and statistics of hidden states [R, H], one row per entry of ``draw``.
+
+        The options are those of :func:`~llada_moe_ops.ops.token_confidence`.
+        """
         ...
 
     def uniform(self, draw: Draw) -> Tensor:
@@ -72,8 +79,7 @@ class CounterNoise:
 
     def keys(self, draw: Draw) -> Tensor:
         """A 64-bit key per row of the draw, int64 [R]."""
-        step = draw.step if isinstance(draw.step, Tensor) else torch.full_like(draw.rows, draw.step)
-        stepped = _mix(self.requests[draw.rows] + step * _GOLDEN)
+        stepped = _mix(self.requests[draw.rows] + draw.row_steps * _GOLDEN)
         return _mix(stepped + draw.positions * _GOLDEN)
 
     def choose(
@@ -85,6 +91,7 @@ class CounterNoise:
         temperature: float,
         forbidden: Sequence[int],
         mask_token_id: int,
+        bias: tuple[Tensor, Tensor] | None = None,
     ) -> TokenConfidence:
         return ops.token_confidence(
             hidden,
@@ -94,6 +101,7 @@ class CounterNoise:
             noise_keys=self.keys(draw),
             forbidden=forbidden,
             mask_token_id=mask_token_id,
+            bias=bias,
         )
 
     def uniform(self, draw: Draw) -> Tensor:
@@ -122,13 +130,16 @@ class RecordedNoise:
         temperature: float,
         forbidden: Sequence[int],
         mask_token_id: int,
+        bias: tuple[Tensor, Tensor] | None = None,
     ) -> TokenConfidence:
-        best = ops.token_confidence(hidden, lm_head, forbidden=forbidden, mask_token_id=mask_token_id)
+        best = ops.token_confidence(hidden, lm_head, forbidden=forbidden, mask_token_id=mask_token_id, bias=bias)
         if temperature == 0:
             return best
         if self.tokens is None:
             raise ValueError("noise must hold the uniforms of the token choice when temperature is above 0, got none")
         logits = ops.linear(hidden, lm_head).float()
+        if bias is not None:
+            logits.scatter_add_(1, *bias)
         noised = gumbel_noise(logits, self.tokens[draw.step, draw.rows, draw.positions], temperature)
         noised[:, [*forbidden, mask_token_id]] = -torch.inf
         token = noised.argmax(-1)

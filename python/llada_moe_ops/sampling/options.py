@@ -14,7 +14,7 @@ from .canvas import Canvas
 from .noise import CounterNoise, NoiseSource, request_keys
 from .predictor import Predictor, PredictorOptions
 from .trace import TraceStep
-from .unmasker import Unmasker, build_unmasker
+from .unmaskers import Unmasker, build_unmasker
 
 if TYPE_CHECKING:
     from ..model import LLaDAMoEConfig, LLaDAMoEModel

@@ -13,6 +13,7 @@ from .. import ops
 from ..ops import TokenConfidence
 from .cache import CachePolicy
 from .canvas import Canvas
+from .details import Details, Distributions
 from .forward import Forward
 from .noise import Draw, NoiseSource
 
@@ -31,6 +32,7 @@ class Statistics:
         logprob, runner_up_logprob: float32, of the prediction and of the second-best token, before any noise.
         runner_up: int64, the second-best token.
         entropy: float32, of the distribution, in nats.
+        details: what else a rule can ask for.
     """
 
     token: Tensor
@@ -39,6 +41,7 @@ class Statistics:
     runner_up: Tensor
     runner_up_logprob: Tensor
     entropy: Tensor
+    details: Details
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,10 @@ class PredictorOptions:
 
 
 class Predictor:
-    """Statistics of masked positions. ``forward_passes`` counts canvases: one a step, two with guidance."""
+    """Statistics of masked positions.
+
+    ``forward_passes`` counts canvases, one a step, two with guidance; ``row_steps`` int64 [B] each row's own steps.
+    """
 
     def __init__(
         self,
@@ -70,6 +76,7 @@ class Predictor:
         self.noise = noise
         self.options = options
         self.forward_passes = 0
+        self.row_steps = torch.zeros_like(canvas.lengths)
 
     def __call__(self, rows: Tensor, positions: Tensor, masked: Tensor, step: int, index: int) -> Statistics:
         """Statistics of the batch's ``rows`` [A] at their block's ``positions`` [A, W] where ``masked`` [A, W].
@@ -82,33 +89,40 @@ class Predictor:
         row, slot = masked.nonzero(as_tuple=True)
         position = positions[row, slot]
         hidden = self._hidden(rows, positions, index, row, position)
-        draw = Draw(step, rows[row], position)
+        draw = Draw(step, rows[row], position, self.row_steps[rows[row]])
+        self.row_steps[rows] += 1
         best = self._choose(hidden, draw)
         if not bool(hidden.isfinite().all() & best.logprob.isfinite().all()):
             raise FloatingPointError("the model's logits are not finite")
-        confidence = self._confidence(hidden, best, draw)
 
         def dense(values: Tensor) -> Tensor:
             grid = torch.zeros(masked.shape, dtype=values.dtype, device=values.device)
             return grid.index_put((row, slot), values)
 
-        return Statistics(
-            token=dense(best.token.long()),
-            confidence=dense(confidence),
-            logprob=dense(best.logprob),
-            runner_up=dense(best.runner_up.long()),
-            runner_up_logprob=dense(best.runner_up_logprob),
-            entropy=dense(best.entropy),
+        def statistics(best: TokenConfidence, bias: tuple[Tensor, Tensor] | None = None) -> Statistics:
+            return self._statistics(hidden, best, draw, bias, dense, details)
+
+        def biased(tokens: Tensor, values: Tensor) -> Statistics:
+            bias = (tokens[row, slot], values[row, slot])
+            return statistics(self._choose(hidden, draw, bias), bias)
+
+        head, forbidden = self.model.lm_head, self.options.forbidden
+        details = Details(
+            rows,
+            index,
+            lambda: dense(self.noise.uniform(draw)),
+            Distributions(hidden, best.logsumexp, head, forbidden, rows, row, slot, masked.shape[1]),
+            biased,
         )
+        return statistics(best)
 
     def in_fixed_sizes(
-        self, rows: Tensor, positions: Tensor, masked: Tensor, step: Tensor, run: Callable[[Tensor], Tensor]
+        self, rows: Tensor, positions: Tensor, masked: Tensor, run: Callable[[Tensor], Tensor]
     ) -> tuple[Statistics, Tensor]:
         """The same with the head on every position, and nothing read on the host: what a CUDA graph can hold.
 
         Args:
             rows, positions, masked: as above; rows without a masked position are allowed.
-            step: int64 [1], counted over the whole generation.
             run: gives the final hidden states [A', W, H] at the blocks of canvases [A', L]: those of ``rows`` and, with
                 guidance, these again with their given tokens masked.
 
@@ -123,28 +137,61 @@ class Predictor:
             both = run(torch.cat([tokens, self._without_given(rows, tokens)]))
             hidden = guide(both[: len(rows)], both[len(rows) :], scale)
         hidden = hidden.flatten(0, 1)
-        draw = Draw(step, rows[:, None].expand_as(positions).flatten(), positions.flatten())
+        everywhere, steps = rows[:, None].expand_as(positions), self.row_steps[rows]
+        draw = Draw(-1, everywhere.flatten(), positions.flatten(), steps[:, None].expand_as(positions).flatten())
+        self.row_steps.index_copy_(0, rows, steps + masked.any(1))
         best = self._choose(hidden, draw)
-        confidence = self._confidence(hidden, best, draw)
         finite = (hidden.isfinite().all(-1) & best.logprob.isfinite()).view_as(masked)
 
         def dense(values: Tensor) -> Tensor:
             return values.view_as(masked).masked_fill(~masked, 0)
 
-        statistics = Statistics(
-            token=dense(best.token.long().clamp(min=0)),
-            confidence=dense(confidence),
-            logprob=dense(best.logprob),
-            runner_up=dense(best.runner_up.long()),
-            runner_up_logprob=dense(best.runner_up_logprob),
-            entropy=dense(best.entropy),
+        def statistics(best: TokenConfidence, bias: tuple[Tensor, Tensor] | None = None) -> Statistics:
+            best = best._replace(token=best.token.clamp(min=0))
+            return self._statistics(hidden, best, draw, bias, dense, details)
+
+        def biased(tokens: Tensor, values: Tensor) -> Statistics:
+            bias = (tokens.flatten(0, 1), values.flatten(0, 1))
+            return statistics(self._choose(hidden, draw, bias), bias)
+
+        row, slot = (
+            torch.arange(size, device=rows.device).view(shape).expand_as(masked).flatten()
+            for size, shape in zip(masked.shape, ((-1, 1), (1, -1)), strict=True)
         )
-        return statistics, (finite | ~masked).all()
+        head, forbidden = self.model.lm_head, self.options.forbidden
+        details = Details(
+            rows,
+            -1,
+            lambda: dense(self.noise.uniform(draw)),
+            Distributions(hidden, best.logsumexp, head, forbidden, rows, row, slot, masked.shape[1]),
+            biased,
+        )
+        return statistics(best), (finite | ~masked).all()
 
     @property
     def passes_per_step(self) -> int:
         """How many times a step runs each of its canvases: twice with guidance."""
         return 1 if self.options.cfg_scale == 0 else 2
+
+    def _statistics(
+        self,
+        hidden: Tensor,
+        best: TokenConfidence,
+        draw: Draw,
+        bias: tuple[Tensor, Tensor] | None,
+        dense: Callable[[Tensor], Tensor],
+        details: Details,
+    ) -> Statistics:
+        """``dense`` lays values [R] out in [A, W]."""
+        return Statistics(
+            token=dense(best.token.long()),
+            confidence=dense(self._confidence(hidden, best, draw, bias)),
+            logprob=dense(best.logprob),
+            runner_up=dense(best.runner_up.long()),
+            runner_up_logprob=dense(best.runner_up_logprob),
+            entropy=dense(best.entropy),
+            details=details,
+        )
 
     def _hidden(self, rows: Tensor, block: Tensor, index: int, row: Tensor, position: Tensor) -> Tensor:
         """Final hidden states [R, H] of position[r] in the canvas rows[row[r]].
@@ -174,7 +221,7 @@ class Predictor:
     def _without_given(self, rows: Tensor, tokens: Tensor) -> Tensor:
         return tokens.masked_fill(~self.canvas.filled[rows], self.options.mask_token_id)
 
-    def _choose(self, hidden: Tensor, draw: Draw) -> TokenConfidence:
+    def _choose(self, hidden: Tensor, draw: Draw, bias: tuple[Tensor, Tensor] | None = None) -> TokenConfidence:
         options = self.options
         return self.noise.choose(
             hidden,
@@ -183,17 +230,23 @@ class Predictor:
             temperature=options.temperature,
             forbidden=options.forbidden,
             mask_token_id=options.mask_token_id,
+            bias=bias,
         )
 
-    def _confidence(self, hidden: Tensor, best: TokenConfidence, draw: Draw) -> Tensor:
-        return self.noise.uniform(draw) if self.options.remasking == "random" else self._probability(hidden, best)
+    def _confidence(
+        self, hidden: Tensor, best: TokenConfidence, draw: Draw, bias: tuple[Tensor, Tensor] | None
+    ) -> Tensor:
+        if self.options.remasking == "random":
+            return self.noise.uniform(draw)
+        return self._probability(hidden, best, bias)
 
-    def _probability(self, hidden: Tensor, best: TokenConfidence) -> Tensor:
+    def _probability(self, hidden: Tensor, best: TokenConfidence, bias: tuple[Tensor, Tensor] | None) -> Tensor:
         """The chosen tokens' probabilities [R]; those of ``unconfident`` ids are 0 and the others renormalised."""
         unconfident = self.options.unconfident
         if not unconfident:
             return best.logprob.exp()
-        rest = ops.token_confidence(hidden, self.model.lm_head, forbidden=[*self.options.forbidden, *unconfident])
+        forbidden = [*self.options.forbidden, *unconfident]
+        rest = ops.token_confidence(hidden, self.model.lm_head, forbidden=forbidden, bias=bias)
         probability = (best.logprob + best.logsumexp - rest.logsumexp).exp()
         for token in unconfident:
             probability = probability.masked_fill(best.token == token, 0.0)

@@ -18,6 +18,7 @@ class GenerationResult:
         prompt_length: P, columns of the prompts, padding included; 0 for infilling.
         trace: every step.
         forward_passes: canvases the model ran over a batch: one a step with something to commit, two with guidance.
+        row_steps: int64 [B], the steps in which each row took part: those it would take alone.
         tokens: committed tokens that are not end-of-text.
         seconds: wall-clock time, the prompt's first pass included.
     """
@@ -26,6 +27,7 @@ class GenerationResult:
     prompt_length: int
     trace: Trace
     forward_passes: int
+    row_steps: Tensor
     tokens: int
     seconds: float
 

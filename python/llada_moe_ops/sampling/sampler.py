@@ -19,7 +19,7 @@ from .options import SamplerOptions
 from .result import GenerationResult
 from .schedule import Schedule
 from .trace import TraceStep
-from .unmasker import Unmasker, build_unmasker
+from .unmaskers import Unmasker, build_unmasker
 
 if TYPE_CHECKING:
     from ..model import LLaDAMoEModel
@@ -66,7 +66,9 @@ def generate(
         remasking: what orders the commits: "low_confidence" (the most probable first) or "random".
         attention_mask: [B, P], 1 at real tokens, padding on the left; padded tokens are not attended to. None: all
             tokens are attended to, as in the published sampler.
-        unmasker: the commit rule, a name in ``UNMASKERS`` or an object.
+        unmasker: the commit rule: a name in ``UNMASKERS``, with parameters as in "threshold:0.8" or
+            "hierarchical:0.9,low_threshold=0.5", or an object. Rules that decide the count themselves end a block as
+            soon as nothing is masked; ``steps`` then only bounds how slow they may be.
         cache: what a step need not recompute, a name in ``CACHES`` or an object; "none" is exact.
         seed: one for all rows, or one per row; None draws one from torch's global generator. A row's noise depends on
             its seed, its prompt and, for copies of one prompt in a batch, on how many came before.
@@ -211,4 +213,6 @@ def _fill(
     filled = canvas.tokens[canvas.filled]
     tokens = filled.numel() if end is None else int((filled != end).sum())
     seconds = time.perf_counter() - started
-    return GenerationResult(canvas.sequences(), prompt_length, trace, predictor.forward_passes, tokens, seconds)
+    return GenerationResult(
+        canvas.sequences(), prompt_length, trace, predictor.forward_passes, predictor.row_steps, tokens, seconds
+    )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from tokenizers import Tokenizer
 
-from ..sampling import generate, infill
+from ..sampling import Unmasker, generate, infill
 from .tasks import EVALUATION_TASKS, MASK, Example, draw
 from .vocabulary import END_OF_TEXT, MASK_TOKEN, chat_prompt
 
@@ -29,6 +29,8 @@ class Accuracy:
     task: str
     right: tuple[bool, ...]
     """Example by example, in the order in which the seed draws them."""
+    steps: tuple[int, ...]
+    """Denoising steps of each example, forward passes it would take alone."""
     seconds: float
 
     @property
@@ -47,6 +49,11 @@ class Accuracy:
         return self.correct / self.count
 
     @property
+    def mean_steps(self) -> float:
+        """Denoising steps an example."""
+        return sum(self.steps) / self.count
+
+    @property
     def interval(self) -> tuple[float, float]:
         """The 95 % Wilson score interval of the accuracy."""
         n, p, z = self.count, self.share, _NORMAL_95
@@ -55,16 +62,30 @@ class Accuracy:
         return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def answer(model: LLaDAMoEModel, tokenizer: Tokenizer, examples: Sequence[Example]) -> list[str]:
-    """The model's answers to examples of one task, one token committed a step, at temperature 0."""
+@dataclass(frozen=True)
+class Answer:
+    """A model's answer, and the denoising steps it took."""
+
+    text: str
+    steps: int
+
+
+def answer(
+    model: LLaDAMoEModel, tokenizer: Tokenizer, examples: Sequence[Example], unmasker: str | Unmasker = "fixed"
+) -> list[Answer]:
+    """The model's answers to examples of one task, at temperature 0; "fixed" commits one token a step."""
     if examples[0].infill:
         puzzles = [tokenizer.encode(example.text.replace(MASK, MASK_TOKEN)).ids for example in examples]
-        rows = infill(model, puzzles).sequences.tolist()
-        return [tokenizer.decode(row[-len(ids) :]) for row, ids in zip(rows, puzzles, strict=True)]
+        result = infill(model, puzzles, unmasker=unmasker, seed=0)
+        rows = zip(result.sequences.tolist(), puzzles, strict=True)
+        texts = [tokenizer.decode(row[-len(ids) :]) for row, ids in rows]
+        return list(map(Answer, texts, result.row_steps.tolist()))
     prompts = [tokenizer.encode(chat_prompt(example.text)).ids for example in examples]
-    replies = generate(model, prompts, gen_length=REPLY_LENGTH).completions.tolist()
+    result = generate(model, prompts, gen_length=REPLY_LENGTH, unmasker=unmasker, seed=0)
     end = tokenizer.token_to_id(END_OF_TEXT)
-    return [tokenizer.decode(reply[: reply.index(end)] if end in reply else reply) for reply in replies]
+    replies = result.completions.tolist()
+    texts = [tokenizer.decode(reply[: reply.index(end)] if end in reply else reply) for reply in replies]
+    return list(map(Answer, texts, result.row_steps.tolist()))
 
 
 def evaluate(
@@ -75,6 +96,7 @@ def evaluate(
     count: int = 200,
     batch_size: int = 50,
     seed: int = 0,
+    unmasker: str | Unmasker = "fixed",
     on_progress: Callable[[str, int], None] | None = None,
 ) -> list[Accuracy]:
     """Measure a model on ``count`` held-out examples of each task.
@@ -86,6 +108,7 @@ def evaluate(
         count: examples per task.
         batch_size: examples answered at once; the answers do not depend on it.
         seed: of the examples; the same seed gives the same ones.
+        unmasker: the commit rule, as :func:`~llada_moe_ops.generate` takes it.
         on_progress: called with a task's name and how many more examples are done.
 
     Raises:
@@ -103,11 +126,13 @@ def evaluate(
         examples = [draw(task, random, held_out=True) for _ in range(count)]
         started = time.monotonic()
         right: list[bool] = []
+        steps: list[int] = []
         for first in range(0, count, batch_size):
             batch = examples[first : first + batch_size]
-            answers = answer(model, tokenizer, batch)
-            right += [task.check(example, text) for example, text in zip(batch, answers, strict=True)]
+            answers = answer(model, tokenizer, batch, unmasker)
+            right += [task.check(example, one.text) for example, one in zip(batch, answers, strict=True)]
+            steps += [one.steps for one in answers]
             if on_progress is not None:
                 on_progress(name, len(batch))
-        results.append(Accuracy(name, tuple(right), time.monotonic() - started))
+        results.append(Accuracy(name, tuple(right), tuple(steps), time.monotonic() - started))
     return results

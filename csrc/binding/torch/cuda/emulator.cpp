@@ -14,6 +14,13 @@ extern "C" __attribute__((visibility("default"))) void llada_emulate_configure(s
   llada::emulate::settings() = {seed, resident_blocks, multiprocessors};
 }
 
+extern "C" __attribute__((visibility("default"))) void llada_emulate_counts(std::uint64_t* kernels,
+                                                                            std::uint64_t* launches) {
+  const llada::emulate::Counts counts = llada::emulate::counts();
+  *kernels = counts.kernels;
+  *launches = counts.launches;
+}
+
 namespace {
 
 void report(llada::Tensor like, std::int64_t code) {

@@ -1,0 +1,87 @@
+// moe_mlp's first product alone, the loop nest of panel_product.h over cold panels with nothing before or after it: what
+// part of the peak gathering, SwiGLU, scattering and combining could at most leave. The 7B's layer, equal experts.
+//
+//   build/product_alone [threads]
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <vector>
+
+#include "cpu/panel_product.h"
+#include "cpu/scratch.h"
+#include "roofline/roofline.h"
+
+namespace {
+
+using namespace llada;
+
+constexpr std::int64_t kExperts = 64, kHidden = 2048, kIntermediate = 1024;
+constexpr int kRounds = 5;
+constexpr double kProbeSeconds = 0.1;
+
+struct Case {
+  const char* name;
+  PanelFormat format;
+  Arithmetic arithmetic;
+};
+
+double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values[values.size() / 2];
+}
+
+// Seconds of one pass over all experts.
+double pass(const PanelWeights& weights, const std::uint32_t* rows, const std::vector<RowChunk>& chunks, int threads) {
+  const ProductPlan plan(chunks, weights.panels(), threads);
+  const auto start = std::chrono::steady_clock::now();
+  parallel_phases(threads, {{plan.items(), 1, [&](std::int64_t begin, std::int64_t end) {
+                               run_items({weights, rows, chunks}, plan, begin, end,
+                                         [](const RowChunk&, std::int64_t, const float*) {});
+                             }}});
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+void measure(const Case& format, int threads) {
+  PanelWeights weights{format.format, nullptr, true, true, kIntermediate, kHidden};
+  const std::int64_t words = kExperts * weights.panels() * weights.panel_size();
+  const Scratch<std::uint32_t> panels(words);
+  std::memset(panels.data(), 0, words * sizeof(std::uint32_t));
+  weights.data = reinterpret_cast<const char*>(panels.data());
+  ProductProbe probe(threads, format.arithmetic);
+  std::printf("%s:", format.name);
+  for (const std::int64_t rows_of_expert : {4, 8, 16, 32, 64, 128, 256}) {
+    std::vector<std::int32_t> offsets(kExperts + 1);
+    for (std::int64_t e = 0; e <= kExperts; ++e) offsets[e] = static_cast<std::int32_t>(e * rows_of_expert);
+    std::vector<RowChunk> chunks;
+    cut_rows(offsets.data(), kExperts, chunks);
+    const std::int64_t row_words = kExperts * rows_of_expert * weights.words_per_row();
+    const Scratch<std::uint32_t> rows(row_words);
+    std::memset(rows.data(), 0, row_words * sizeof(std::uint32_t));
+    const double operations = 2.0 * kExperts * rows_of_expert * 2 * kIntermediate * kHidden;
+    std::vector<double> fractions;
+    for (int round = 0; round < kRounds; ++round) {
+      const double before = probe.round(kProbeSeconds);
+      const double rate = operations / pass(weights, rows.data(), chunks, threads);
+      fractions.push_back(2 * rate / (before + probe.round(kProbeSeconds)));
+    }
+    std::printf("  %ld rows %.3f", rows_of_expert, median(fractions));
+    std::fflush(stdout);
+  }
+  std::printf("\n");
+}
+
+}  // namespace
+
+int main(int count, char** arguments) {
+  const int threads = count > 1 ? std::atoi(arguments[1]) : llada::num_threads();
+  llada::set_pool_threads(threads);
+  for (const Case& format : {Case{"bf16", llada::PanelFormat::kBFloat16, llada::Arithmetic::kBf16},
+                             Case{"int8", llada::PanelFormat::kInt8, llada::Arithmetic::kInt8},
+                             Case{"fp32", llada::PanelFormat::kFloat32, llada::Arithmetic::kFp32}}) {
+    measure(format, threads);
+  }
+}

@@ -1,0 +1,83 @@
+"""What a commit rule can ask for beyond a step's statistics; nothing of it is computed unless asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from .. import ops
+from ..ops import PackedLinear
+
+if TYPE_CHECKING:
+    from .predictor import Statistics
+
+_POSITIONS_AT_ONCE = 16  # whose logits exist together
+
+
+@dataclass(frozen=True)
+class Distributions:
+    """The whole distributions of a step's R predicted positions, kept as hidden states: O(R · H), not O(R · V).
+
+    Attributes:
+        hidden: [R, H], final hidden states.
+        logsumexp: float32 [R], of their logits.
+        lm_head: the model's head.
+        forbidden: tokens that are absent from the distributions.
+        rows: int64 [B], rising, which canvases these are.
+        row, slot: int64 [R], where in ``rows`` and its block each position is.
+        width: W, positions of a block.
+    """
+
+    hidden: Tensor
+    logsumexp: Tensor
+    lm_head: Tensor | PackedLinear
+    forbidden: Sequence[int]
+    rows: Tensor
+    row: Tensor
+    slot: Tensor
+    width: int
+
+    def divergence(self, earlier: Distributions) -> Tensor:
+        """KL(this ‖ earlier) in nats, float32 [B, W]; infinite where either step did not predict the position."""
+        places = self.row.new_full((len(earlier.rows) + 1, self.width), -1)
+        places[earlier.row, earlier.slot] = torch.arange(len(earlier.row), device=places.device)
+        found = torch.searchsorted(earlier.rows, self.rows).clamp(max=len(earlier.rows) - 1)
+        found = found.masked_fill(earlier.rows[found] != self.rows, len(earlier.rows))
+        place = places[found[self.row], self.slot]
+        (known,) = (place >= 0).nonzero(as_tuple=True)
+        grid = torch.full((len(self.rows), self.width), torch.inf, device=self.hidden.device)
+        for mine in known.split(_POSITIONS_AT_ONCE):
+            # Twice where it is one: torch splits the sum of a single row over its threads, which changes its bits.
+            both = mine if len(mine) > 1 else mine.repeat(2)
+            now, then = self._logprobs(both), earlier._logprobs(place[both])
+            terms = now.exp() * (now - then)
+            terms[:, list(self.forbidden)] = 0
+            grid[self.row[mine], self.slot[mine]] = terms.sum(-1).clamp(min=0)[: len(mine)]
+        return grid
+
+    def _logprobs(self, index: Tensor) -> Tensor:
+        return ops.linear(self.hidden[index], self.lm_head).float() - self.logsumexp[index, None]
+
+
+@dataclass(frozen=True)
+class Details:
+    """Of one step and the B rows of its statistics.
+
+    Attributes:
+        rows: int64 [B], rising: the rows' numbers in the batch. A rule that keeps state between steps finds by them
+            what it kept, since rows that have finished are left out.
+        index: steps of this block before this one. What a rule keeps is forgotten at 0.
+        uniform: gives uniform numbers in [0, 1), float32 [B, W], drawn from each row's own stream.
+        distributions: the whole distributions, to be compared with those of another step.
+        biased: gives the statistics with numbers [B, W, S] added to the logits of tokens [B, W, S] (int64).
+    """
+
+    rows: Tensor
+    index: int
+    uniform: Callable[[], Tensor]
+    distributions: Distributions
+    biased: Callable[[Tensor, Tensor], Statistics]

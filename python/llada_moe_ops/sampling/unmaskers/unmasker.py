@@ -1,0 +1,62 @@
+"""What a commit rule is, and what rules share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ..predictor import Statistics
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a step does to a block, where the positions to commit do not say it all.
+
+    Attributes:
+        commit: bool [B, W], the positions that take their token.
+        statistics: the statistics whose tokens those are, for a rule that changes them.
+    """
+
+    commit: Tensor
+    statistics: Statistics
+
+
+class Unmasker(Protocol):
+    """A commit rule. One object serves one generation, so it may keep state between steps.
+
+    ``adaptive`` rules decide the count themselves: their blocks last until nothing is masked, whatever the schedule
+    says. The others commit exactly the schedule's count.
+
+    One of the others with an attribute ``capturable`` that is true keeps no state, and makes neither sizes nor
+    decisions on the host depend on what tensors hold: on a GPU, steps become CUDA graphs. Its ``masked`` may have rows
+    without a position, and quota 0, where it commits none.
+    """
+
+    adaptive: bool
+
+    def select(self, statistics: Statistics, masked: Tensor, quota: Tensor) -> Tensor | Decision:
+        """The positions to commit, bool [B, W], within ``masked`` [B, W]; at least one in each row.
+
+        Or a :class:`Decision`, for rules that do more.
+
+        A row's positions must depend on that row alone, so that they are the same in any batch.
+
+        Args:
+            statistics: of every position of the block, [B, W] each; meaningful where ``masked``.
+            masked: the positions still to be filled; at least one in each row.
+            quota: int64 [B], the schedule's count for this step, at least 1.
+        """
+        ...
+
+
+def ranks(score: Tensor, masked: Tensor) -> Tensor:
+    """Each position's place by falling score [B, W], from 0; equal ones by lower position, those not masked last."""
+    return score.masked_fill(~masked, -torch.inf).argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+
+
+def best(score: Tensor, masked: Tensor) -> Tensor:
+    """The masked position of highest score in each row, bool [B, W]; of equal ones the lowest."""
+    return (ranks(score, masked) == 0) & masked

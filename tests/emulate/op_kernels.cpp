@@ -1,6 +1,6 @@
-// op_kernels SEEDS: every op's CUDA kernels in the emulator, on both paths, under several orders of threads and blocks,
-// each of which must give the bits of the first. In a ThreadSanitizer build (tests/sanitize.sh) this is the search for
-// data races in the kernels themselves.
+// op_kernels SEEDS [NAME]: every op's CUDA kernels in the emulator, or those of the cases with NAME in their names, on
+// both paths, under several orders of threads and blocks, each of which must give the bits of the first. In a
+// ThreadSanitizer build (tests/sanitize.sh) this is the search for data races in the kernels themselves.
 //
 // The smallest shapes with more steps of depth than stages, more tiles than multiprocessors and no size that a tile
 // divides; what the values should be is for the op tests to say.
@@ -282,13 +282,18 @@ void every_order_gives_the_same_bits(const Case& one, const char* path, unsigned
 
 int main(int count, char** arguments) {
   using namespace llada;
-  if (count != 2) {
-    std::fputs("op_kernels SEEDS\n", stderr);
+  if (count != 2 && count != 3) {
+    std::fputs("op_kernels SEEDS [NAME]\n", stderr);
     return 64;
   }
   const auto seeds = static_cast<unsigned>(std::strtoul(arguments[1], nullptr, 10));
+  const std::string wanted = count == 3 ? arguments[2] : "";
   for (const CudaPath path : {CudaPath::kSm80, CudaPath::kSm90a}) {
     force_isa(cuda_path_name(path));
-    for (const Case& one : kCases) every_order_gives_the_same_bits(one, cuda_path_name(path), seeds);
+    for (const Case& one : kCases) {
+      if (one.name.find(wanted) != std::string::npos) {
+        every_order_gives_the_same_bits(one, cuda_path_name(path), seeds);
+      }
+    }
   }
 }

@@ -3,7 +3,7 @@
 # make bench   every benchmark with its peers, as JSON and a roofline plot under benchmarks/results/
 # make peers   other implementations to compare with, in an environment of their own (3 GB; llama.cpp is compiled)
 # make lint    ruff, mypy, clang-format
-# make sanitize  the C++ tests on a ThreadSanitizer build, the op tests on an AddressSanitizer + UBSan build
+# make sanitize  the C++ tests and every CUDA kernel on a ThreadSanitizer build, the op tests on an AddressSanitizer + UBSan build
 # make gpu-check  on a machine with a GPU, with the Python, torch and nvcc found there and no network: build, tests, figures
 # make clean   remove what the targets made
 

@@ -51,6 +51,7 @@ def _loaded() -> ctypes.CDLL:
     library.llada_emulate_configure.restype = None
     library.llada_emulate_counts.argtypes = (ctypes.POINTER(ctypes.c_uint64), ctypes.POINTER(ctypes.c_uint64))
     library.llada_emulate_counts.restype = None
+    library.llada_emulate_path.restype = ctypes.c_char_p
     return library
 
 
@@ -64,8 +65,8 @@ class _EmulatedOps:
         op = getattr(getattr(torch.ops, NAMESPACE), name).default
 
         def call(*args: Any, **named: Any) -> Any:
-            case = (name, _path, *map(_signature, args), *((key, _signature(value)) for key, value in named.items()))
-            _calls.add((case, self.seed))
+            path, signatures = _loaded().llada_emulate_path(), map(_signature, (*args, *named.values()))
+            _calls.add(((name, path, *named, *signatures), self.seed))
             return op(*args, **named)
 
         return call
@@ -80,7 +81,6 @@ def _signature(value: Any) -> Hashable:
     return (value.dtype, value.shape, value.stride()) if isinstance(value, Tensor) else repr(value)
 
 
-_path = ""
 _calls: set[tuple[Hashable, int]] = set()  # an op with its path, its arguments' shapes and options; the seed
 
 
@@ -113,16 +113,13 @@ def emulated(seed: int | str, path: str = "") -> Iterator[None]:
         seed: of the scheduler; "cuda": on a GPU instead.
         path: "sm80" or "sm90a" forces one where an op has both.
     """
-    global _path
     before = dict(_library._overloads)
     ops = GpuOps() if isinstance(seed, str) else emulated_ops(seed)
     _library._overloads.update({name: getattr(ops, name) for name in ops})
     extension().force_isa(path)
-    _path = path
     try:
         yield
     finally:
-        _path = ""
         extension().force_isa("")
         _library._overloads.clear()
         _library._overloads.update(before)

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 
-from ..emulated import SEEDS, emulated, emulated_ops, needs_emulator
+from ..emulated import PATHS, SEEDS, emulated, emulated_ops, needs_emulator
 from .budget import DTYPES, ISAS, assert_within_budget, forced_isa, threads
 
 GOLDEN = load_file(Path(__file__).parent.parent / "data" / "golden" / "ops.safetensors")
@@ -326,7 +326,7 @@ def test_cuda_router_is_the_product_and_the_choice(tokens: int, num_experts: int
     gate = small_integers(num_experts, hidden, dtype=dtype, seed=9 + seed)
     options = options_of(OPTIONS[seed % len(OPTIONS)], num_experts)
     bias, sigmoid = options.pop("bias", None), options.pop("score", "softmax") == "sigmoid"
-    with emulated(seed, ("sm80", "sm90a")[seed // 4]):
+    with emulated(seed, PATHS[seed // 4]):
         weights, experts = emulated_ops(seed).router(x, gate, 5, sigmoid, bias, **options)
     score = "sigmoid" if sigmoid else "softmax"
     expected, chosen = router_topk_reference(x.float() @ gate.float().T, 5, score=score, bias=bias, **options)
@@ -353,15 +353,17 @@ def test_cuda_router_stays_within_the_budget(hidden: int, dtype: torch.dtype) ->
 
 @needs_emulator
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("num_experts", [64, 70, 300])
-def test_cuda_routes_a_token_alike_alone_and_in_any_order_of_threads(num_experts: int, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(("num_experts", "path"), [(64, "sm80"), (70, "sm80"), *((300, path) for path in PATHS)])
+def test_cuda_routes_a_token_alike_alone_and_in_any_order_of_threads(
+    num_experts: int, path: str, dtype: torch.dtype
+) -> None:
     make = torch.Generator().manual_seed(3)
     x, gate = torch.randn(37, 232, generator=make).to(dtype), torch.randn(num_experts, 232, generator=make).to(dtype)
-    with emulated(0):
+    with emulated(0, path):
         whole = router(x, gate, 8)
     for seed in SEEDS:
         rows = slice(4 * seed, 4 * seed + 1 + seed % 3)
-        with emulated(seed):
+        with emulated(seed, path):
             alone = router(x[rows], gate, 8)
         assert all(torch.equal(mine, all_of_them[rows]) for mine, all_of_them in zip(alone, whole, strict=True))
     wide, wider_gate = torch.zeros(37, 250).to(dtype), torch.zeros(num_experts, 250).to(dtype)

@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "binding/torch/cuda/door.h"
+#include "cuda/select_path.h"
 
 extern "C" __attribute__((visibility("default"))) void llada_emulate_configure(std::uint64_t seed,
                                                                                unsigned resident_blocks,
@@ -19,6 +20,10 @@ extern "C" __attribute__((visibility("default"))) void llada_emulate_counts(std:
   const llada::emulate::Counts counts = llada::emulate::counts();
   *kernels = counts.kernels;
   *launches = counts.launches;
+}
+
+extern "C" __attribute__((visibility("default"))) const char* llada_emulate_path() {
+  return llada::cuda_path_name(llada::cuda::active_path({}));
 }
 
 namespace {

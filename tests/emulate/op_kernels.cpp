@@ -137,7 +137,8 @@ Arrays run_router(DType dtype, std::int64_t tokens, std::int64_t num_experts, st
     RouterTopkArgs topk;
     topk.logits = logits.view;
     topk.k = kSlots;
-    topk.num_groups = 2;
+    topk.num_groups = 10;  // of more than one lane
+    topk.topk_groups = 4;
     topk.weights = out[2 * call].view;
     topk.experts = out[2 * call + 1].view;
     if (call == 0) {
@@ -195,7 +196,7 @@ Arrays run_norms(DType dtype, std::int64_t depth) {
 }
 
 Arrays run_permute(DType dtype, std::int64_t tokens, std::int64_t hidden) {
-  constexpr std::int64_t kSlots = 3, kExperts = 5;
+  constexpr std::int64_t kSlots = 3, kExperts = 40;  // more than a warp has lanes
   const std::int64_t rows = tokens * kSlots;
   const Array x = numbers(dtype, {tokens, hidden}, 1), weights = numbers(kFloat32, {tokens, kSlots}, 2);
   const Array experts = integers({tokens, kSlots}, [](std::int64_t i) { return i * i % (kExperts + 1); });

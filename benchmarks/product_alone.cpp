@@ -1,5 +1,5 @@
-// moe_mlp's first product alone, the loop nest of panel_product.h over cold panels with nothing before or after it: what
-// part of the peak gathering, SwiGLU, scattering and combining could at most leave. The 7B's layer, equal experts.
+// moe_mlp's first product alone, the loop nest of panel_product.h over cold panels with nothing before or after it:
+// what part of the peak gathering, SwiGLU, scattering and combining could at most leave. The 7B's layer, equal experts.
 //
 //   build/product_alone [threads]
 #include <sys/mman.h>

@@ -56,7 +56,7 @@ lint: $(VENV)/installed $(VENV)/lint-tools
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	find csrc tests/cpp tests/emulate -name '*.h' -o -name '*.cpp' -o -name '*.cu' | xargs $(BIN)/clang-format --dry-run --Werror
+	find csrc tests/cpp tests/emulate benchmarks -name '*.h' -o -name '*.cpp' -o -name '*.cu' | xargs $(BIN)/clang-format --dry-run --Werror
 
 sanitize: $(VENV)/installed $(VENV)/test-tools
 	PYTHON=$(BIN)/python tests/sanitize.sh

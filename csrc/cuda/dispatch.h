@@ -6,22 +6,7 @@
 
 namespace llada::cuda {
 
-// Calls function(Element{}) with the element type of an activation's dtype.
-template <class Function>
-int dispatch_floating(DType dtype, Function function) {
-  switch (dtype) {
-    case DType::kFloat32:
-      return function(float{});
-    case DType::kBFloat16:
-      return function(__nv_bfloat16{});
-    case DType::kFloat16:
-      return function(__half{});
-    default:
-      return cudaErrorInvalidValue;
-  }
-}
-
-// The same for the types that tensor cores multiply.
+// Calls function(Element{}) with the element type of a dtype that tensor cores multiply.
 template <class Function>
 int dispatch_16_bit(DType dtype, Function function) {
   switch (dtype) {
@@ -32,6 +17,12 @@ int dispatch_16_bit(DType dtype, Function function) {
     default:
       return cudaErrorInvalidValue;
   }
+}
+
+// The same for every dtype of activations.
+template <class Function>
+int dispatch_floating(DType dtype, Function function) {
+  return dtype == DType::kFloat32 ? function(float{}) : dispatch_16_bit(dtype, function);
 }
 
 }  // namespace llada::cuda

@@ -5,11 +5,7 @@
 #include <cstdint>
 #include <cstring>
 
-#ifdef __CUDACC__
-#define LLADA_HOST_DEVICE __host__ __device__
-#else
-#define LLADA_HOST_DEVICE
-#endif
+#include "common/host_device.h"
 
 namespace llada {
 

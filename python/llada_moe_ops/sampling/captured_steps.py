@@ -172,7 +172,8 @@ class CapturedSteps:
         if not isinstance(decision, Decision):
             decision = Decision(decision, statistics)
         commit, statistics = decision.commit, decision.statistics
-        canvas.commit_block(rows, positions[:, 0], commit, statistics.token)
+        # −1 where numbers are not finite, which the host sees later: until then it has to be a token.
+        canvas.commit_block(rows, positions[:, 0], commit, statistics.token.clamp(min=0))
         ended = None if self._end_token is None else canvas.end_rows_in_place(state.positions, self._end_token)
         state.record(commit, statistics, finite, ended)
         return commit

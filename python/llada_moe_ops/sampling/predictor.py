@@ -99,22 +99,7 @@ class Predictor:
             grid = torch.zeros(masked.shape, dtype=values.dtype, device=values.device)
             return grid.index_put((row, slot), values)
 
-        def statistics(best: TokenConfidence, bias: tuple[Tensor, Tensor] | None = None) -> Statistics:
-            return self._statistics(hidden, best, draw, bias, dense, details)
-
-        def biased(tokens: Tensor, values: Tensor) -> Statistics:
-            bias = (tokens[row, slot], values[row, slot])
-            return statistics(self._choose(hidden, draw, bias), bias)
-
-        head, forbidden = self.model.lm_head, self.options.forbidden
-        details = Details(
-            rows,
-            index,
-            lambda: dense(self.noise.uniform(draw)),
-            Distributions(hidden, best.logsumexp, head, forbidden, rows, row, slot, masked.shape[1]),
-            biased,
-        )
-        return statistics(best)
+        return self._statistics(best, draw, self._whole(hidden, best, rows, row, slot, masked), index, dense)
 
     def in_fixed_sizes(
         self, rows: Tensor, positions: Tensor, masked: Tensor, run: Callable[[Tensor], Tensor]
@@ -127,8 +112,7 @@ class Predictor:
                 guidance, these again with their given tokens masked.
 
         Returns:
-            The statistics, and whether all numbers of masked positions are finite, bool []. Tokens are in the
-            vocabulary even where they are not.
+            The statistics, and whether all numbers of masked positions are finite, bool []; tokens are −1 where not.
         """
         tokens, scale = self.canvas.tokens[rows], self.options.cfg_scale
         if scale == 0:
@@ -146,52 +130,52 @@ class Predictor:
         def dense(values: Tensor) -> Tensor:
             return values.view_as(masked).masked_fill(~masked, 0)
 
-        def statistics(best: TokenConfidence, bias: tuple[Tensor, Tensor] | None = None) -> Statistics:
-            best = best._replace(token=best.token.clamp(min=0))
-            return self._statistics(hidden, best, draw, bias, dense, details)
-
-        def biased(tokens: Tensor, values: Tensor) -> Statistics:
-            bias = (tokens.flatten(0, 1), values.flatten(0, 1))
-            return statistics(self._choose(hidden, draw, bias), bias)
-
         row, slot = (
             torch.arange(size, device=rows.device).view(shape).expand_as(masked).flatten()
             for size, shape in zip(masked.shape, ((-1, 1), (1, -1)), strict=True)
         )
-        head, forbidden = self.model.lm_head, self.options.forbidden
-        details = Details(
-            rows,
-            -1,
-            lambda: dense(self.noise.uniform(draw)),
-            Distributions(hidden, best.logsumexp, head, forbidden, rows, row, slot, masked.shape[1]),
-            biased,
-        )
-        return statistics(best), (finite | ~masked).all()
+        whole = self._whole(hidden, best, rows, row, slot, masked)
+        return self._statistics(best, draw, whole, -1, dense), (finite | ~masked).all()
 
     @property
     def passes_per_step(self) -> int:
         """How many times a step runs each of its canvases: twice with guidance."""
         return 1 if self.options.cfg_scale == 0 else 2
 
+    def _whole(
+        self, hidden: Tensor, best: TokenConfidence, rows: Tensor, row: Tensor, slot: Tensor, masked: Tensor
+    ) -> Distributions:
+        head, forbidden = self.model.lm_head, self.options.forbidden
+        return Distributions(hidden, best.logsumexp, head, forbidden, rows, row, slot, masked.shape[1])
+
     def _statistics(
         self,
-        hidden: Tensor,
         best: TokenConfidence,
         draw: Draw,
-        bias: tuple[Tensor, Tensor] | None,
+        whole: Distributions,
+        index: int,
         dense: Callable[[Tensor], Tensor],
-        details: Details,
     ) -> Statistics:
         """``dense`` lays values [R] out in [A, W]."""
-        return Statistics(
-            token=dense(best.token.long()),
-            confidence=dense(self._confidence(hidden, best, draw, bias)),
-            logprob=dense(best.logprob),
-            runner_up=dense(best.runner_up.long()),
-            runner_up_logprob=dense(best.runner_up_logprob),
-            entropy=dense(best.entropy),
-            details=details,
-        )
+        hidden = whole.hidden
+
+        def statistics(best: TokenConfidence, bias: tuple[Tensor, Tensor] | None = None) -> Statistics:
+            return Statistics(
+                token=dense(best.token.long()),
+                confidence=dense(self._confidence(hidden, best, draw, bias)),
+                logprob=dense(best.logprob),
+                runner_up=dense(best.runner_up.long()),
+                runner_up_logprob=dense(best.runner_up_logprob),
+                entropy=dense(best.entropy),
+                details=details,
+            )
+
+        def biased(tokens: Tensor, values: Tensor) -> Statistics:
+            bias = (tokens[whole.row, whole.slot], values[whole.row, whole.slot])
+            return statistics(self._choose(hidden, draw, bias), bias)
+
+        details = Details(whole.rows, index, lambda: dense(self.noise.uniform(draw)), whole, biased)
+        return statistics(best)
 
     def _hidden(self, rows: Tensor, block: Tensor, index: int, row: Tensor, position: Tensor) -> Tensor:
         """Final hidden states [R, H] of position[r] in the canvas rows[row[r]].

@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 import torch
+from llada_moe_ops.machine import extension
 from llada_moe_ops.ops import _library
-from llada_moe_ops.ops._library import extension
 from torch import Tensor
 
 from tests.on_gpu import GpuOps, missing

@@ -41,7 +41,8 @@ export ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1
 export UBSAN_OPTIONS=print_stacktrace=1
 export OMP_WAIT_POLICY=PASSIVE
 "$bin/$(basename "$python")" -c '
-from llada_moe_ops.ops._library import extension, native
+from llada_moe_ops.machine import extension
+from llada_moe_ops.ops._library import native
 assert native() and extension().build_info()["sanitize"], "the normal build was loaded"'
 # opcheck and torch.compile trace Python, not kernels; they are slow here and are tested on the normal build. A process of
 # its own would load that build.

@@ -12,7 +12,8 @@ import sys
 
 import pytest
 import torch
-from llada_moe_ops.ops._library import extension, native
+from llada_moe_ops.machine import extension
+from llada_moe_ops.ops._library import native
 from llada_moe_ops.roofline import DTYPES, LEVELS, Limits, Probe, Rate, level_of, measure
 
 from tests.ops.budget import threads

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 import pytest
-from llada_moe_ops.ops._library import extension
+from llada_moe_ops.machine import extension
 from llada_moe_ops.roofline import DTYPES, LEVELS, Limits
 
 from .conftest import Command, run_process

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from llada_moe_ops import ops
-from llada_moe_ops.ops._library import extension
+from llada_moe_ops.machine import extension
 from llada_moe_ops.ops._panels import format_of, pack_panels_reference
 from torch import Tensor
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from llada_moe_ops.ops._library import extension
+from llada_moe_ops.machine import extension
 from llada_moe_ops.ops.norm_rope import (
     add_rms_norm,
     add_rms_norm_reference,

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 from llada_moe_ops import ops
-from llada_moe_ops.ops._library import extension, native
+from llada_moe_ops.machine import extension
+from llada_moe_ops.ops._library import native
 from llada_moe_ops.ops.norm_rope import rope_frequencies
 from torch import Tensor
 

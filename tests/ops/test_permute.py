@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from llada_moe_ops.ops._library import extension
+from llada_moe_ops.machine import extension
 from llada_moe_ops.ops.permute import (
     expert_order,
     expert_order_reference,

@@ -10,8 +10,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from llada_moe_ops.machine import extension
 from llada_moe_ops.ops import linear
-from llada_moe_ops.ops._library import extension
 from llada_moe_ops.ops.router_topk import router, router_reference, router_topk, router_topk_reference
 from safetensors.torch import load_file
 from torch import Tensor

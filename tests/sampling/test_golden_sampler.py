@@ -78,11 +78,13 @@ def test_mask_tokens_as_text_differ_on_purpose(case: str) -> None:
     assert not bool((result.completions == arguments["mask_id"]).any())
 
 
-@pytest.mark.parametrize("case", facts("sampler_random"))
-def test_recorded_noise_gives_the_recorded_tokens(case: str) -> None:
+def run_random(case: str) -> tuple[GenerationResult, Tensor]:
+    """Our result under recorded noise, and the recorded states."""
     arguments, recorded = facts("sampler_random")[case], tensors("sampler_random")
+    model = load(arguments["model"])
+    uniforms = (recorded.get(f"{case}/{name}") for name in ("uniform_tokens", "uniform_confidence"))
     result = generate(
-        load(arguments["model"]),
+        model,
         recorded[f"{case}/prompt_ids"],
         gen_length=arguments["gen_length"],
         block_length=arguments["block_length"],
@@ -90,9 +92,15 @@ def test_recorded_noise_gives_the_recorded_tokens(case: str) -> None:
         temperature=arguments["temperature"],
         remasking=arguments["remasking"],
         mask_token_id=arguments["mask_id"],
-        noise=RecordedNoise(recorded.get(f"{case}/uniform_tokens"), recorded.get(f"{case}/uniform_confidence")),
+        noise=RecordedNoise(*(None if values is None else values.to(model.device) for values in uniforms)),
     )
-    assert torch.equal(result.trace.states(), recorded[f"{case}/states"].long())
+    return result, recorded[f"{case}/states"]
+
+
+@pytest.mark.parametrize("case", facts("sampler_random"))
+def test_recorded_noise_gives_the_recorded_tokens(case: str) -> None:
+    result, states = run_random(case)
+    assert torch.equal(result.trace.states(), states.long())
 
 
 GUMBEL = [key.removeprefix("gumbel/argmax_t") for key in tensors("sampler_random") if key.startswith("gumbel/argmax_t")]

@@ -9,9 +9,9 @@ import pytest
 import torch
 from llada_moe_ops import LLaDAMoEModel
 from llada_moe_ops.model import captured
-from llada_moe_ops.sampling import CACHES, RecordedNoise, captured_steps, generate
+from llada_moe_ops.sampling import CACHES, captured_steps, generate
 
-from tests.golden import GOLDEN, facts, tensors
+from tests.golden import GOLDEN, facts
 from tests.on_gpu import needs_gpu
 
 from . import test_golden_sampler as golden
@@ -34,22 +34,10 @@ def test_tokens_and_trace_equal_the_published_sampler(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("case", facts("sampler_random"))
-def test_recorded_noise_gives_the_recorded_tokens(case: str) -> None:
-    arguments, recorded = facts("sampler_random")[case], tensors("sampler_random")
-    names = ("uniform_tokens", "uniform_confidence")
-    uniforms = (recorded.get(f"{case}/{name}") for name in names)
-    result = generate(
-        load(arguments["model"]),
-        recorded[f"{case}/prompt_ids"],
-        gen_length=arguments["gen_length"],
-        block_length=arguments["block_length"],
-        steps=arguments["steps"],
-        temperature=arguments["temperature"],
-        remasking=arguments["remasking"],
-        mask_token_id=arguments["mask_id"],
-        noise=RecordedNoise(*(None if values is None else values.cuda() for values in uniforms)),
-    )
-    assert torch.equal(result.trace.states().cpu(), recorded[f"{case}/states"].long())
+def test_recorded_noise_gives_the_recorded_tokens(monkeypatch: pytest.MonkeyPatch, case: str) -> None:
+    monkeypatch.setattr(golden, "load", load)
+    result, states = golden.run_random(case)
+    assert torch.equal(result.trace.states().cpu(), states.long())
 
 
 @pytest.mark.parametrize("policy", CACHES)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .. import cuda
-from ..machine import REINSTALL
+from ..machine import REINSTALL, extension
 
 NAMESPACE = "llada_moe"
 PACKAGE = __name__.split(".", 1)[0]
@@ -103,11 +103,6 @@ def built_for_torch() -> str:
         return str(import_module(f"{PACKAGE}._build_info").TORCH_VERSION)
     except ImportError:
         return "of an unknown version"
-
-
-def extension() -> Any:
-    """The module ``_C``: build facts, instruction set, threads, and the ops on NumPy arrays."""
-    return import_module(f"{PACKAGE}._C")
 
 
 def runs_natively(x: Tensor, op: str = "") -> bool:

@@ -23,11 +23,19 @@ def details(uniform: Callable[[], Tensor]) -> Details:
     rows = torch.arange(len(uniform()))
     empty = torch.empty(0, dtype=torch.int64)
     nothing = Distributions(torch.empty(0, 0), torch.empty(0), torch.empty(0, 0), [], rows, empty, empty, 0)
-    return Details(rows, 0, uniform, nothing, no_model)
+    tokens = torch.zeros_like(uniform(), dtype=torch.int64)
+    return Details(rows, 0, tokens, tokens == 0, uniform, nothing, no_model)
 
 
-def of_logits(logits: Tensor, masked: Tensor, rows: Tensor, index: int) -> Statistics:
-    """Statistics of logits [B, W, V], the head being the identity; ``rows`` and ``index`` as in ``Details``."""
+def of_logits(
+    logits: Tensor,
+    masked: Tensor,
+    rows: Tensor,
+    index: int,
+    tokens: Tensor | None = None,
+    uniform: Callable[[], Tensor] = no_model,
+) -> Statistics:
+    """Statistics of logits [B, W, V] where ``masked``, the head being the identity; the rest as in ``Details``."""
     row, slot = masked.nonzero(as_tuple=True)
     hidden, head = logits[row, slot].contiguous(), torch.eye(logits.shape[-1])
 
@@ -43,7 +51,7 @@ def of_logits(logits: Tensor, masked: Tensor, rows: Tensor, index: int) -> Stati
 
     best = ops.token_confidence(hidden, head)
     kept = Distributions(hidden, best.logsumexp, head, [], rows, row, slot, masked.shape[1])
-    behind = Details(rows, index, no_model, kept, biased)
+    behind = Details(rows, index, torch.zeros_like(masked) if tokens is None else tokens, masked, uniform, kept, biased)
     return made(best)
 
 

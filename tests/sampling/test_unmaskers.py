@@ -42,7 +42,18 @@ RULES: dict[str, Slow] = {
     "localleap:radius=0": partial(slow.localleap, threshold=0.9, relaxed_threshold=0.75, radius=0),
     "localleap:radius=50": partial(slow.localleap, threshold=0.9, relaxed_threshold=0.75, radius=50),
 }
-ADAPTIVE = {"threshold", "factor", "entropy_bound", "hierarchical", "localleap", "credit", "klass", "prophet"}
+ADAPTIVE = {
+    "threshold",
+    "factor",
+    "entropy_bound",
+    "hierarchical",
+    "localleap",
+    "credit",
+    "klass",
+    "prophet",
+    "editing",
+    "remask",
+}
 FIRST_STEP = sorted({rule.partition(":")[0] for rule in RULES})
 
 

@@ -76,7 +76,7 @@ class View:
         for row, position, token, probability in entries:
             column = position - self.rows[row].first_column
             self.rows[row].ids[column] = token
-            self.rows[row].masked[column] = False
+            self.rows[row].masked[column] = token == self.tokenizer.mask_token_id
             self.fresh[row, column] = probability
         self.steps += 1
         self.seconds = time.perf_counter() - self.started - self.drawing_seconds

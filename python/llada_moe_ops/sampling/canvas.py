@@ -76,10 +76,16 @@ class Canvas:
         inside = positions < self.lengths[:, None]
         return self.to_fill.gather(1, positions.clamp(max=self.tokens.shape[1] - 1)) & inside
 
-    def commit(self, rows: Tensor, positions: Tensor, tokens: Tensor) -> None:
-        """Write tokens [M] at (rows, positions) [M]; they are no longer to be filled."""
+    def written(self, positions: Tensor) -> Tensor:
+        """Which positions [B, W] were to be filled and are."""
+        inside = positions < self.lengths[:, None]
+        places = positions.clamp(max=self.tokens.shape[1] - 1)
+        return (self.filled & ~self.to_fill).gather(1, places) & inside
+
+    def commit(self, rows: Tensor, positions: Tensor, tokens: Tensor, remask: Tensor | None = None) -> None:
+        """Write tokens [M] at (rows, positions) [M]; they are no longer to be filled, except where ``remask`` [M]."""
         self.tokens[rows, positions] = tokens
-        self.to_fill[rows, positions] = False
+        self.to_fill[rows, positions] = False if remask is None else remask
 
     def commit_block(self, rows: Tensor, starts: Tensor, commit: Tensor, tokens: Tensor) -> None:
         """:meth:`commit` of tokens [A, W] where ``commit`` [A, W], in the blocks of ``rows`` [A] from ``starts`` [A].
@@ -92,28 +98,29 @@ class Canvas:
         self.tokens.index_copy_(0, rows, torch.where(chosen, tokens.gather(1, inside), self.tokens[rows]))
         self.to_fill.index_copy_(0, rows, self.to_fill[rows] & ~chosen)
 
-    def end_rows(self, positions: Tensor, end_token: int) -> tuple[Tensor, Tensor]:
+    def end_rows(self, positions: Tensor, end_token: int, unfinished: Tensor) -> tuple[Tensor, Tensor]:
         """End each row whose block ``positions`` [B, W] is complete and holds ``end_token`` among what was filled.
 
-        Everything that was to be filled after the row's first such token becomes ``end_token``.
+        Everything that was to be filled after the row's first such token becomes ``end_token``. Rows that are
+        ``unfinished``, bool [B], wait.
 
         Returns:
             rows and positions [M] of the tokens that this changed.
         """
-        rows, columns = self._ending(positions, end_token).nonzero(as_tuple=True)
+        rows, columns = self._ending(positions, end_token, unfinished).nonzero(as_tuple=True)
         self.commit(rows, columns, torch.full_like(rows, end_token))
         return rows, columns
 
     def end_rows_in_place(self, positions: Tensor, end_token: int) -> Tensor:
         """:meth:`end_rows` in fixed sizes, for a CUDA graph; where it changed the canvas, bool [B, L]."""
-        changed = self._ending(positions, end_token)
+        changed = self._ending(positions, end_token, torch.zeros_like(self.to_fill[:, 0]))
         self.tokens.masked_fill_(changed, end_token)
         self.to_fill.masked_fill_(changed, False)
         return changed
 
-    def _ending(self, positions: Tensor, end_token: int) -> Tensor:
+    def _ending(self, positions: Tensor, end_token: int, unfinished: Tensor) -> Tensor:
         index = torch.arange(self.tokens.shape[1], device=self.tokens.device)
-        complete = ~self.masked(positions).any(1)
+        complete = ~(self.masked(positions).any(1) | unfinished)
         in_block = (index >= positions[:, :1]) & (index <= positions[:, -1:])
         ends = in_block & self.filled & (self.tokens == end_token) & complete[:, None]
         after = ends.int().cumsum(1).bool() & self.filled

@@ -19,7 +19,7 @@ from .canvas import Canvas
 from .forward import MOST_GRAPHS
 from .predictor import Predictor, Statistics
 from .trace import NonFiniteLogitsError, Trace, TraceStep
-from .unmaskers import Decision, Unmasker
+from .unmaskers import Unmasker, decide
 
 NEVER = 1 << 62  # an index that no step has
 
@@ -168,9 +168,7 @@ class CapturedSteps:
             rows, positions, masked, lambda tokens: self._hidden(tokens, size)
         )
         quota = state.counts.index_select(0, state.index).squeeze(0)
-        decision = self._unmasker.select(statistics, masked, quota)
-        if not isinstance(decision, Decision):
-            decision = Decision(decision, statistics)
+        decision = decide(self._unmasker, statistics, masked, quota)
         commit, statistics = decision.commit, decision.statistics
         # −1 where numbers are not finite, which the host sees later: until then it has to be a token.
         canvas.commit_block(rows, positions[:, 0], commit, statistics.token.clamp(min=0))

@@ -71,6 +71,9 @@ class Details:
         rows: int64 [B], rising: the rows' numbers in the batch. A rule that keeps state between steps finds by them
             what it kept, since rows that have finished are left out.
         index: steps of this block before this one. What a rule keeps is forgotten at 0.
+        tokens: int64 [B, W], what stands in the block.
+        predicted: bool [B, W], where there are statistics: what is masked, and for a rule that revises what the sampler
+            has written.
         uniform: gives uniform numbers in [0, 1), float32 [B, W], drawn from each row's own stream.
         distributions: the whole distributions, to be compared with those of another step.
         biased: gives the statistics with numbers [B, W, S] added to the logits of tokens [B, W, S] (int64).
@@ -78,6 +81,8 @@ class Details:
 
     rows: Tensor
     index: int
+    tokens: Tensor
+    predicted: Tensor
     uniform: Callable[[], Tensor]
     distributions: Distributions
     biased: Callable[[Tensor, Tensor], Statistics]

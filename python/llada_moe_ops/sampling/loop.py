@@ -11,7 +11,7 @@ from .captured_steps import CapturedSteps
 from .predictor import Predictor
 from .schedule import Schedule
 from .trace import NonFiniteLogitsError, Trace, TraceStep
-from .unmaskers import Decision, Unmasker
+from .unmaskers import Unmasker, decide
 
 
 def denoise(
@@ -61,10 +61,10 @@ def _steps(
     end_token: int | None,
 ) -> Iterator[TraceStep]:
     canvas = predictor.canvas
-    index = 0
-    while bool(canvas.masked(positions).any()) if unmasker.adaptive else index < counts.shape[1]:
+    index, unfinished = 0, torch.zeros_like(counts[:, 0], dtype=torch.bool)
+    while bool(canvas.masked(positions).any() | unfinished.any()) if unmasker.adaptive else index < counts.shape[1]:
         quota = counts[:, min(index, counts.shape[1] - 1)].clamp(min=int(unmasker.adaptive))
-        yield _step(predictor, unmasker, trace, (block, index), positions, quota, end_token)
+        yield _step(predictor, unmasker, trace, (block, index), positions, quota, unfinished, end_token)
         index += 1
 
 
@@ -75,32 +75,36 @@ def _step(
     place: tuple[int, int],
     positions: Tensor,
     quota: Tensor,
+    unfinished: Tensor,
     end_token: int | None,
 ) -> TraceStep:
+    """One step; ``unfinished`` [B] tells which rows want it though nothing is masked, and is brought up to date."""
     canvas, step = predictor.canvas, len(trace.steps)
     block, index = place
     masked = canvas.masked(positions)
+    predicted = masked | canvas.written(positions) if getattr(unmasker, "revises", False) else masked
     # Rows that are done, or have nothing to commit in this step, are left out of the forward pass.
-    active = (masked.any(1) & (quota > 0)).nonzero().squeeze(1)
+    active = ((masked.any(1) | unfinished) & (quota > 0)).nonzero().squeeze(1)
     rows = columns = tokens = active.new_empty(0)
     probabilities = torch.empty(0, device=active.device)
     if active.numel():
         try:
-            statistics = predictor(active, positions[active], masked[active], step, index)
+            statistics = predictor(active, positions[active], predicted[active], step, index)
         except FloatingPointError as error:
             raise NonFiniteLogitsError(step, trace) from error
-        decision = unmasker.select(statistics, masked[active], quota[active])
-        if not isinstance(decision, Decision):
-            decision = Decision(decision, statistics)
+        decision = decide(unmasker, statistics, masked[active], quota[active])
         commit, statistics = decision.commit, decision.statistics
-        if not bool(commit.any(1).all()):
+        if not bool((commit.any(1) | unfinished[active]).all()):
             raise ValueError(f"unmasker must commit at least one position in each row, {unmasker!r} committed none")
-        row, slot = commit.nonzero(as_tuple=True)
+        unfinished[active] = decision.unfinished
+        row, slot = (commit | decision.remask).nonzero(as_tuple=True)
         rows, tokens, probabilities = active[row], statistics.token[row, slot], statistics.logprob[row, slot].exp()
         columns = positions[rows, slot]
-        canvas.commit(rows, columns, tokens)
+        again = decision.remask[row, slot]
+        tokens = tokens.masked_fill(again, predictor.options.mask_token_id)
+        canvas.commit(rows, columns, tokens, again)
     if end_token is not None:
-        ended, after = canvas.end_rows(positions, end_token)
+        ended, after = canvas.end_rows(positions, end_token, unfinished)
         rows, columns = torch.cat([rows, ended]), torch.cat([columns, after])
         tokens = torch.cat([tokens, torch.full_like(ended, end_token)])
         probabilities = torch.cat([probabilities, probabilities.new_ones(len(ended))])

@@ -99,7 +99,8 @@ class Predictor:
             grid = torch.zeros(masked.shape, dtype=values.dtype, device=values.device)
             return grid.index_put((row, slot), values)
 
-        return self._statistics(best, draw, self._whole(hidden, best, rows, row, slot, masked), index, dense)
+        whole = self._whole(hidden, best, rows, row, slot, masked)
+        return self._statistics(best, draw, whole, positions, masked, index, dense)
 
     def in_fixed_sizes(
         self, rows: Tensor, positions: Tensor, masked: Tensor, run: Callable[[Tensor], Tensor]
@@ -135,7 +136,7 @@ class Predictor:
             for size, shape in zip(masked.shape, ((-1, 1), (1, -1)), strict=True)
         )
         whole = self._whole(hidden, best, rows, row, slot, masked)
-        return self._statistics(best, draw, whole, -1, dense), (finite | ~masked).all()
+        return self._statistics(best, draw, whole, positions, masked, -1, dense), (finite | ~masked).all()
 
     @property
     def passes_per_step(self) -> int:
@@ -153,6 +154,8 @@ class Predictor:
         best: TokenConfidence,
         draw: Draw,
         whole: Distributions,
+        positions: Tensor,
+        masked: Tensor,
         index: int,
         dense: Callable[[Tensor], Tensor],
     ) -> Statistics:
@@ -174,7 +177,8 @@ class Predictor:
             bias = (tokens[whole.row, whole.slot], values[whole.row, whole.slot])
             return statistics(self._choose(hidden, draw, bias), bias)
 
-        details = Details(whole.rows, index, lambda: dense(self.noise.uniform(draw)), whole, biased)
+        tokens = self.canvas.tokens[whole.rows].gather(1, positions.clamp(max=self.canvas.tokens.shape[1] - 1))
+        details = Details(whole.rows, index, tokens, masked, lambda: dense(self.noise.uniform(draw)), whole, biased)
         return statistics(best)
 
     def _hidden(self, rows: Tensor, block: Tensor, index: int, row: Tensor, position: Tensor) -> Tensor:

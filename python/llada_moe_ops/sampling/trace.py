@@ -18,9 +18,10 @@ class TraceStep:
         step: counted over the whole generation, from 0.
         block: counted from 0.
         rows, positions: int64 [M], where, in the caller's layout (padding counted).
-        tokens: int64 [M].
-        probabilities: float32 [M], the model's probability of each token, before any noise. End-of-text that fills a
-            row after its end carries 1: nothing is predicted there.
+        tokens: int64 [M]; the mask token where the position was masked again.
+        probabilities: float32 [M], the model's probability of each token, before any noise; of the token it would now
+            choose where the position was masked again. End-of-text that fills a row after its end carries 1: nothing is
+            predicted there.
     """
 
     step: int

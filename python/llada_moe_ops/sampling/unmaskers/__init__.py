@@ -9,13 +9,15 @@ from .confident import (
 )
 from .history import CreditUnmasker, KlassUnmasker, ProphetUnmasker, RowHistory
 from .ordered import EntropyUnmasker, FixedUnmasker, MarginUnmasker, RandomUnmasker
+from .revising import EditingUnmasker, RemaskUnmasker
 from .specification import UNMASKERS, build_unmasker
-from .unmasker import Decision, Unmasker
+from .unmasker import Decision, Unmasker, decide, ranks
 
 __all__ = [
     "UNMASKERS",
     "CreditUnmasker",
     "Decision",
+    "EditingUnmasker",
     "EntropyBoundUnmasker",
     "EntropyUnmasker",
     "FactorUnmasker",
@@ -26,8 +28,11 @@ __all__ = [
     "MarginUnmasker",
     "ProphetUnmasker",
     "RandomUnmasker",
+    "RemaskUnmasker",
     "RowHistory",
     "ThresholdUnmasker",
     "Unmasker",
     "build_unmasker",
+    "decide",
+    "ranks",
 ]

@@ -79,7 +79,7 @@ class CreditUnmasker:
         self._tokens.keep(statistics, tokens)
         self._credit.keep(statistics, credit)
         biased = statistics.details.biased(tokens, self.weight * credit.log1p())
-        return Decision(self._rule.select(biased, masked, quota), biased)
+        return Decision.of(self._rule.select(biased, masked, quota), biased)
 
 
 @dataclass

@@ -16,6 +16,7 @@ from .confident import (
 )
 from .history import CreditUnmasker, KlassUnmasker, ProphetUnmasker
 from .ordered import EntropyUnmasker, FixedUnmasker, MarginUnmasker, RandomUnmasker
+from .revising import EditingUnmasker, RemaskUnmasker
 from .unmasker import Unmasker
 
 UNMASKERS: dict[str, Callable[..., Unmasker]] = {
@@ -31,6 +32,8 @@ UNMASKERS: dict[str, Callable[..., Unmasker]] = {
     "credit": CreditUnmasker,
     "klass": KlassUnmasker,
     "prophet": ProphetUnmasker,
+    "editing": EditingUnmasker,
+    "remask": RemaskUnmasker,
 }
 
 
@@ -38,8 +41,9 @@ def build_unmasker(unmasker: str | Unmasker) -> Unmasker:
     """A rule by its name in ``UNMASKERS`` with its parameters, or the object itself.
 
     ``"threshold"``, ``"threshold:0.8"``, ``"hierarchical:0.9,low_threshold=0.5"``: after the colon parameters in the
-    order of the class or by name. A rule so is one word on a command line, in a recipe and in a table of results, and
-    a list of rules is a list of words; a second option for parameters would leave open whose they are.
+    order of the class or by name. ``"threshold:0.8+editing:0.5"``: rules that revise stand after a plus. A rule so is
+    one word on a command line, in a recipe and in a table of results, and a list of rules is a list of words; a second
+    option for parameters would leave open whose they are.
 
     Raises:
         TypeError: neither a string nor a rule, or a parameter of the wrong type.
@@ -49,10 +53,21 @@ def build_unmasker(unmasker: str | Unmasker) -> Unmasker:
         if not callable(getattr(unmasker, "select", None)):
             raise TypeError(f"unmasker must be a name or an object with select(), got {type(unmasker).__name__}")
         return unmasker
-    name, _, written = unmasker.partition(":")
+    first, *others = unmasker.split("+")
+    built = _build(first, {})
+    for other in others:
+        built = _build(other, {"rule": built})
+    return built
+
+
+def _build(written_rule: str, values: dict[str, object]) -> Unmasker:
+    name, _, written = written_rule.partition(":")
     rule = choose("unmasker", name, UNMASKERS)
-    known = list(inspect.signature(rule).parameters)
-    values: dict[str, object] = {}
+    parameters = list(inspect.signature(rule).parameters)
+    if "rule" in values and "rule" not in parameters:
+        revising = [key for key, other in UNMASKERS.items() if "rule" in inspect.signature(other).parameters]
+        raise ValueError(f"unmasker after '+' must be one of {', '.join(map(repr, revising))}, got {name!r}")
+    known = [key for key in parameters if key != "rule"]
     for place, item in enumerate(filter(None, written.split(","))):
         key, equals, value = item.rpartition("=")
         if not equals:
@@ -64,7 +79,7 @@ def build_unmasker(unmasker: str | Unmasker) -> Unmasker:
             hint = f"; did you mean {close[0]!r}?" if close else ""
             raise ValueError(f"unmasker {name!r} must have {_listed(known)}, got {key!r}{hint}")
         if key in values:
-            raise ValueError(f"unmasker {name!r} must have {key} once, got {unmasker!r}")
+            raise ValueError(f"unmasker {name!r} must have {key} once, got {written_rule!r}")
         values[key] = _value(value)
     return rule(**values)
 

@@ -16,12 +16,21 @@ class Decision:
     """What a step does to a block, where the positions to commit do not say it all.
 
     Attributes:
-        commit: bool [B, W], the positions that take their token.
+        commit: bool [B, W], the positions that take their token, masked ones or written ones.
         statistics: the statistics whose tokens those are, for a rule that changes them.
+        remask: bool [B, W], the written positions that are masked again.
+        unfinished: bool [B], the rows that want another step even if nothing of them is masked.
     """
 
     commit: Tensor
     statistics: Statistics
+    remask: Tensor
+    unfinished: Tensor
+
+    @classmethod
+    def of(cls, commit: Tensor, statistics: Statistics) -> Decision:
+        """To commit, and nothing else."""
+        return cls(commit, statistics, torch.zeros_like(commit), torch.zeros_like(commit[:, 0]))
 
 
 class Unmasker(Protocol):
@@ -33,6 +42,9 @@ class Unmasker(Protocol):
     One of the others with an attribute ``capturable`` that is true keeps no state, and makes neither sizes nor
     decisions on the host depend on what tensors hold: on a GPU, steps become CUDA graphs. Its ``masked`` may have rows
     without a position, and quota 0, where it commits none.
+
+    One with an attribute ``revises`` that is true is also told the predictions in place of the tokens that it has
+    written in this block, and may replace or mask them; rows that it calls unfinished come without a masked position.
     """
 
     adaptive: bool
@@ -46,10 +58,16 @@ class Unmasker(Protocol):
 
         Args:
             statistics: of every position of the block, [B, W] each; meaningful where ``masked``.
-            masked: the positions still to be filled; at least one in each row.
+            masked: the positions still to be filled; at least one in each row, unless the rule revises.
             quota: int64 [B], the schedule's count for this step, at least 1.
         """
         ...
+
+
+def decide(unmasker: Unmasker, statistics: Statistics, masked: Tensor, quota: Tensor) -> Decision:
+    """What a rule selects, as a :class:`Decision` in any case."""
+    selected = unmasker.select(statistics, masked, quota)
+    return selected if isinstance(selected, Decision) else Decision.of(selected, statistics)
 
 
 def ranks(score: Tensor, masked: Tensor) -> Tensor:

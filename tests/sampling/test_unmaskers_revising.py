@@ -99,6 +99,19 @@ def test_generation(rule: str, options: dict[str, Any]) -> None:
         assert int(alone.row_steps[0]) == int(together.row_steps[row])
 
 
+def test_a_row_ends_only_when_it_is_finished() -> None:
+    """An end-of-text that editing takes back, after the last mask is gone, has not ended the row."""
+    model, prompts = load("base-fp32"), random_prompts(2, 9, seed=4)
+    call: dict[str, Any] = {"gen_length": 12, "unmasker": "threshold:0.05+editing:0.02"}
+    full = generate(model, prompts, **call)
+    states = full.trace.states()[:, :, 9:]
+    passing = set(states[:-1].flatten().tolist()) - set(states[-1].flatten().tolist()) - {3}
+    assert passing, "editing must have replaced some token everywhere"
+    for end in passing:
+        stopped = generate(model, prompts, stop_at_eos=True, eos_token_id=end, **call)
+        assert torch.equal(stopped.sequences, full.sequences)
+
+
 def revisions(trace: Trace) -> int:
     """How often a step wrote where a token stood."""
     count = 0

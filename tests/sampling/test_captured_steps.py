@@ -13,7 +13,6 @@ import torch
 from llada_moe_ops import KeyValueCache, LLaDAMoEModel, ops
 from llada_moe_ops.model.model import Experts
 from llada_moe_ops.sampling import (
-    CACHES,
     CounterNoise,
     GenerationResult,
     NonFiniteLogitsError,
@@ -29,7 +28,7 @@ from llada_moe_ops.sampling.options import SamplerOptions
 from llada_moe_ops.sampling.unmaskers import FixedUnmasker
 from torch import Tensor
 
-from tests.captured import on_the_device_alone, record_eagerly
+from tests.captured import CAPTURABLE_CACHES, on_the_device_alone, record_eagerly
 from tests.emulated import emulated, needs_emulator
 from tests.model.test_on_gpu import PROMPTS, tiny
 
@@ -85,7 +84,7 @@ def assert_same(found: GenerationResult, expected: GenerationResult) -> None:
         assert (one.rows.dtype, one.probabilities.dtype) == (other.rows.dtype, other.probabilities.dtype)
 
 
-@pytest.mark.parametrize("cache", CACHES)
+@pytest.mark.parametrize("cache", CAPTURABLE_CACHES)
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_tokens_and_trace_are_those_of_the_host_s_loop(
     monkeypatch: pytest.MonkeyPatch, cache: str, options: dict[str, Any]
@@ -103,7 +102,7 @@ def test_tokens_and_trace_are_those_of_the_host_s_loop(
 
 
 @pytest.mark.parametrize("steps", [None, 40])
-@pytest.mark.parametrize("cache", CACHES)
+@pytest.mark.parametrize("cache", CAPTURABLE_CACHES)
 def test_infilled_rows_of_different_lengths(recorded: Recorded, cache: str, steps: int | None) -> None:
     """Blocks that reach past a row's end, rows without a mask in a block, steps without a token."""
     model = load("base-fp32")
@@ -127,7 +126,7 @@ def test_golden_cases(recorded: Recorded, case: str) -> None:
 
 
 @needs_emulator
-@pytest.mark.parametrize(("seed", "cache"), list(enumerate(CACHES)))
+@pytest.mark.parametrize(("seed", "cache"), list(enumerate(CAPTURABLE_CACHES)))
 def test_cuda_kernels_within_captured_steps(recorded: Recorded, seed: int, cache: str) -> None:
     options: dict[str, Any] = {"gen_length": 8, "block_length": 4, "cache": cache, "seed": 1, "temperature": 0.2}
     with emulated(seed):
@@ -210,7 +209,7 @@ def hold_in_bytes(model: LLaDAMoEModel) -> None:
             module.set_packed(ops.quantize_experts(*module.plain_weights()))
 
 
-@pytest.mark.parametrize("cache", CACHES)
+@pytest.mark.parametrize("cache", CAPTURABLE_CACHES)
 @pytest.mark.parametrize("options", [{}, {"cfg_scale": 0.0, "remasking": "random"}], ids=str)
 def test_a_step_needs_no_value_on_the_host(cache: str, options: dict[str, Any]) -> None:
     for size, in_bytes in ((None, False), (4, False), (12, True)):
@@ -272,7 +271,7 @@ def test_kernels_allocate_and_wait_nowhere() -> None:
     assert found == {"csrc/cuda/device.cu: Synchronize("}, "that of LLADA_MOE_OPS_SYNC=1, which captures nothing"
 
 
-@pytest.mark.parametrize("cache", CACHES)
+@pytest.mark.parametrize("cache", CAPTURABLE_CACHES)
 def test_python_between_launches(cache: str) -> None:
     """Launches that do nothing: what is left is Python's part of a block of 32 steps, its start and trace included."""
     positions, counts = torch.arange(40, 72)[None], torch.ones(1, 32, dtype=torch.int64)

@@ -8,7 +8,7 @@ from pathlib import Path
 import typer
 
 from .checkpoint import load
-from .generate import check_unmasker
+from .generate import check_parts
 from .options import ModelChoice
 from .output import as_json, write
 
@@ -25,7 +25,7 @@ def evaluate(
     output: Path | None,
 ) -> None:
     """Measure held-out accuracies and print them."""
-    check_unmasker(unmasker)
+    check_parts(unmasker)
     from tqdm import tqdm
 
     from .. import training

@@ -10,7 +10,7 @@ import typer
 
 from . import live
 from .checkpoint import load, reply_text
-from .options import Cache, ModelChoice, Remasking
+from .options import ModelChoice, Remasking
 from .output import as_json, figures, speed_line, write
 
 if TYPE_CHECKING:
@@ -32,18 +32,20 @@ def check_lengths(gen_length: int, block_length: int | None, steps: int | None) 
         raise typer.BadParameter(f"--steps {steps} is not a multiple of the number of blocks {gen_length // block}")
 
 
-def check_unmasker(unmasker: str) -> None:
-    """A rule that does not exist, or parameters it does not take, are wrong usage.
+def check_parts(unmasker: str, cache: str = "none") -> None:
+    """A rule or policy that does not exist, or parameters it does not take, are wrong usage.
 
     Raises:
         typer.BadParameter
     """
+    from ..sampling.cache import build_cache
     from ..sampling.unmaskers import build_unmasker
 
-    try:
-        build_unmasker(unmasker)
-    except (TypeError, ValueError) as error:
-        raise typer.BadParameter(str(error), param_hint="--unmasker") from None
+    for option, build, written in (("--unmasker", build_unmasker, unmasker), ("--cache", build_cache, cache)):
+        try:
+            build(written)
+        except (TypeError, ValueError) as error:
+            raise typer.BadParameter(str(error), param_hint=option) from None
 
 
 def generate(
@@ -57,7 +59,7 @@ def generate(
     cfg_scale: float,
     remasking: Remasking,
     unmasker: str,
-    cache: Cache,
+    cache: str,
     stop_at_eos: bool,
     seed: int | None,
     raw: bool,
@@ -68,7 +70,7 @@ def generate(
     """Reply to prompts and print the replies."""
     if gen_length is not None:
         check_lengths(gen_length, block_length, steps)
-    check_unmasker(unmasker)
+    check_parts(unmasker, cache)
     from .. import sampling
 
     loaded = load(model)
@@ -89,7 +91,7 @@ def generate(
             cfg_scale=cfg_scale,
             remasking=remasking.value,
             unmasker=unmasker,
-            cache=cache.value,
+            cache=cache,
             stop_at_eos=stop_at_eos,
             seed=seed,
             mask_token_id=loaded.mask_token_id,

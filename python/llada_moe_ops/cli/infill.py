@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from . import live
 from .checkpoint import load
-from .generate import check_unmasker
-from .options import Cache, ModelChoice, Remasking
+from .generate import check_parts
+from .options import ModelChoice, Remasking
 from .output import as_json, figures, speed_line, write
 from .texts import encode_masked
 
@@ -27,14 +27,14 @@ def infill(
     cfg_scale: float,
     remasking: Remasking,
     unmasker: str,
-    cache: Cache,
+    cache: str,
     seed: int | None,
     json: bool,
     trace: bool,
     output: Path | None,
 ) -> None:
     """Fill texts and print them."""
-    check_unmasker(unmasker)
+    check_parts(unmasker, cache)
     import torch
 
     from .. import sampling
@@ -56,7 +56,7 @@ def infill(
             cfg_scale=cfg_scale,
             remasking=remasking.value,
             unmasker=unmasker,
-            cache=cache.value,
+            cache=cache,
             seed=seed,
             mask_token_id=loaded.mask_token_id,
             eos_token_id=loaded.eos_token_id,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import TYPE_CHECKING
 
 import torch
@@ -43,9 +44,15 @@ class KeyValueCache:
         """Bytes held."""
         return self._buffer.nbytes
 
-    def keep(self, rows: Tensor) -> None:
-        """Keep only ``rows`` int64 [B'], in that order."""
-        self._hold(self._buffer[:, :, rows])
+    def select(self, rows: Tensor) -> KeyValueCache:
+        """A copy of ``rows`` int64 [B'], in that order."""
+        chosen = copy(self)
+        chosen._hold(self._buffer[:, :, rows])
+        return chosen
+
+    def put(self, rows: Tensor, values: KeyValueCache) -> None:
+        """Replace ``rows`` int64 [B'] by those of ``values``."""
+        self._buffer[:, :, rows] = values._buffer
 
     def layer(self, index: int) -> Tensor:
         """The keys and values of a layer, [2, B, L, Hkv, D], in place."""

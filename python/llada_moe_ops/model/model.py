@@ -61,8 +61,7 @@ class Attention(nn.Module):
             v = v.clamp(-config.clip_qkv, config.clip_qkv)
         if place.cache is not None:
             k, v = place.cache.write(self.index, k, v, place.positions)
-        out = ops.attention(q, k, v, mask=place.keys.mask, key_range=place.keys.key_range)
-        return self.o_proj(out.flatten(2))
+        return self.o_proj(place.keys.attend(q, k, v).flatten(2))
 
 
 class SwiGLU(nn.Module):
@@ -314,6 +313,7 @@ class LLaDAMoEModel(nn.Module):
         positions: Tensor | None = None,
         cache: KeyValueCache | None = None,
         *,
+        block_size: int | None = None,
         router_logits: list[Tensor] | None = None,
     ) -> Tensor:
         """The final hidden states [B, W, H], normalised, before the head.
@@ -326,13 +326,17 @@ class LLaDAMoEModel(nn.Module):
                 is relative. With a cache also the places in it; positions from L on are padding.
             cache: keys and values of the whole canvas; those of ``input_ids`` are written to it, then all L are
                 attended to. None: ``input_ids`` is the whole canvas.
+            block_size: for models trained block-causally: a position attends to its own block of so many positions,
+                counted from 0, and to earlier ones. With a cache, ``input_ids`` are whole blocks, a run of them in each
+                row, or without positions the first W of the canvas; None attends to everything.
             router_logits: a list that receives each expert layer's router logits [B·W, E] (for training losses).
 
         Raises:
             TypeError, ValueError: an argument of the wrong type, dtype, shape or range; the message names it.
         """
-        check_inputs(self.config, input_ids, attention_mask, positions, cache)
-        return self.run(input_ids, Place.build(input_ids, attention_mask, positions, cache), router_logits)
+        check_inputs(self.config, input_ids, attention_mask, positions, cache, block_size)
+        place = Place.build(input_ids, attention_mask, positions, cache, block_size)
+        return self.run(input_ids, place, router_logits)
 
     def run(self, input_ids: Tensor, place: Place, router_logits: list[Tensor] | None = None) -> Tensor:
         """:meth:`hidden` of checked inputs: no value is read on the host, so a GPU need not be waited for."""

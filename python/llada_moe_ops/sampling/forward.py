@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,6 +17,27 @@ if TYPE_CHECKING:
 
 
 MOST_GRAPHS = 8  # each holds the memory of a pass
+
+
+@dataclass(frozen=True)
+class Canvases:
+    """What a step predicts, A rows.
+
+    Attributes:
+        rows: int64 [A], the canvases' numbers, by which a cache knows them.
+        tokens: int64 [A, L].
+        mask: bool [A, L], True at real tokens; None when all are.
+        filled: bool [A, L], what was to be filled at the start.
+        block, lengths, index: as for :meth:`CachePolicy.window`.
+    """
+
+    rows: Tensor
+    tokens: Tensor
+    mask: Tensor | None
+    filled: Tensor
+    block: Tensor
+    lengths: Tensor
+    index: int
 
 
 class Forward:
@@ -34,43 +56,27 @@ class Forward:
         self._graphs: dict[tuple[int, int, bool], CapturedPass | None] = {}
 
     @torch.inference_mode()  # a tenth less time between kernels than without gradients alone
-    def __call__(
-        self,
-        rows: Tensor,
-        tokens: Tensor,
-        mask: Tensor | None,
-        *,
-        block: Tensor,
-        lengths: Tensor,
-        index: int,
-        row: Tensor,
-        position: Tensor,
-    ) -> Tensor:
-        """Hidden states [R, H] of position[r] in canvas row[r].
-
-        Args:
-            rows: int64 [A], which canvases these are: the cache knows them by these numbers.
-            tokens: int64 [A, L]; ``mask`` [A, L] is True at real tokens, None when all are.
-            block, lengths, index: as for :meth:`CachePolicy.window`.
-            row, position: int64 [R], within ``tokens`` and its block.
-        """
+    def __call__(self, canvases: Canvases, row: Tensor, position: Tensor) -> Tensor:
+        """Hidden states [R, H] of position[r] in canvas row[r], int64 [R] each: an index of ``canvases``."""
         if self.policy is None:
-            return self._hidden(tokens, mask, None, None)[row, position]
-        window = self.policy.window(index, block, lengths) if index else None
-        if window is None or not self._keep(rows):
-            return self._refresh(rows, tokens, mask)[row, position]
-        return self._recompute(tokens, mask, window)[row, position - window.start[row]]
+            return self._hidden(canvases.tokens, canvases.mask, None, None)[row, position]
+        window = None
+        if canvases.index:
+            window = self.policy.window(canvases.index, canvases.block, canvases.lengths)
+        if window is None or not self._keep(canvases.rows):
+            return self._refresh(canvases)[row, position]
+        return self._recompute(canvases.tokens, canvases.mask, window)[row, position - window.start[row]]
 
-    def _refresh(self, rows: Tensor, tokens: Tensor, mask: Tensor | None) -> Tensor:
-        batch, length = tokens.shape
+    def _refresh(self, canvases: Canvases) -> Tensor:
+        batch, length = canvases.tokens.shape
         if self._cache is None or (self._cache.batch, self._cache.length) != (batch, length):
             self._cache = KeyValueCache(self.model, batch, length)
             self._graphs.clear()
-        self._rows = rows
-        return self._hidden(tokens, mask, None, self._cache)
+        self._rows = canvases.rows
+        return self._hidden(canvases.tokens, canvases.mask, None, self._cache)
 
     def _recompute(self, tokens: Tensor, mask: Tensor | None, window: Window) -> Tensor:
-        positions = window.start[:, None] + torch.arange(window.size, device=tokens.device)
+        positions = window.positions()
         inside = positions.clamp(max=tokens.shape[1] - 1)
         return self._hidden(tokens.gather(1, inside), mask, positions, self._cache)
 
@@ -116,7 +122,7 @@ class Forward:
         where = (rows[:, None] == self._rows).nonzero()
         if len(where) != len(rows):
             return False
-        self._cache.keep(where[:, 1])
+        self._cache = self._cache.select(where[:, 1])
         self._graphs.clear()
         self._rows = rows
         return True

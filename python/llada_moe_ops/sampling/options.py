@@ -63,6 +63,11 @@ class SamplerOptions:
             return None
         return arguments.token_id("eos_token_id", found, config.vocab_size)
 
+    @property
+    def aligned_blocks(self) -> bool:
+        """Whether blocks are counted from a row's first token."""
+        return getattr(build_cache(self.cache), "block_causal", False)
+
     def predictor(self, model: LLaDAMoEModel, canvas: Canvas) -> Predictor:
         """The predictor of one generation."""
         config = model.config

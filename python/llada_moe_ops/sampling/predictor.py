@@ -14,7 +14,8 @@ from ..ops import TokenConfidence
 from .cache import CachePolicy
 from .canvas import Canvas
 from .details import Details, Distributions
-from .forward import Forward
+from .forward import Canvases
+from .forwards import build_forward
 from .noise import Draw, NoiseSource
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ class Predictor:
     ) -> None:
         self.model = model
         self.canvas = canvas
-        self.forward = Forward(model, cache)
+        self.forward = build_forward(model, cache, len(canvas.tokens) * (1 if options.cfg_scale == 0 else 2))
         self.noise = noise
         self.options = options
         self.forward_passes = 0
@@ -189,21 +190,20 @@ class Predictor:
         """
         canvas, scale = self.canvas, self.options.cfg_scale
         tokens, mask, lengths = canvas.tokens[rows], canvas.attention_mask(rows), canvas.lengths[rows]
+        filled = canvas.filled[rows]
         self.forward_passes += self.passes_per_step
         if scale == 0:
-            return self.forward(
-                rows, tokens, mask, block=block, lengths=lengths, index=index, row=row, position=position
-            )
-        both = self.forward(
+            return self.forward(Canvases(rows, tokens, mask, filled, block, lengths, index), row, position)
+        twice = Canvases(
             torch.cat([rows, rows + len(canvas.tokens)]),
             torch.cat([tokens, self._without_given(rows, tokens)]),
             None if mask is None else torch.cat([mask, mask]),
-            block=torch.cat([block, block]),
-            lengths=torch.cat([lengths, lengths]),
-            index=index,
-            row=torch.cat([row, row + len(rows)]),
-            position=torch.cat([position, position]),
+            torch.cat([filled, filled]),
+            torch.cat([block, block]),
+            torch.cat([lengths, lengths]),
+            index,
         )
+        both = self.forward(twice, torch.cat([row, row + len(rows)]), torch.cat([position, position]))
         return guide(both[: len(row)], both[len(row) :], scale)
 
     def _without_given(self, rows: Tensor, tokens: Tensor) -> Tensor:

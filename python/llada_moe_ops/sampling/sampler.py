@@ -118,6 +118,7 @@ def generate(
         torch.full_like(layout[:, 0], prompt_length),
         blocks,
         length,
+        aligned=options.aligned_blocks,
     )
     return _fill(model, canvas, options, steps_per_block(steps, blocks), prompt_length, started)
 

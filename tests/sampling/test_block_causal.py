@@ -30,7 +30,7 @@ CALLS: list[dict[str, Any]] = [
 class Uncached:
     """Recomputes the whole canvas at every step under the same mask."""
 
-    def __init__(self, model: LLaDAMoEModel, policy: Any, batch: int) -> None:
+    def __init__(self, model: LLaDAMoEModel, policy: Any, *_: Any) -> None:
         self.model, self.policy = model, policy
 
     def __call__(self, canvases: Canvases, row: Tensor, position: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ def check_parts(unmasker: str, cache: str = "none") -> None:
     Raises:
         typer.BadParameter
     """
-    from ..sampling.cache import build_cache
+    from ..sampling.cache import build_cache, check_pair
     from ..sampling.unmaskers import build_unmasker
 
     for option, build, written in (("--unmasker", build_unmasker, unmasker), ("--cache", build_cache, cache)):
@@ -46,6 +46,10 @@ def check_parts(unmasker: str, cache: str = "none") -> None:
             build(written)
         except (TypeError, ValueError) as error:
             raise typer.BadParameter(str(error), param_hint=option) from None
+    try:
+        check_pair(build_unmasker(unmasker), build_cache(cache))
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 def generate(

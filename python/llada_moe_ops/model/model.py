@@ -40,6 +40,13 @@ class Attention(nn.Module):
         self.k_norm = RMSNorm(size, config.rms_norm_eps) if config.qk_layernorm else None
 
     def forward(self, x: Tensor, place: Place) -> Tensor:
+        q, k, v = self.project(x, place.positions)
+        if place.cache is not None:
+            k, v = place.cache.write(self.index, k, v, place.positions)
+        return self.o_proj(place.keys.attend(q, k, v).flatten(2))
+
+    def project(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries [B, W, Hq, D], keys and values [B, W, Hkv, D] of normalised x [B, W, H] at positions [B, W]."""
         config = self.config
         batch, length = x.shape[:2]
         q, k, v = (
@@ -51,7 +58,7 @@ class Attention(nn.Module):
             k,
             None if self.q_norm is None else self.q_norm.weight,
             None if self.k_norm is None else self.k_norm.weight,
-            place.positions,
+            positions,
             theta=config.rope_theta,
             rotary_dim=config.rotary_dim,
             eps=config.rms_norm_eps,
@@ -59,9 +66,7 @@ class Attention(nn.Module):
         )
         if config.clip_qkv is not None:
             v = v.clamp(-config.clip_qkv, config.clip_qkv)
-        if place.cache is not None:
-            k, v = place.cache.write(self.index, k, v, place.positions)
-        return self.o_proj(place.keys.attend(q, k, v).flatten(2))
+        return q, k, v
 
 
 class SwiGLU(nn.Module):
@@ -178,10 +183,12 @@ class Layer(nn.Module):
         if whole is not None:
             return whole
         h, residual = self.post_attention_layernorm.add(update, residual)
-        out = self.mlp(h, router_logits)
-        if self.shared_expert is not None:
-            out = out + self.shared_expert(h)
-        return out, residual
+        return self.feed_forward(h, router_logits), residual
+
+    def feed_forward(self, h: Tensor, router_logits: list[Tensor] | None = None) -> Tensor:
+        """What experts, or a dense layer, make of normalised h [B, L, H]."""
+        out: Tensor = self.mlp(h, router_logits)
+        return out if self.shared_expert is None else out + self.shared_expert(h)
 
 
 @dataclass

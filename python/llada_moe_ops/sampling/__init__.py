@@ -1,6 +1,6 @@
 """The sampler: what to unmask at each step, what to recompute, and a record of it all."""
 
-from .cache import CACHES, CachePolicy
+from .cache import CACHES, Cache, CachePolicy
 from .details import Details, Distributions
 from .likelihood import LikelihoodEstimate, score
 from .noise import CounterNoise, NoiseSource, RecordedNoise
@@ -14,6 +14,7 @@ from .unmaskers import UNMASKERS, Decision, Unmasker
 __all__ = [
     "CACHES",
     "UNMASKERS",
+    "Cache",
     "CachePolicy",
     "CounterNoise",
     "Decision",

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
 
 from . import _arguments as arguments
 from ._specification import build_part
+
+if TYPE_CHECKING:
+    from .unmaskers import Unmasker
 
 
 @dataclass(frozen=True)
@@ -105,16 +108,48 @@ class BlockCausalCache:
         return Window(block[:, 0], block.shape[1])
 
 
-CACHES: dict[str, Callable[..., CachePolicy | None]] = {
+@dataclass(frozen=True)
+class IntervalCache:
+    """Recomputes prompt and response at intervals, in between what has changed most (dLLM-Cache, arXiv 2506.06295).
+
+    At the other steps, in every layer but the first, the ``share`` of a row's response tokens whose value vectors have
+    turned furthest (lowest cosine with the kept ones) is recomputed; the others keep their keys, and what attention and
+    experts made of them. Steps are a row's own, counted over the whole generation. The response is what was to be
+    filled at the start.
+
+    Args:
+        prompt_interval: steps, at least 1.
+        response_interval: steps, at least 1.
+        share: from 0 to 1.
+    """
+
+    prompt_interval: int = 100
+    response_interval: int = 7
+    share: float = 0.25
+
+    def __post_init__(self) -> None:
+        arguments.integer("prompt_interval", self.prompt_interval, 1)
+        arguments.integer("response_interval", self.response_interval, 1)
+        arguments.fraction("share", self.share)
+
+    @property
+    def repeats(self) -> bool:
+        """Whether predictions of a step may be those of an earlier one."""
+        return self.share < 1 and self.response_interval > 1
+
+
+Cache = CachePolicy | IntervalCache
+CACHES: dict[str, Callable[..., Cache | None]] = {
     "none": lambda: None,
     "prefix": PrefixCache,
     "dual": DualCache,
     "vicinity": VicinityCache,
+    "interval": IntervalCache,
     "block_causal": BlockCausalCache,
 }
 
 
-def build_cache(cache: str | CachePolicy) -> CachePolicy | None:
+def build_cache(cache: str | Cache) -> Cache | None:
     """A policy by its name in ``CACHES`` with its parameters, as in "vicinity:8", or the object; None for "none".
 
     Raises:
@@ -123,6 +158,24 @@ def build_cache(cache: str | CachePolicy) -> CachePolicy | None:
     """
     if isinstance(cache, str):
         return build_part("cache", cache, CACHES)
-    if not callable(getattr(cache, "window", None)):
+    if not isinstance(cache, IntervalCache) and not callable(getattr(cache, "window", None)):
         raise TypeError(f"cache must be a name or an object with window(), got {type(cache).__name__}")
     return cache
+
+
+def check_pair(unmasker: Unmasker, cache: Cache | None) -> None:
+    """Refuse a rule that compares steps where a step may repeat what an earlier one has predicted.
+
+    Credit would be given again for the same prediction, and what is not recomputed would pass for stable.
+
+    Raises:
+        ValueError
+    """
+    rule: object = unmasker
+    while rule is not None:
+        if isinstance(cache, IntervalCache) and cache.repeats and getattr(rule, "compares_steps", False):
+            raise ValueError(
+                f"unmasker {type(rule).__name__} compares a step's predictions with earlier ones, but cache 'interval' "
+                f"repeats those of the tokens that it does not recompute; take another cache, or share=1"
+            )
+        rule = getattr(rule, "rule", None)

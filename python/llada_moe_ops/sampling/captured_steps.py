@@ -15,6 +15,7 @@ from ..model.captured import Recorder, can_capture, record_cuda_graph
 from ..model.inputs import KeyMask, Place
 from ..model.key_value_cache import KeyValueCache
 from ..ops._library import has_cuda_kernel
+from .cache import IntervalCache
 from .canvas import Canvas
 from .forward import MOST_GRAPHS
 from .predictor import Predictor, Statistics
@@ -80,7 +81,10 @@ class CapturedSteps:
         record: Recorder,
     ) -> None:
         self._predictor, self._unmasker, self._end_token, self._watched = predictor, unmasker, end_token, watched
-        self._model, self._canvas, self._policy = predictor.model, predictor.canvas, predictor.forward.policy
+        self._model, self._canvas = predictor.model, predictor.canvas
+        policy = predictor.forward.policy
+        assert not isinstance(policy, IntervalCache)  # not capturable
+        self._policy = policy
         self._lengths = self._canvas.lengths.cpu()
         self._ragged = bool((self._lengths != self._canvas.tokens.shape[1]).any())
         self._record = record

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from . import _arguments as arguments
 from ._arguments import require
 from ._names import choose
-from .cache import CachePolicy, build_cache
+from .cache import Cache, build_cache, check_pair
 from .canvas import Canvas
 from .noise import CounterNoise, NoiseSource, request_keys
 from .predictor import Predictor, PredictorOptions
@@ -34,7 +34,7 @@ class SamplerOptions:
     cfg_scale: float
     remasking: str
     unmasker: str | Unmasker
-    cache: str | CachePolicy
+    cache: str | Cache
     seed: int | Sequence[int] | None
     mask_token_id: int | None
     eos_token_id: int | None
@@ -49,8 +49,7 @@ class SamplerOptions:
         arguments.non_negative("temperature", self.temperature)
         arguments.non_negative("cfg_scale", self.cfg_scale)
         choose("remasking", self.remasking, _REMASKINGS)
-        build_unmasker(self.unmasker)
-        build_cache(self.cache)
+        check_pair(build_unmasker(self.unmasker), build_cache(self.cache))
 
     def end_token(self, config: LLaDAMoEConfig) -> int | None:
         """End-of-text: the caller's id, else the config's; None when neither is known and no option needs it."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .. import ops
 from ..ops import TokenConfidence
-from .cache import CachePolicy
+from .cache import Cache
 from .canvas import Canvas
 from .details import Details, Distributions
 from .forward import Canvases
@@ -67,13 +67,13 @@ class Predictor:
         self,
         model: LLaDAMoEModel,
         canvas: Canvas,
-        cache: CachePolicy | None,
+        cache: Cache | None,
         noise: NoiseSource,
         options: PredictorOptions,
     ) -> None:
         self.model = model
         self.canvas = canvas
-        self.forward = build_forward(model, cache, len(canvas.tokens) * (1 if options.cfg_scale == 0 else 2))
+        self.forward = build_forward(model, cache, canvas, 1 if options.cfg_scale == 0 else 2)
         self.noise = noise
         self.options = options
         self.forward_passes = 0

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from . import _arguments as arguments
 from ._arguments import TokenIds, require
-from .cache import CachePolicy
+from .cache import Cache
 from .canvas import Canvas
 from .loop import denoise
 from .noise import NoiseSource
@@ -39,7 +39,7 @@ def generate(
     remasking: str = "low_confidence",
     attention_mask: Tensor | None = None,
     unmasker: str | Unmasker = "fixed",
-    cache: str | CachePolicy = "none",
+    cache: str | Cache = "none",
     seed: int | Sequence[int] | None = None,
     mask_token_id: int | None = None,
     eos_token_id: int | None = None,
@@ -135,7 +135,7 @@ def infill(
     cfg_scale: float = 0.0,
     remasking: str = "low_confidence",
     unmasker: str | Unmasker = "fixed",
-    cache: str | CachePolicy = "none",
+    cache: str | Cache = "none",
     seed: int | Sequence[int] | None = None,
     mask_token_id: int | None = None,
     eos_token_id: int | None = None,

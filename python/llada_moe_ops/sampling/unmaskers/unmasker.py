@@ -45,6 +45,9 @@ class Unmasker(Protocol):
 
     One with an attribute ``revises`` that is true is also told the predictions in place of the tokens that it has
     written in this block, and may replace or mask them; rows that it calls unfinished come without a masked position.
+
+    One with an attribute ``compares_steps`` that is true takes what a position has predicted at several steps for
+    several observations; caches that repeat predictions are refused.
     """
 
     adaptive: bool

@@ -24,6 +24,8 @@ from .conftest import Command
         (("generate", "x", "--remasking", "sure"), "low_confidence"),
         (("generate", "x", "--cache", "all"), "vicinity"),
         (("infill", "[MASK]", "--cache", "vicinity:-1"), "neighbours must be at least 0, got -1"),
+        (("generate", "x", "--cache", "interval", "--unmasker", "klass"), "take another cache"),
+        (("infill", "[MASK]", "--smoothing", "iteraton"), "did you mean 'iteration'"),
         (("generate", "x", "--unmasker", "treshold:0.9"), "did you mean 'threshold'"),
         (("infill", "[MASK]", "--unmasker", "threshold:9"), "threshold must be from 0 to 1, got 9"),
         (("eval", "sort", "--unmasker", "fixed:9"), "'fixed' must have no parameters"),

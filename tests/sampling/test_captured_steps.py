@@ -119,6 +119,12 @@ def test_infilled_rows_of_different_lengths(recorded: Recorded, cache: str, step
     assert recorded.graphs >= 1
 
 
+@pytest.mark.parametrize("options", [{"smoothing": "iteration"}, {"cache": "interval"}, {"cache": "block_causal"}])
+def test_parts_that_a_graph_cannot_hold(recorded: Recorded, options: dict[str, Any]) -> None:
+    generate(load("base-fp32"), PROMPTS, gen_length=12, block_length=6, **options)
+    assert recorded.graphs == 0
+
+
 @pytest.mark.parametrize("case", [case for case in golden.CASES if not golden.has_defect(case)])
 def test_golden_cases(recorded: Recorded, case: str) -> None:
     golden.test_tokens_and_trace_equal_the_published_sampler(case)

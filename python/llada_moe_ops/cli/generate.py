@@ -32,24 +32,26 @@ def check_lengths(gen_length: int, block_length: int | None, steps: int | None) 
         raise typer.BadParameter(f"--steps {steps} is not a multiple of the number of blocks {gen_length // block}")
 
 
-def check_parts(unmasker: str, cache: str = "none") -> None:
-    """A rule or policy that does not exist, or parameters it does not take, are wrong usage.
+def check_parts(unmasker: str, cache: str = "none", smoothing: str = "none") -> None:
+    """A rule or policy that does not exist, or parameters it does not take, or a pair that does not go, is wrong usage.
 
     Raises:
         typer.BadParameter
     """
     from ..sampling.cache import build_cache, check_pair
+    from ..sampling.smoothing import build_smoothing
     from ..sampling.unmaskers import build_unmasker
 
-    for option, build, written in (("--unmasker", build_unmasker, unmasker), ("--cache", build_cache, cache)):
+    checks: dict[str, Callable[[], object]] = {
+        "--unmasker": lambda: build_unmasker(unmasker),
+        "--cache": lambda: check_pair(build_unmasker(unmasker), build_cache(cache)),
+        "--smoothing": lambda: build_smoothing(smoothing),
+    }
+    for option, check in checks.items():
         try:
-            build(written)
+            check()
         except (TypeError, ValueError) as error:
             raise typer.BadParameter(str(error), param_hint=option) from None
-    try:
-        check_pair(build_unmasker(unmasker), build_cache(cache))
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from None
 
 
 def generate(
@@ -64,6 +66,7 @@ def generate(
     remasking: Remasking,
     unmasker: str,
     cache: str,
+    smoothing: str,
     stop_at_eos: bool,
     seed: int | None,
     raw: bool,
@@ -74,7 +77,7 @@ def generate(
     """Reply to prompts and print the replies."""
     if gen_length is not None:
         check_lengths(gen_length, block_length, steps)
-    check_parts(unmasker, cache)
+    check_parts(unmasker, cache, smoothing)
     from .. import sampling
 
     loaded = load(model)
@@ -96,6 +99,7 @@ def generate(
             remasking=remasking.value,
             unmasker=unmasker,
             cache=cache,
+            smoothing=smoothing,
             stop_at_eos=stop_at_eos,
             seed=seed,
             mask_token_id=loaded.mask_token_id,

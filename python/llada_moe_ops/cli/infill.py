@@ -28,13 +28,14 @@ def infill(
     remasking: Remasking,
     unmasker: str,
     cache: str,
+    smoothing: str,
     seed: int | None,
     json: bool,
     trace: bool,
     output: Path | None,
 ) -> None:
     """Fill texts and print them."""
-    check_parts(unmasker, cache)
+    check_parts(unmasker, cache, smoothing)
     import torch
 
     from .. import sampling
@@ -57,6 +58,7 @@ def infill(
             remasking=remasking.value,
             unmasker=unmasker,
             cache=cache,
+            smoothing=smoothing,
             seed=seed,
             mask_token_id=loaded.mask_token_id,
             eos_token_id=loaded.eos_token_id,

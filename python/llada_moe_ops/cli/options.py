@@ -99,6 +99,13 @@ CacheOption = Annotated[
         "vicinity:8. An unknown name lists them."
     ),
 ]
+Smoothing = Annotated[
+    str,
+    typer.Option(
+        help="What a step is told of the predictions before it: none, or iteration with its parameters, such as "
+        "iteration:limit=0.2."
+    ),
+]
 Unmasker = Annotated[
     str,
     typer.Option(

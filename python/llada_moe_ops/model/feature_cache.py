@@ -45,6 +45,7 @@ class FeatureCache:
         positions: Tensor,
         key_range: Tensor,
         counts: Tensor | None,
+        added: Tensor | None = None,
     ) -> Tensor:
         """Final hidden states [B', S, H] of the response.
 
@@ -54,9 +55,10 @@ class FeatureCache:
             positions: int64 [B', G + S]; from L on they are padding.
             key_range: int32 [B', 2], each row's first position and the one past its last.
             counts: int64 [B'], response tokens that each layer recomputes; None: all.
+            added: as for :meth:`LLaDAMoEModel.hidden`.
         """
         model = self.model
-        residual, update = torch.nn.functional.embedding(tokens, model.embed_tokens), None
+        residual, update = model.embed(tokens, added), None
         given = tokens.shape[1] - self.slots
         for index in range(len(model.layers)):
             update, residual = self._layer(

@@ -105,6 +105,7 @@ def check_inputs(
     positions: Tensor | None,
     cache: object,
     block_size: int | None = None,
+    added: Tensor | None = None,
 ) -> None:
     """Check the arguments of a forward pass.
 
@@ -139,6 +140,11 @@ def check_inputs(
             raise ValueError(f"positions must not be negative, got {int(positions.min())}")
         if block_size is not None and not _whole_blocks(positions, block_size):
             raise ValueError(f"positions must be a run of whole blocks of block_size {block_size} in each row")
+    if added is not None:
+        if added.dtype != torch.float32:
+            raise TypeError(f"added must be float32, got {str(added.dtype).removeprefix('torch.')}")
+        if added.shape != (batch, width, config.hidden_size):
+            raise ValueError(f"added must have shape {[batch, width, config.hidden_size]}, got {list(added.shape)}")
     if input_ids.numel():
         low, high = (int(bound) for bound in torch.aminmax(input_ids))
         if low < 0 or high >= config.vocab_size:

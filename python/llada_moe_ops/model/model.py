@@ -208,6 +208,7 @@ class LLaDAMoEModel(nn.Module):
         super().__init__()
         self.config = config
         self.quantization: str | None = None
+        self._columns: tuple[tuple[int, torch.dtype], Tensor | PackedLinear] | None = None
         self.embed_tokens = nn.Parameter(torch.empty(config.vocab_size, config.hidden_size))
         self.layers = nn.ModuleList(Layer(config, index) for index in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
@@ -321,6 +322,7 @@ class LLaDAMoEModel(nn.Module):
         cache: KeyValueCache | None = None,
         *,
         block_size: int | None = None,
+        added: Tensor | None = None,
         router_logits: list[Tensor] | None = None,
     ) -> Tensor:
         """The final hidden states [B, W, H], normalised, before the head.
@@ -336,22 +338,48 @@ class LLaDAMoEModel(nn.Module):
             block_size: for models trained block-causally: a position attends to its own block of so many positions,
                 counted from 0, and to earlier ones. With a cache, ``input_ids`` are whole blocks, a run of them in each
                 row, or without positions the first W of the canvas; None attends to everything.
+            added: float32 [B, W, H], added to the tokens' embeddings before these are rounded to the model's dtype.
             router_logits: a list that receives each expert layer's router logits [B·W, E] (for training losses).
 
         Raises:
             TypeError, ValueError: an argument of the wrong type, dtype, shape or range; the message names it.
         """
-        check_inputs(self.config, input_ids, attention_mask, positions, cache, block_size)
+        check_inputs(self.config, input_ids, attention_mask, positions, cache, block_size, added)
         place = Place.build(input_ids, attention_mask, positions, cache, block_size)
-        return self.run(input_ids, place, router_logits)
+        return self.run(input_ids, place, router_logits, added)
 
-    def run(self, input_ids: Tensor, place: Place, router_logits: list[Tensor] | None = None) -> Tensor:
+    def run(
+        self,
+        input_ids: Tensor,
+        place: Place,
+        router_logits: list[Tensor] | None = None,
+        added: Tensor | None = None,
+    ) -> Tensor:
         """:meth:`hidden` of checked inputs: no value is read on the host, so a GPU need not be waited for."""
-        residual = functional.embedding(input_ids, self.embed_tokens)
+        residual = self.embed(input_ids, added)
         update = None
         for layer in self.layers:
             update, residual = layer(update, residual, place, router_logits)
         return self.norm.add(update, residual)[0]
+
+    def embed(self, input_ids: Tensor, added: Tensor | None = None) -> Tensor:
+        """Embeddings [B, W, H] of tokens [B, W], with ``added`` as for :meth:`hidden`."""
+        embedded = functional.embedding(input_ids, self.embed_tokens)
+        return embedded if added is None else (embedded + added).to(embedded.dtype)
+
+    @torch.no_grad()
+    def expected_embedding(self, probabilities: Tensor) -> Tensor:
+        """Σ p_v · embedding of v, [R, H], of probabilities [R, V] in the model's dtype; a row's bits are its own.
+
+        The product needs the embedding by columns: a copy of it, kept from the first call on unless it is trained.
+        """
+        embedding = self.embed_tokens
+        held = self._columns
+        if held is None or held[0] != (embedding.data_ptr(), embedding.dtype) or embedding.requires_grad:
+            columns = embedding.detach().T.contiguous()
+            held = (embedding.data_ptr(), embedding.dtype), columns if columns.is_cuda else ops.pack_linear(columns)
+            self._columns = held
+        return ops.linear(probabilities, held[1])
 
     def forward(
         self,

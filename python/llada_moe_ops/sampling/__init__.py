@@ -8,11 +8,13 @@ from .predictor import Statistics
 from .result import GenerationResult
 from .sampler import generate, infill
 from .schedule import Schedule
+from .smoothing import SMOOTHINGS, IterationSmoothing
 from .trace import NonFiniteLogitsError, Trace, TraceStep
 from .unmaskers import UNMASKERS, Decision, Unmasker
 
 __all__ = [
     "CACHES",
+    "SMOOTHINGS",
     "UNMASKERS",
     "Cache",
     "CachePolicy",
@@ -21,6 +23,7 @@ __all__ = [
     "Details",
     "Distributions",
     "GenerationResult",
+    "IterationSmoothing",
     "LikelihoodEstimate",
     "NoiseSource",
     "NonFiniteLogitsError",

@@ -44,7 +44,7 @@ class BlockCausalForward(Forward):
             start, width = canvases.block[:, 0], canvases.block.shape[1]
             index = torch.arange(canvases.tokens.shape[1], device=start.device)
             seen = index < torch.minimum(start + width, canvases.lengths)[:, None]
-            hidden = self._recompute(canvases.tokens, seen, Window(start, width))
+            hidden = self._recompute(canvases, seen, Window(start, width))
         return hidden[row, position - start[row]]
 
     def _begin(self, canvases: Canvases) -> tuple[Tensor, Tensor]:

@@ -104,7 +104,11 @@ class CapturedSteps:
             watched: each step is wanted as soon as it is done, not when its block is.
         """
         parts = [unmasker, predictor.noise] + [predictor.forward.policy] * (predictor.forward.policy is not None)
-        if unmasker.adaptive or not all(getattr(part, "capturable", False) for part in parts):
+        if (
+            predictor.smoother is not None
+            or unmasker.adaptive
+            or not all(getattr(part, "capturable", False) for part in parts)
+        ):
             return None
         if not can_capture(predictor.model) or not has_cuda_kernel("token_confidence"):
             return None

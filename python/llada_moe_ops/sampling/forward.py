@@ -29,6 +29,7 @@ class Canvases:
         mask: bool [A, L], True at real tokens; None when all are.
         filled: bool [A, L], what was to be filled at the start.
         block, lengths, index: as for :meth:`CachePolicy.window`.
+        added: float32 [A, W, H], what is added to the embeddings of the block's tokens; None adds nothing.
     """
 
     rows: Tensor
@@ -38,6 +39,16 @@ class Canvases:
     block: Tensor
     lengths: Tensor
     index: int
+    added: Tensor | None
+
+    def added_at(self, positions: Tensor) -> Tensor | None:
+        """The same at ``positions`` [A, S] or [S], float32 [A, S, H]."""
+        if self.added is None:
+            return None
+        slots = positions - self.block[:, :1]
+        inside = slots.clamp(0, self.block.shape[1] - 1)
+        every = torch.arange(len(slots), device=slots.device)[:, None]
+        return self.added[every, inside] * (slots == inside)[..., None]
 
 
 class Forward:
@@ -59,13 +70,13 @@ class Forward:
     def __call__(self, canvases: Canvases, row: Tensor, position: Tensor) -> Tensor:
         """Hidden states [R, H] of position[r] in canvas row[r], int64 [R] each: an index of ``canvases``."""
         if self.policy is None:
-            return self._hidden(canvases.tokens, canvases.mask, None, None)[row, position]
+            return self._whole(canvases, None)[row, position]
         window = None
         if canvases.index:
             window = self.policy.window(canvases.index, canvases.block, canvases.lengths)
         if window is None or not self._keep(canvases.rows):
             return self._refresh(canvases)[row, position]
-        return self._recompute(canvases.tokens, canvases.mask, window)[row, position - window.start[row]]
+        return self._recompute(canvases, canvases.mask, window)[row, position - window.start[row]]
 
     def _refresh(self, canvases: Canvases) -> Tensor:
         batch, length = canvases.tokens.shape
@@ -73,17 +84,29 @@ class Forward:
             self._cache = KeyValueCache(self.model, batch, length)
             self._graphs.clear()
         self._rows = canvases.rows
-        return self._hidden(canvases.tokens, canvases.mask, None, self._cache)
+        return self._whole(canvases, self._cache)
 
-    def _recompute(self, tokens: Tensor, mask: Tensor | None, window: Window) -> Tensor:
-        positions = window.positions()
+    def _whole(self, canvases: Canvases, cache: KeyValueCache | None) -> Tensor:
+        tokens = canvases.tokens
+        added = canvases.added_at(torch.arange(tokens.shape[1], device=tokens.device))
+        return self._hidden(tokens, canvases.mask, None, cache, added)
+
+    def _recompute(self, canvases: Canvases, mask: Tensor | None, window: Window) -> Tensor:
+        positions, tokens = window.positions(), canvases.tokens
         inside = positions.clamp(max=tokens.shape[1] - 1)
-        return self._hidden(tokens.gather(1, inside), mask, positions, self._cache)
+        return self._hidden(tokens.gather(1, inside), mask, positions, self._cache, canvases.added_at(positions))
 
     def _hidden(
-        self, tokens: Tensor, mask: Tensor | None, positions: Tensor | None, cache: KeyValueCache | None
+        self,
+        tokens: Tensor,
+        mask: Tensor | None,
+        positions: Tensor | None,
+        cache: KeyValueCache | None,
+        added: Tensor | None,
     ) -> Tensor:
-        """``model.hidden``, or the graph of it."""
+        """``model.hidden``, or the graph of it where nothing is added."""
+        if added is not None:
+            return self.model.hidden(tokens, mask, positions, cache, added=added)
         key = (*tokens.shape, mask is not None)
         if self._capture and key not in self._graphs:
             self._graphs[key] = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -59,7 +60,10 @@ class IntervalForward:
         if prompt:
             parts.insert(0, _places(given, int(given.sum(1).max())))
         positions = torch.cat(parts, 1)
-        rows = canvases.rows[mine]
+        rows, added = canvases.rows[mine], None
+        if canvases.added is not None:
+            part = replace(canvases, block=canvases.block[mine], added=canvases.added[mine])
+            added = part.added_at(positions)
         counts = None if whole else (filled.sum(1) * self.policy.share).long()
         return self._cache.run(
             None if torch.equal(rows, torch.arange(self._batch, device=rows.device)) else rows,
@@ -67,6 +71,7 @@ class IntervalForward:
             positions,
             torch.stack([torch.zeros_like(lengths), lengths], 1).int(),
             counts,
+            added,
         )
 
 

@@ -13,6 +13,7 @@ from .cache import Cache, build_cache, check_pair
 from .canvas import Canvas
 from .noise import CounterNoise, NoiseSource, request_keys
 from .predictor import Predictor, PredictorOptions
+from .smoothing import IterationSmoothing, build_smoothing
 from .trace import TraceStep
 from .unmaskers import Unmasker, build_unmasker
 
@@ -35,6 +36,7 @@ class SamplerOptions:
     remasking: str
     unmasker: str | Unmasker
     cache: str | Cache
+    smoothing: str | IterationSmoothing
     seed: int | Sequence[int] | None
     mask_token_id: int | None
     eos_token_id: int | None
@@ -49,6 +51,7 @@ class SamplerOptions:
         arguments.non_negative("temperature", self.temperature)
         arguments.non_negative("cfg_scale", self.cfg_scale)
         choose("remasking", self.remasking, _REMASKINGS)
+        build_smoothing(self.smoothing)
         check_pair(build_unmasker(self.unmasker), build_cache(self.cache))
 
     def end_token(self, config: LLaDAMoEConfig) -> int | None:
@@ -93,4 +96,5 @@ class SamplerOptions:
                 forbidden=[end] if self.suppress_eos and end is not None else [],
                 unconfident=unconfident,
             ),
+            build_smoothing(self.smoothing),
         )

@@ -17,6 +17,7 @@ from .details import Details, Distributions
 from .forward import Canvases
 from .forwards import build_forward
 from .noise import Draw, NoiseSource
+from .smoothing import IterationSmoothing, Smoother
 
 if TYPE_CHECKING:
     from ..model import LLaDAMoEModel
@@ -70,10 +71,12 @@ class Predictor:
         cache: Cache | None,
         noise: NoiseSource,
         options: PredictorOptions,
+        smoothing: IterationSmoothing | None = None,
     ) -> None:
         self.model = model
         self.canvas = canvas
         self.forward = build_forward(model, cache, canvas, 1 if options.cfg_scale == 0 else 2)
+        self.smoother = None if smoothing is None else Smoother(model, smoothing)
         self.noise = noise
         self.options = options
         self.forward_passes = 0
@@ -88,9 +91,10 @@ class Predictor:
             FloatingPointError: NaN or infinity in the hidden states or logits.
         """
         row, slot = masked.nonzero(as_tuple=True)
-        position = positions[row, slot]
-        hidden = self._hidden(rows, positions, index, row, position)
-        draw = Draw(step, rows[row], position, self.row_steps[rows[row]])
+        position, steps = positions[row, slot], self.row_steps[rows]
+        added = None if self.smoother is None else self.smoother.added(rows, self._open(rows, positions), index)
+        hidden = self._hidden(rows, positions, index, added, row, position)
+        draw = Draw(step, rows[row], position, steps[row])
         self.row_steps[rows] += 1
         best = self._choose(hidden, draw)
         if not bool(hidden.isfinite().all() & best.logprob.isfinite().all()):
@@ -101,7 +105,9 @@ class Predictor:
             return grid.index_put((row, slot), values)
 
         whole = self._whole(hidden, best, rows, row, slot, masked)
-        return self._statistics(best, draw, whole, positions, masked, index, dense)
+        if self.smoother is not None:
+            self.smoother.keep(whole, steps)
+        return self._statistics(best, draw, whole, positions, masked, index, steps, dense)
 
     def in_fixed_sizes(
         self, rows: Tensor, positions: Tensor, masked: Tensor, run: Callable[[Tensor], Tensor]
@@ -137,7 +143,7 @@ class Predictor:
             for size, shape in zip(masked.shape, ((-1, 1), (1, -1)), strict=True)
         )
         whole = self._whole(hidden, best, rows, row, slot, masked)
-        return self._statistics(best, draw, whole, positions, masked, -1, dense), (finite | ~masked).all()
+        return self._statistics(best, draw, whole, positions, masked, -1, steps, dense), (finite | ~masked).all()
 
     @property
     def passes_per_step(self) -> int:
@@ -158,6 +164,7 @@ class Predictor:
         positions: Tensor,
         masked: Tensor,
         index: int,
+        steps: Tensor,
         dense: Callable[[Tensor], Tensor],
     ) -> Statistics:
         """``dense`` lays values [R] out in [A, W]."""
@@ -179,10 +186,18 @@ class Predictor:
             return statistics(self._choose(hidden, draw, bias), bias)
 
         tokens = self.canvas.tokens[whole.rows].gather(1, positions.clamp(max=self.canvas.tokens.shape[1] - 1))
-        details = Details(whole.rows, index, tokens, masked, lambda: dense(self.noise.uniform(draw)), whole, biased)
+        details = Details(
+            whole.rows, index, steps, tokens, masked, lambda: dense(self.noise.uniform(draw)), whole, biased
+        )
         return statistics(best)
 
-    def _hidden(self, rows: Tensor, block: Tensor, index: int, row: Tensor, position: Tensor) -> Tensor:
+    def _open(self, rows: Tensor, positions: Tensor) -> Tensor:
+        """Which of the rows' positions [A, W] are masked; meaningless past a row's end."""
+        return self.canvas.to_fill[rows].gather(1, positions.clamp(max=self.canvas.tokens.shape[1] - 1))
+
+    def _hidden(
+        self, rows: Tensor, block: Tensor, index: int, added: Tensor | None, row: Tensor, position: Tensor
+    ) -> Tensor:
         """Final hidden states [R, H] of position[r] in the canvas rows[row[r]].
 
         With guidance w they are u + (w + 1)(l − u), u being those of the canvas with its given tokens masked: the
@@ -193,7 +208,7 @@ class Predictor:
         filled = canvas.filled[rows]
         self.forward_passes += self.passes_per_step
         if scale == 0:
-            return self.forward(Canvases(rows, tokens, mask, filled, block, lengths, index), row, position)
+            return self.forward(Canvases(rows, tokens, mask, filled, block, lengths, index, added), row, position)
         twice = Canvases(
             torch.cat([rows, rows + len(canvas.tokens)]),
             torch.cat([tokens, self._without_given(rows, tokens)]),
@@ -202,6 +217,7 @@ class Predictor:
             torch.cat([block, block]),
             torch.cat([lengths, lengths]),
             index,
+            None if added is None else torch.cat([added, added]),
         )
         both = self.forward(twice, torch.cat([row, row + len(rows)]), torch.cat([position, position]))
         return guide(both[: len(row)], both[len(row) :], scale)

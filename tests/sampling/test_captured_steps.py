@@ -181,8 +181,8 @@ def steps_of(
     """The steps of rows of these lengths."""
     choices: dict[str, Any] = {
         "temperature": 0.5, "cfg_scale": 0.5, "remasking": "low_confidence", "unmasker": "fixed", "cache": cache,
-        "seed": 0, "mask_token_id": 69, "eos_token_id": 1, "eot_token_id": 2, "suppress_eos": True,
-        "suppress_eos_confidence": True, "stop_at_eos": True, "noise": None, "on_step": None, **options,
+        "smoothing": "none", "seed": 0, "mask_token_id": 69, "eos_token_id": 1, "eot_token_id": 2,
+        "suppress_eos": True, "suppress_eos_confidence": True, "stop_at_eos": True, "noise": None, "on_step": None, **options,
     }  # fmt: skip
     tokens = torch.zeros(len(lengths), max(lengths), dtype=torch.int64)
     none, fill = torch.zeros(len(lengths), dtype=torch.int64), torch.ones_like(tokens, dtype=torch.bool)

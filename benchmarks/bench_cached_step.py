@@ -4,8 +4,8 @@
     python -m benchmarks.bench_cached_step --format bf16 --layers 4
 
 A prompt of 128 tokens and 128 new ones in blocks of 32; a step is the forward pass and the choice of a token at each of
-the block's positions. Policies take turns. "cached" is the step that a policy is made for, the mean over the blocks; "32
-steps" is what a whole generation takes, 8 a block, with the steps that recompute more.
+the block's positions. Policies take turns. "cached" is the step that a policy is made for, the mean over the blocks;
+"32 steps" is what a whole generation takes, 8 a block, with the steps that recompute more.
 """
 
 from __future__ import annotations
@@ -56,22 +56,29 @@ POLICIES: dict[str, tuple[list[tuple[int, int, str]], dict[str, int]]] = {
 
 
 class Steps:
-    """The steps of one generation under a policy; tokens stay as they are, which changes no time."""
+    """The steps of one generation under a policy, at any of which half of the block is filled.
+
+    What is filled are random tokens, so that they go to experts of their own; masks share theirs.
+    """
 
     def __init__(self, model: LLaDAMoEModel, policy: str) -> None:
-        prompt = torch.randint(0, 150_000, (1, PROMPT), generator=torch.Generator().manual_seed(0))
-        layout = torch.cat([prompt, torch.full((1, NEW_TOKENS), MASK_TOKEN)], 1)
+        self.tokens = torch.randint(0, 150_000, (1, PROMPT + NEW_TOKENS), generator=torch.Generator().manual_seed(0))
         to_fill = torch.arange(PROMPT + NEW_TOKENS)[None] >= PROMPT
-        first = torch.tensor([PROMPT])
         self.model = model
-        self.canvas = Canvas.build(layout, to_fill, None, first, len(BLOCKS), BLOCK)
+        self.canvas = Canvas.build(self.tokens, to_fill, None, torch.tensor([PROMPT]), len(BLOCKS), BLOCK)
         self.passes = build_forward(model, build_cache(policy), self.canvas, 1)
+
+    def at(self, block: int) -> Tensor:
+        """The tokens in the middle of a block, [1, 256]."""
+        start, tokens = PROMPT + block * BLOCK, self.tokens.clone()
+        tokens[:, start : start + BLOCK : 2] = tokens[:, start + BLOCK :] = MASK_TOKEN
+        return tokens
 
     def hidden(self, block: int, index: int) -> Tensor:
         """Hidden states of the block, [32, H]."""
         canvas, positions = self.canvas, self.canvas.block(block)
         row, slot = torch.zeros(BLOCK, dtype=torch.int64), torch.arange(BLOCK)
-        canvases = Canvases(row[:1], canvas.tokens, None, canvas.filled, positions, canvas.lengths, index, None)
+        canvases = Canvases(row[:1], self.at(block), None, canvas.filled, positions, canvas.lengths, index, None)
         return self.passes(canvases, row, positions[row, slot])
 
     def seconds(self, block: int, index: int) -> float:
@@ -87,8 +94,7 @@ def check(model: LLaDAMoEModel) -> None:
     assert torch.equal(whole.hidden(1, 0), exact)
     assert torch.equal(whole.hidden(1, 1), exact)
     causal = Steps(model, "block_causal")
-    tokens = causal.canvas.tokens[:, : PROMPT + 2 * BLOCK]
-    expected = model.hidden(tokens, block_size=BLOCK)[0, -BLOCK:]
+    expected = model.hidden(causal.at(1)[:, : PROMPT + 2 * BLOCK], block_size=BLOCK)[0, -BLOCK:]
     assert torch.equal(causal.hidden(1, 0), expected)
     assert torch.equal(causal.hidden(1, 1), expected)
 

@@ -182,7 +182,8 @@ def steps_of(
     choices: dict[str, Any] = {
         "temperature": 0.5, "cfg_scale": 0.5, "remasking": "low_confidence", "unmasker": "fixed", "cache": cache,
         "smoothing": "none", "seed": 0, "mask_token_id": 69, "eos_token_id": 1, "eot_token_id": 2,
-        "suppress_eos": True, "suppress_eos_confidence": True, "stop_at_eos": True, "noise": None, "on_step": None, **options,
+        "suppress_eos": True, "suppress_eos_confidence": True, "stop_at_eos": True, "noise": None, "on_step": None,
+        **options,
     }  # fmt: skip
     tokens = torch.zeros(len(lengths), max(lengths), dtype=torch.int64)
     none, fill = torch.zeros(len(lengths), dtype=torch.int64), torch.ones_like(tokens, dtype=torch.bool)

@@ -39,12 +39,16 @@ class BlockCausalForward(Forward):
         if canvases.index == 0:
             start, hidden = self._begin(canvases)
         else:
-            kept = self._keep(canvases.rows)
+            assert self.policy is not None
+            kept, window = (
+                self._keep(canvases.rows),
+                self.policy.window(canvases.index, canvases.block, canvases.lengths),
+            )
             assert kept, "rows only leave a block"
-            start, width = canvases.block[:, 0], canvases.block.shape[1]
-            index = torch.arange(canvases.tokens.shape[1], device=start.device)
-            seen = index < torch.minimum(start + width, canvases.lengths)[:, None]
-            hidden = self._recompute(canvases, seen, Window(start, width))
+            assert window is not None
+            index = torch.arange(canvases.tokens.shape[1], device=row.device)
+            seen = index < torch.minimum(canvases.block[:, -1] + 1, canvases.lengths)[:, None]
+            start, hidden = window.start, self._recompute(canvases, seen, window)
         return hidden[row, position - start[row]]
 
     def _begin(self, canvases: Canvases) -> tuple[Tensor, Tensor]:

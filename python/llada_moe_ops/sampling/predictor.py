@@ -15,8 +15,8 @@ from .cache import Cache
 from .canvas import Canvas
 from .details import Details, Distributions
 from .forward import Canvases
-from .forwards import build_forward
 from .noise import Draw, NoiseSource
+from .passes import build_forward
 from .smoothing import IterationSmoothing, Smoother
 
 if TYPE_CHECKING:

@@ -39,12 +39,10 @@ class BlockCausalForward(Forward):
         if canvases.index == 0:
             start, hidden = self._begin(canvases)
         else:
-            assert self.policy is not None
-            kept, window = (
-                self._keep(canvases.rows),
-                self.policy.window(canvases.index, canvases.block, canvases.lengths),
-            )
+            kept = self._keep(canvases.rows)
             assert kept, "rows only leave a block"
+            assert self.policy is not None
+            window = self.policy.window(canvases.index, canvases.block, canvases.lengths)
             assert window is not None
             index = torch.arange(canvases.tokens.shape[1], device=row.device)
             seen = index < torch.minimum(canvases.block[:, -1] + 1, canvases.lengths)[:, None]

@@ -5,6 +5,7 @@ from .details import Details, Distributions
 from .likelihood import LikelihoodEstimate, score
 from .noise import CounterNoise, NoiseSource, RecordedNoise
 from .predictor import Statistics
+from .requests import Request, RequestResult, generate_requests
 from .result import GenerationResult
 from .sampler import generate, infill
 from .schedule import Schedule
@@ -24,12 +25,15 @@ __all__ = [
     "NoiseSource",
     "NonFiniteLogitsError",
     "RecordedNoise",
+    "Request",
+    "RequestResult",
     "Schedule",
     "Statistics",
     "Trace",
     "TraceStep",
     "Unmasker",
     "generate",
+    "generate_requests",
     "infill",
     "score",
 ]

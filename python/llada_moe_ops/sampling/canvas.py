@@ -111,9 +111,9 @@ class Canvas:
         self.commit(rows, columns, torch.full_like(rows, end_token))
         return rows, columns
 
-    def end_rows_in_place(self, positions: Tensor, end_token: int) -> Tensor:
+    def end_rows_in_place(self, positions: Tensor, end_token: int, unfinished: Tensor) -> Tensor:
         """:meth:`end_rows` in fixed sizes, for a CUDA graph; where it changed the canvas, bool [B, L]."""
-        changed = self._ending(positions, end_token, torch.zeros_like(self.to_fill[:, 0]))
+        changed = self._ending(positions, end_token, unfinished)
         self.tokens.masked_fill_(changed, end_token)
         self.to_fill.masked_fill_(changed, False)
         return changed

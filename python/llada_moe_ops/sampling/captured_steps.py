@@ -18,6 +18,7 @@ from ..ops._library import has_cuda_kernel
 from .canvas import Canvas
 from .forward import MOST_GRAPHS
 from .predictor import Predictor, Statistics
+from .stopping import Stopping
 from .trace import NonFiniteLogitsError, Trace, TraceStep
 from .unmaskers import Unmasker, decide
 
@@ -75,11 +76,11 @@ class CapturedSteps:
         self,
         predictor: Predictor,
         unmasker: Unmasker,
-        end_token: int | None,
+        stopping: Stopping | None,
         watched: bool,
         record: Recorder,
     ) -> None:
-        self._predictor, self._unmasker, self._end_token, self._watched = predictor, unmasker, end_token, watched
+        self._predictor, self._unmasker, self._stopping, self._watched = predictor, unmasker, stopping, watched
         self._model, self._canvas, self._policy = predictor.model, predictor.canvas, predictor.forward.policy
         self._lengths = self._canvas.lengths.cpu()
         self._ragged = bool((self._lengths != self._canvas.tokens.shape[1]).any())
@@ -91,20 +92,23 @@ class CapturedSteps:
 
     @classmethod
     def build(
-        cls, predictor: Predictor, unmasker: Unmasker, end_token: int | None, *, watched: bool
+        cls, predictor: Predictor, unmasker: Unmasker, stopping: Stopping | None, *, watched: bool
     ) -> CapturedSteps | None:
         """None where the steps of these parts cannot be captured.
 
         Args:
-            end_token: as for :func:`denoise`.
+            stopping: as for :func:`denoise`.
             watched: each step is wanted as soon as it is done, not when its block is.
         """
-        parts = [unmasker, predictor.noise] + [predictor.forward.policy] * (predictor.forward.policy is not None)
+        optional = [part for part in (predictor.forward.policy, stopping) if part is not None]
+        parts = [unmasker, predictor.noise, *optional]
         if unmasker.adaptive or not all(getattr(part, "capturable", False) for part in parts):
+            return None
+        if isinstance(predictor.options.temperature, Tensor):  # rows of equal temperature are found on the host
             return None
         if not can_capture(predictor.model) or not has_cuda_kernel("token_confidence"):
             return None
-        return cls(predictor, unmasker, end_token, watched, record_cuda_graph)
+        return cls(predictor, unmasker, stopping, watched, record_cuda_graph)
 
     def steps(self, trace: Trace, block: int, positions: Tensor, counts: Tensor) -> Iterator[TraceStep]:
         """Run a block of ``positions`` [B, W] and ``counts`` [B, steps], of which each row's do not increase.
@@ -172,7 +176,10 @@ class CapturedSteps:
         commit, statistics = decision.commit, decision.statistics
         # −1 where numbers are not finite, which the host sees later: until then it has to be a token.
         canvas.commit_block(rows, positions[:, 0], commit, statistics.token.clamp(min=0))
-        ended = None if self._end_token is None else canvas.end_rows_in_place(state.positions, self._end_token)
+        ended = None
+        if self._stopping is not None:
+            going_on = ~self._stopping.at_end_token
+            ended = canvas.end_rows_in_place(state.positions, self._stopping.end_token, going_on)
         state.record(commit, statistics, finite, ended)
         return commit
 
@@ -200,11 +207,11 @@ class CapturedSteps:
         row, slot = (state.committed_at >= indices.start).nonzero(as_tuple=True)
         index, rows = state.committed_at[row, slot], state.rows[row]
         columns, tokens, logprobs = state.positions[rows, slot], state.token[row, slot], state.logprob[row, slot]
-        if self._end_token is not None:
+        if self._stopping is not None:
             ended, after = (state.ended_at >= indices.start).nonzero(as_tuple=True)
             index, rows = torch.cat([index, state.ended_at[ended, after]]), torch.cat([rows, ended])
             columns = torch.cat([columns, after])
-            tokens = torch.cat([tokens, torch.full_like(ended, self._end_token)])
+            tokens = torch.cat([tokens, torch.full_like(ended, self._stopping.end_token)])
             logprobs = torch.cat([logprobs, logprobs.new_zeros(len(ended))])
         order = index.argsort(stable=True)
         rows, columns, tokens, logprobs = (values[order] for values in (rows, columns, tokens, logprobs))

@@ -54,12 +54,14 @@ class Forward:
             block, lengths, index: as for :meth:`CachePolicy.window`.
             row, position: int64 [R], within ``tokens`` and its block.
         """
+        longest = int(lengths.max())  # of the rows that go on
         if self.policy is None:
-            return self._hidden(tokens, mask, None, None)[row, position]
+            return self._hidden(*_cut(tokens, mask, longest), None, None)[row, position]
         window = self.policy.window(index, block, lengths) if index else None
         if window is None or not self._keep(rows):
-            return self._refresh(rows, tokens, mask)[row, position]
-        return self._recompute(tokens, mask, window)[row, position - window.start[row]]
+            return self._refresh(rows, *_cut(tokens, mask, longest))[row, position]
+        assert self._cache is not None
+        return self._recompute(*_cut(tokens, mask, self._cache.length), window)[row, position - window.start[row]]
 
     def _refresh(self, rows: Tensor, tokens: Tensor, mask: Tensor | None) -> Tensor:
         batch, length = tokens.shape
@@ -120,3 +122,8 @@ class Forward:
         self._graphs.clear()
         self._rows = rows
         return True
+
+
+def _cut(tokens: Tensor, mask: Tensor | None, length: int) -> tuple[Tensor, Tensor | None]:
+    """The first ``length`` columns."""
+    return tokens[:, :length], None if mask is None else mask[:, :length]

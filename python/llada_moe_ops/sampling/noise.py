@@ -10,6 +10,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -38,6 +39,10 @@ class Draw:
     rows: Tensor
     positions: Tensor
     row_steps: Tensor
+
+    def only(self, index: Tensor) -> Draw:
+        """For some of the R, int64 [R']."""
+        return Draw(self.step, self.rows[index], self.positions[index], self.row_steps[index])
 
 
 class NoiseSource(Protocol):
@@ -109,6 +114,33 @@ class CounterNoise:
         return bits.to(torch.float32) / (1 << 24)
 
 
+def choose(
+    noise: NoiseSource,
+    hidden: Tensor,
+    lm_head: Tensor | PackedLinear,
+    draw: Draw,
+    *,
+    temperature: float | Tensor,
+    bias: tuple[Tensor, Tensor] | None = None,
+    forbidden: Sequence[int],
+    mask_token_id: int,
+) -> TokenConfidence:
+    """``noise.choose`` under one temperature, or float64 [B], one per row of the batch: rows of the same together."""
+
+    run = partial(noise.choose, forbidden=forbidden, mask_token_id=mask_token_id)
+    if not isinstance(temperature, Tensor):
+        return run(hidden, lm_head, draw, temperature=temperature, bias=bias)
+    own = temperature[draw.rows]
+    indices, parts = [], []
+    for value in own.unique().tolist():
+        (index,) = (own == value).nonzero(as_tuple=True)
+        mine = None if bias is None else (bias[0][index], bias[1][index])
+        parts.append(run(hidden[index], lm_head, draw.only(index), temperature=value, bias=mine))
+        indices.append(index)
+    order = torch.cat(indices).argsort()
+    return TokenConfidence(*(torch.cat(values)[order] for values in zip(*parts, strict=True)))
+
+
 class RecordedNoise:
     """Replays uniform numbers that another sampler drew, to compare with it token for token.
 
@@ -157,7 +189,9 @@ def gumbel_noise(logits: Tensor, uniform: Tensor, temperature: float) -> Tensor:
     return logits.double() - temperature * (-uniform.double().log()).log()
 
 
-def request_keys(tokens: Tensor, given: Tensor, lengths: Sequence[int], seeds: Sequence[int]) -> Tensor:
+def request_keys(
+    tokens: Tensor, given: Tensor, lengths: Sequence[int], seeds: Sequence[int], *, copies_differ: bool = True
+) -> Tensor:
     """A key per row of the batch, int64 [B]: from its seed, its given tokens, and how many such rows came before.
 
     So a request draws the same noise alone and in any batch, and copies of one prompt still differ.
@@ -165,6 +199,7 @@ def request_keys(tokens: Tensor, given: Tensor, lengths: Sequence[int], seeds: S
     Args:
         tokens: int64 [B, L], real tokens first; given: bool [B, L], false where the row is to be filled.
         lengths: real tokens of each row; seeds: one per row.
+        copies_differ: false where each row brings a seed of its own, so that even copies depend on nothing else.
     """
     keys: list[int] = []
     copies: Counter[bytes] = Counter()
@@ -173,7 +208,7 @@ def request_keys(tokens: Tensor, given: Tensor, lengths: Sequence[int], seeds: S
         content = repr((seed, contents[row, :length].tolist())).encode()
         digest = hashlib.blake2b(content + str(copies[content]).encode(), digest_size=8).digest()
         keys.append(int.from_bytes(digest, "little", signed=True))
-        copies[content] += 1
+        copies[content] += copies_differ
     return torch.tensor(keys, dtype=torch.int64, device=tokens.device)
 
 

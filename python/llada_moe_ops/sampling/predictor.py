@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,7 +16,7 @@ from .cache import CachePolicy
 from .canvas import Canvas
 from .details import Details, Distributions
 from .forward import Forward
-from .noise import Draw, NoiseSource
+from .noise import Draw, NoiseSource, choose
 
 if TYPE_CHECKING:
     from ..model import LLaDAMoEModel
@@ -46,9 +47,9 @@ class Statistics:
 
 @dataclass(frozen=True)
 class PredictorOptions:
-    """How tokens are chosen; see :func:`generate` for the meaning of each."""
+    """How tokens are chosen; see :func:`generate` for the meaning of each. One temperature, or float64 [B]."""
 
-    temperature: float
+    temperature: float | Tensor
     cfg_scale: float
     remasking: str
     mask_token_id: int
@@ -94,13 +95,8 @@ class Predictor:
         best = self._choose(hidden, draw)
         if not bool(hidden.isfinite().all() & best.logprob.isfinite().all()):
             raise FloatingPointError("the model's logits are not finite")
-
-        def dense(values: Tensor) -> Tensor:
-            grid = torch.zeros(masked.shape, dtype=values.dtype, device=values.device)
-            return grid.index_put((row, slot), values)
-
         whole = self._whole(hidden, best, rows, row, slot, masked)
-        return self._statistics(best, draw, whole, positions, masked, index, dense)
+        return self._statistics(best, draw, whole, positions, masked, index)
 
     def in_fixed_sizes(
         self, rows: Tensor, positions: Tensor, masked: Tensor, run: Callable[[Tensor], Tensor]
@@ -157,10 +153,11 @@ class Predictor:
         positions: Tensor,
         masked: Tensor,
         index: int,
-        dense: Callable[[Tensor], Tensor],
+        dense: Callable[[Tensor], Tensor] | None = None,
     ) -> Statistics:
-        """``dense`` lays values [R] out in [A, W]."""
+        """``dense`` lays values [R] out in [A, W]; None: where ``whole`` says."""
         hidden = whole.hidden
+        dense = dense or partial(_laid_out, whole, masked)
 
         def statistics(best: TokenConfidence, bias: tuple[Tensor, Tensor] | None = None) -> Statistics:
             return Statistics(
@@ -177,8 +174,14 @@ class Predictor:
             bias = (tokens[whole.row, whole.slot], values[whole.row, whole.slot])
             return statistics(self._choose(hidden, draw, bias), bias)
 
+        def only(rows: Tensor) -> Statistics:
+            part, own = whole.only(rows)
+            chosen = TokenConfidence(*(values[own] for values in best))
+            return self._statistics(chosen, draw.only(own), part, positions[rows], masked[rows], index)
+
         tokens = self.canvas.tokens[whole.rows].gather(1, positions.clamp(max=self.canvas.tokens.shape[1] - 1))
-        details = Details(whole.rows, index, tokens, masked, lambda: dense(self.noise.uniform(draw)), whole, biased)
+        uniform = lambda: dense(self.noise.uniform(draw))  # noqa: E731
+        details = Details(whole.rows, index, tokens, masked, uniform, whole, biased, only)
         return statistics(best)
 
     def _hidden(self, rows: Tensor, block: Tensor, index: int, row: Tensor, position: Tensor) -> Tensor:
@@ -211,7 +214,8 @@ class Predictor:
 
     def _choose(self, hidden: Tensor, draw: Draw, bias: tuple[Tensor, Tensor] | None = None) -> TokenConfidence:
         options = self.options
-        return self.noise.choose(
+        return choose(
+            self.noise,
             hidden,
             self.model.lm_head,
             draw,
@@ -239,6 +243,11 @@ class Predictor:
         for token in unconfident:
             probability = probability.masked_fill(best.token == token, 0.0)
         return probability
+
+
+def _laid_out(whole: Distributions, masked: Tensor, values: Tensor) -> Tensor:
+    grid = torch.zeros(masked.shape, dtype=values.dtype, device=values.device)
+    return grid.index_put((whole.row, whole.slot), values)
 
 
 def guide(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:

@@ -24,7 +24,7 @@ from .unmaskers import Unmasker, build_unmasker
 if TYPE_CHECKING:
     from ..model import LLaDAMoEModel
 
-DEFAULT_BLOCK_LENGTH = 128
+DEFAULT_GEN_LENGTH = DEFAULT_BLOCK_LENGTH = 128
 
 
 def generate(
@@ -119,7 +119,7 @@ def generate(
         blocks,
         length,
     )
-    return _fill(model, canvas, options, steps_per_block(steps, blocks), prompt_length, started)
+    return fill(model, canvas, options, steps_per_block(steps, blocks), prompt_length, started)
 
 
 def infill(
@@ -176,7 +176,7 @@ def infill(
     blocks = -(-columns // length)
     first = layout.new_zeros(len(layout)) if real is None else real.int().argmax(1)
     canvas = Canvas.build(torch.where(fill_mask, mask_id, layout), fill_mask, real, first, blocks, length)
-    return _fill(model, canvas, options, steps_per_block(steps, blocks), 0, started)
+    return fill(model, canvas, options, steps_per_block(steps, blocks), 0, started)
 
 
 def steps_per_block(steps: int | None, blocks: int) -> int | None:
@@ -190,14 +190,15 @@ def steps_per_block(steps: int | None, blocks: int) -> int | None:
 
 
 @torch.no_grad()
-def _fill(
+def fill(
     model: LLaDAMoEModel,
     canvas: Canvas,
     options: SamplerOptions,
-    steps: int | None,
+    steps: int | Sequence[int | None] | None,
     prompt_length: int,
     started: float,
 ) -> GenerationResult:
+    """What every entry comes to: fill a canvas in place; ``steps`` are those of a block, of all rows or one per row."""
     longest, limit = canvas.tokens.shape[1], model.config.max_position_embeddings
     name = "prompt_ids and gen_length" if prompt_length else "input_ids"
     require(longest <= limit, name, f"at most max_position_embeddings {limit} positions together", longest)
@@ -207,7 +208,7 @@ def _fill(
         predictor,
         Schedule(steps),
         build_unmasker(options.unmasker),
-        end_token=end if options.stop_at_eos else None,
+        stopping=options.stopping(model.config, canvas),
         on_step=options.on_step,
     )
     filled = canvas.tokens[canvas.filled]

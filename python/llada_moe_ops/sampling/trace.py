@@ -80,6 +80,13 @@ class Trace:
             steps[step.rows, step.positions] = step.step
         return steps
 
+    def probabilities(self) -> Tensor:
+        """The probability with which each token was committed, float32 [B, L]; 1 for given ones."""
+        probabilities = torch.ones_like(self.initial, dtype=torch.float32)
+        for step in self.steps:
+            probabilities[step.rows, step.positions] = step.probabilities
+        return probabilities
+
     def to_dict(self) -> dict[str, Any]:
         """The trace in plain numbers: ``initial`` and ``steps``."""
         return {"initial": self.initial.tolist(), "steps": [step.to_dict() for step in self.steps]}

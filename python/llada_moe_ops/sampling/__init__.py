@@ -2,10 +2,11 @@
 
 from .cache import CACHES, CachePolicy
 from .details import Details, Distributions
+from .growth import Growth
 from .likelihood import LikelihoodEstimate, score
 from .noise import CounterNoise, NoiseSource, RecordedNoise
 from .predictor import Statistics
-from .requests import Request, RequestResult, generate_requests
+from .requests import Request, RequestResult, check_request, generate_requests
 from .result import GenerationResult
 from .sampler import generate, infill
 from .schedule import Schedule
@@ -21,6 +22,7 @@ __all__ = [
     "Details",
     "Distributions",
     "GenerationResult",
+    "Growth",
     "LikelihoodEstimate",
     "NoiseSource",
     "NonFiniteLogitsError",
@@ -32,6 +34,7 @@ __all__ = [
     "Trace",
     "TraceStep",
     "Unmasker",
+    "check_request",
     "generate",
     "generate_requests",
     "infill",

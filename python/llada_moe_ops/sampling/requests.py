@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from . import _arguments as arguments
 from ._arguments import require
 from .cache import CachePolicy
 from .canvas import Canvas
+from .growth import Growth, with_masks
 from .noise import CounterNoise, request_keys
 from .options import SamplerOptions
 from .result import GenerationResult
@@ -34,7 +35,8 @@ class Request:
 
     Attributes:
         prompt_ids: at least one token.
-        gen_length: tokens to generate, of any number; the last block may be shorter than the others. None takes 128.
+        gen_length: tokens to generate, of any number; the last block may be shorter than the others. None takes 128, or
+            what ``grow`` finds.
         steps: over all blocks, a multiple of their number; None commits one token a step.
         unmasker: the commit rule, by name or as an object.
         temperature: of the Gumbel noise.
@@ -103,6 +105,7 @@ def generate_requests(
     remasking: str = "low_confidence",
     mask_token_id: int | None = None,
     eos_token_id: int | None = None,
+    grow: Growth | None = None,
     on_step: Callable[[TraceStep], None] | None = None,
 ) -> list[RequestResult]:
     """Answer requests in one batch, each under its own settings, by the same loop as :func:`generate`.
@@ -114,6 +117,7 @@ def generate_requests(
         requests: prompts, lengths and settings may all differ.
         tokenizer: gives the results' text; needed for stop strings.
         block_length: None takes 128, or the longest ``gen_length`` when that is less: one block either way.
+        grow: finds the length of each request that has no ``gen_length``; None takes 128.
         on_step: called with each :class:`TraceStep`, of a canvas whose rows are padded on the right.
 
     The other arguments are those of :func:`generate`.
@@ -129,21 +133,11 @@ def generate_requests(
         return []
     started = time.perf_counter()
     mask_id = arguments.find_mask_token_id(mask_token_id, model.config)
-    prompts = [_prompt(model, index, request) for index, request in enumerate(requests)]
-    lengths = [DEFAULT_GEN_LENGTH if one.gen_length is None else one.gen_length for one in requests]
-    pairs = list(zip(requests, lengths, strict=True))
-    limit = model.config.max_position_embeddings
-    for index, (prompt, length) in enumerate(zip(prompts, lengths, strict=True)):
-        total = len(prompt) + length
-        require(total <= limit, f"requests[{index}]", f"at most max_position_embeddings {limit} positions", total)
-    if block_length is None:
-        block_length = min(DEFAULT_BLOCK_LENGTH, max(lengths)) or 1
-    arguments.integer("block_length", block_length, 1)
-    steps = [_steps(index, request, -(-length // block_length)) for index, (request, length) in enumerate(pairs)]
-    canvas = _canvas(prompts, lengths, block_length, mask_id)
+    named = [(f"requests[{index}]", request) for index, request in enumerate(requests)]
+    for name, request in named:
+        check_request(model, request, tokenizer=tokenizer, block_length=block_length, grow=grow, name=name)
+    prompts = [torch.tensor(one.prompt_ids, dtype=torch.int64, device=model.device) for one in requests]
     temperatures = [float(request.temperature) for request in requests]
-    seeds = [arguments.seeds(request.seed, 1)[0] for request in requests]
-    keys = request_keys(canvas.tokens, ~canvas.filled, canvas.lengths.tolist(), seeds, copies_differ=False)
     options = SamplerOptions(
         temperature=temperatures[0]
         if len(set(temperatures)) == 1
@@ -159,52 +153,80 @@ def generate_requests(
         suppress_eos=False,
         suppress_eos_confidence=False,
         stop_at_eos=torch.tensor([request.stop_at_eos for request in requests], dtype=torch.bool, device=model.device),
-        noise=CounterNoise(keys),
+        noise=None,
         on_step=on_step,
-        stop=[_stop_sequences(model, index, request, tokenizer) for index, request in enumerate(requests)],
+        stop=[_stop_sequences(request, tokenizer) for request in requests],
     )
+    lengths = _lengths(model, requests, prompts, grow, mask_id, options.end_token(model.config))
+    length = min(DEFAULT_BLOCK_LENGTH, max(lengths)) or 1 if block_length is None else block_length
+    steps = [steps_per_block(one.steps, -(-total // length)) for one, total in zip(requests, lengths, strict=True)]
+    layout, to_fill, real = with_masks(prompts, lengths, mask_id)
+    first = torch.tensor([len(prompt) for prompt in prompts], device=model.device)
+    canvas = Canvas.build(layout, to_fill, real, first, -(-max(lengths) // length), length)
+    seeds = [arguments.seeds(request.seed, 1)[0] for request in requests]
+    keys = request_keys(canvas.tokens, ~canvas.filled, canvas.lengths.tolist(), seeds, copies_differ=False)
+    options = replace(options, noise=CounterNoise(keys))
     result = fill(model, canvas, options, steps, 0, started)
-    stopping = options.stopping(model.config, canvas)
-    return _results(result, stopping, [len(prompt) for prompt in prompts], lengths, tokenizer)
+    return _results(result, options.stopping(model.config, canvas), first.tolist(), lengths, tokenizer)
 
 
-def _prompt(model: LLaDAMoEModel, index: int, request: Request) -> Tensor:
-    ids, _ = arguments.token_ids(f"requests[{index}].prompt_ids", [request.prompt_ids], model)
-    require(ids.shape[1] > 0, f"requests[{index}].prompt_ids", "at least one token", "an empty prompt")
-    return ids[0]
+def check_request(
+    model: LLaDAMoEModel,
+    request: Request,
+    *,
+    tokenizer: Tokenizer | None = None,
+    block_length: int | None = None,
+    grow: Growth | None = None,
+    name: str = "request",
+) -> None:
+    """Check a request against the model and the arguments of :func:`generate_requests`, before any of a batch is run.
 
-
-def _steps(index: int, request: Request, blocks: int) -> int | None:
+    Raises:
+        TypeError, ValueError: it cannot be answered; the message begins with ``name``.
+    """
+    ids, _ = arguments.token_ids(f"{name}: prompt_ids", [request.prompt_ids], model)
+    require(ids.shape[1] > 0, f"{name}: prompt_ids", "at least one token", "an empty prompt")
+    grows = grow is not None and request.gen_length is None
+    length = 1 if grows else DEFAULT_GEN_LENGTH if request.gen_length is None else request.gen_length
+    total, limit = ids.shape[1] + length, model.config.max_position_embeddings
+    what = "prompt and gen_length"
+    require(total <= limit, f"{name}: {what}", f"at most max_position_embeddings {limit} positions together", total)
+    if grows:
+        require(request.steps is None, f"{name}: steps", "None where the length is found by growing", request.steps)
+    block = DEFAULT_BLOCK_LENGTH if block_length is None else arguments.integer("block_length", block_length, 1)
     try:
-        return steps_per_block(request.steps, blocks)
+        steps_per_block(request.steps, -(-length // block))
     except (TypeError, ValueError) as error:
-        raise type(error)(f"requests[{index}]: {error}") from None
+        raise type(error)(f"{name}: {error}") from None
+    for one in request.stop:
+        if isinstance(one, str):
+            require(tokenizer is not None, f"{name}: tokenizer", "given for stop strings", None)
+        for token in () if isinstance(one, str) else one:
+            arguments.token_id(f"{name}: stop", token, model.config.vocab_size)
 
 
-def _canvas(prompts: Sequence[Tensor], lengths: Sequence[int], block_length: int, mask_id: int) -> Canvas:
-    """Each prompt [P] with its number of masks behind it, padded on the right with more masks."""
-    rows = [torch.nn.functional.pad(ids, (0, more), value=mask_id) for ids, more in zip(prompts, lengths, strict=True)]
-    layout = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=mask_id)
-    index = torch.arange(layout.shape[1], device=layout.device)
-    starts, ends = (torch.tensor([len(row) for row in all_rows], device=layout.device) for all_rows in (prompts, rows))
-    real = index < ends[:, None]
-    blocks = -(-max(lengths) // block_length)
-    return Canvas.build(layout, real & (index >= starts[:, None]), real, starts, blocks, block_length)
+def _lengths(
+    model: LLaDAMoEModel,
+    requests: Sequence[Request],
+    prompts: Sequence[Tensor],
+    grow: Growth | None,
+    mask_id: int,
+    end: int | None,
+) -> list[int]:
+    if grow is None:
+        return [DEFAULT_GEN_LENGTH if one.gen_length is None else one.gen_length for one in requests]
+    if end is None:
+        raise ValueError("eos_token_id must be given when grow is set, got None")
+    growing = [index for index, request in enumerate(requests) if request.gen_length is None]
+    grown = iter(grow.lengths(model, [prompts[index] for index in growing], mask_id, end)[0])
+    return [next(grown) if request.gen_length is None else request.gen_length for request in requests]
 
 
-def _stop_sequences(
-    model: LLaDAMoEModel, index: int, request: Request, tokenizer: Tokenizer | None
-) -> StopSequences | None:
-    if not request.stop:
-        return None
+def _stop_sequences(request: Request, tokenizer: Tokenizer | None) -> StopSequences | None:
     strings = [one for one in request.stop if isinstance(one, str)]
     sequences = [[*one] for one in request.stop if not isinstance(one, str)]
-    for token in (token for sequence in sequences for token in sequence):
-        arguments.token_id(f"requests[{index}].stop", token, model.config.vocab_size)
-    if not strings:
-        return StopSequences(sequences)
-    if tokenizer is None:
-        raise ValueError(f"tokenizer must be given when requests have stop strings, as requests[{index}] has, got None")
+    if tokenizer is None or not strings:
+        return StopSequences(sequences) if sequences else None
     return StopSequences(sequences, strings, partial(tokenizer.decode, skip_special_tokens=False))
 
 

@@ -51,6 +51,34 @@ def test_options_are_what_lines_do_not_say(command: Command, tmp_path: Path) -> 
     assert fixed == 9
 
 
+def test_grow(command: Command, tmp_path: Path) -> None:
+    path = written(tmp_path, {"prompt": "sort hcabe"}, {"prompt": "sort hcabe", "gen_length": 9})
+    done = command("generate", "--requests", path, "--json", "--grow", "2,128")
+    grown, fixed = (json.loads(line)["steps"] for line in done.out.splitlines())
+    assert (9, done.err) == (fixed, "")
+    values = json.loads(command("generate", "sort hcabe", "12+34=", "--json", "--grow", "2,128").out)
+    assert len(values["results"][0]["tokens"]) == grown < 128
+    values = json.loads(command("generate", "sort hcabe", "12+34=", "--json", "--grow", "2,128,1,0.5,2").out)
+    assert [one["text"] for one in values["results"]] == ["abceh", "46"]
+    assert len(values["results"][0]["tokens"]) < 12
+    assert values["forward_passes"] > values["steps"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("7,x",), "must be INITIAL,MOST"),
+        (("7,8,1.5",), "stride must be an int"),
+        (("9,2",), "most must be at least initial 9, got 2"),
+        (("2,8", "--steps", "4"), "--gen-length and --steps are left out"),
+    ],
+)
+def test_what_grow_refuses(command: Command, options: tuple[str, ...], message: str) -> None:
+    done = command("generate", "x", "--grow", *options)
+    assert done.code == 2
+    assert message in " ".join(done.err.replace("│", " ").split())
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [

@@ -18,6 +18,7 @@ from llada_moe_ops.sampling import (
     generate,
     infill,
 )
+from llada_moe_ops.sampling.canvas import Canvas
 from torch import Tensor
 
 from tests.golden import GOLDEN
@@ -191,6 +192,15 @@ def test_nothing_to_do() -> None:
     assert infill(model, []).sequences.shape == (0, 0)
 
 
+def test_a_layout_aligned() -> None:
+    """As the canvas of a broken step is rebuilt from the caller's layout."""
+    layout = torch.arange(10).view(2, 5)
+    real = torch.tensor([[False, False, True, True, True], [True] * 5])
+    canvas = Canvas.build(layout, real, real, torch.tensor([2, 0]), 1, 5)
+    assert torch.equal(canvas.aligned(layout), canvas.tokens)
+    assert canvas.tokens[0, :3].tolist() == [2, 3, 4]
+
+
 @pytest.fixture
 def broken() -> LLaDAMoEModel:
     """A model that breaks down once a token above 200 stands in the canvas."""
@@ -200,7 +210,7 @@ def broken() -> LLaDAMoEModel:
 
 
 def test_broken_weights_tell_the_step_and_keep_the_trace(broken: LLaDAMoEModel) -> None:
-    with pytest.raises(NonFiniteLogitsError, match="not finite at step 0") as caught:
+    with pytest.raises(NonFiniteLogitsError, match="not finite at step 0, first behind the embedding") as caught:
         generate(broken, [[5, 230]], gen_length=4)
     assert caught.value.step == 0
     assert caught.value.trace.steps == []
@@ -211,6 +221,31 @@ def test_broken_weights_tell_the_step_and_keep_the_trace(broken: LLaDAMoEModel) 
         generate(broken, PROMPTS.clamp(max=200), gen_length=32)
     assert caught.value.step == len(caught.value.trace.steps) > 0
     assert late > 0
+
+
+@pytest.mark.parametrize("options", [{}, {"cache": "dual"}, {"cfg_scale": 0.5}], ids=str)
+@pytest.mark.parametrize("layer", [0, 1])
+def test_broken_weights_tell_the_layer(layer: int, options: dict[str, Any]) -> None:
+    """Weights that break between two steps."""
+    model = LLaDAMoEModel.from_pretrained(GOLDEN / "base-fp32", pack=False).requires_grad_(False)
+
+    def break_it(step: TraceStep) -> None:
+        if step.step == 2:
+            model.layers[layer].mlp.down_proj[:] = torch.inf
+
+    with pytest.raises(NonFiniteLogitsError, match=f"at step 3, first behind layer {layer}") as caught:
+        generate(model, [[5], [6, 7]], gen_length=8, on_step=break_it, **options)
+    assert (caught.value.layer, caught.value.step, len(caught.value.trace.steps)) == (layer, 3, 3)
+
+
+@pytest.mark.parametrize(("part", "where"), [("norm", "the final norm"), ("head_projection", "the head")])
+def test_broken_weights_behind_the_layers(part: str, where: str) -> None:
+    model = LLaDAMoEModel.from_pretrained(GOLDEN / "base-fp32", pack=False).requires_grad_(False)
+    getattr(model, part).weight[:] = torch.nan
+    with pytest.raises(NonFiniteLogitsError, match=f"at step 0, first behind {where}") as caught:
+        generate(model, [[5]], gen_length=8)
+    assert caught.value.layer is None
+    assert not any(layer._forward_hooks for layer in model.layers)
 
 
 @pytest.mark.parametrize(

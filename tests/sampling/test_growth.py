@@ -56,7 +56,10 @@ def test_the_embedded_model_sees_how_long_its_answers_are(growth: Growth) -> Non
     ids = [torch.tensor(prompt) for prompt in prompts]
     special = (model.config.mask_token_id, model.config.eos_token_id)
     lengths, passes = growth.lengths(model, ids, *special)
-    assert lengths == [growth.lengths(model, [prompt], *special)[0][0] for prompt in ids], "alone as together"
+    together = growth._confidence(model, ids, lengths, *special)
+    alone = [growth._confidence(model, [row], [length], *special)[0] for row, length in zip(ids, lengths, strict=True)]
+    assert together == alone, "bit for bit"
+    assert min(together) >= growth.threshold
     assert all(len(answer) < length < len(answer) + 8 for answer, length in zip(ANSWERS.values(), lengths, strict=True))
     whole = generate(model, prompts, grow=growth, unmasker="threshold:0.99")
     assert whole.completions.shape[1] == max(lengths)

@@ -71,6 +71,7 @@ def generate(
     stop_at_eos: Annotated[
         bool, typer.Option("--stop-at-eos", help="End a reply early, at its end-of-text; those of --requests do.")
     ] = False,
+    grow: options.Grow = None,
     seed: options.Seed = None,
     raw: options.Raw = False,
     dtype: options.DtypeOption = None,
@@ -96,6 +97,7 @@ def generate(
             cfg_scale=cfg_scale,
             remasking=remasking,
             cache=cache,
+            grow=grow,
             raw=raw,
             as_json=json,
             output=output,
@@ -116,6 +118,7 @@ def generate(
         unmasker=unmasker,
         cache=cache,
         stop_at_eos=stop_at_eos,
+        grow=grow,
         seed=seed,
         raw=raw,
         json=json,

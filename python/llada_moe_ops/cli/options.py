@@ -115,6 +115,15 @@ Unmasker = Annotated[
         "hierarchical:0.92,low_threshold=0.5. An unknown name lists them."
     ),
 ]
+Grow = Annotated[
+    str | None,
+    typer.Option(
+        metavar="INITIAL,MOST",
+        help="Find the length of a reply first, by adding masks until the model sees its end, such as 64,2048; instead "
+        "of --gen-length and --steps. What may follow is the stride (8), the threshold (0.5) and the window (32).",
+        show_default=False,
+    ),
+]
 Seed = Annotated[int | None, typer.Option(help="Makes random runs repeatable.", show_default=False)]
 Raw = Annotated[bool, typer.Option("--raw", help="Give the prompt to the model as it is, without the chat template.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]

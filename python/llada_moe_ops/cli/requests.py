@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from .checkpoint import load
-from .generate import check_unmasker
+from .generate import check_unmasker, growth_of
 from .options import Cache, ModelChoice, Remasking
 from .output import write
 
@@ -68,6 +68,7 @@ def generate_requests(
     cfg_scale: float,
     remasking: Remasking,
     cache: Cache,
+    grow: str | None,
     raw: bool,
     as_json: bool,
     output: Path | None,
@@ -77,6 +78,7 @@ def generate_requests(
     ``settings`` are those of lines that do not name them; each is a field of :class:`Request`.
     """
     check_unmasker(settings["unmasker"])
+    growth = growth_of(grow, settings["gen_length"], settings["steps"])
     found = read_requests(path, settings)
     from .. import sampling
 
@@ -85,10 +87,17 @@ def generate_requests(
     requests = []
     for number, prompt, request in found:
         text = prompt if raw else tokenizer.chat([{"role": "user", "content": prompt}])
-        length = loaded.default_gen_length if request.gen_length is None else request.gen_length
-        requests.append(replace(request, prompt_ids=tokenizer.encode(text), gen_length=length))
-        where = f"{path}:{number}"
-        sampling.check_request(loaded.model, requests[-1], tokenizer=tokenizer, block_length=block_length, name=where)
+        if request.gen_length is None and growth is None:
+            request = replace(request, gen_length=loaded.default_gen_length)
+        requests.append(replace(request, prompt_ids=tokenizer.encode(text)))
+        sampling.check_request(
+            loaded.model,
+            requests[-1],
+            tokenizer=tokenizer,
+            block_length=block_length,
+            grow=growth,
+            name=f"{path}:{number}",
+        )
     lines = []
     for first in range(0, len(requests), batch_size):
         results = sampling.generate_requests(
@@ -99,6 +108,7 @@ def generate_requests(
             cache=cache.value,
             cfg_scale=cfg_scale,
             remasking=remasking.value,
+            grow=growth,
             mask_token_id=loaded.mask_token_id,
             eos_token_id=loaded.eos_token_id,
         )

@@ -126,6 +126,11 @@ class Canvas:
         after = ends.int().cumsum(1).bool() & self.filled
         return after & (self.to_fill | (self.tokens != end_token))
 
+    def aligned(self, layout: Tensor) -> Tensor:
+        """A canvas in the caller's layout, int64 [B, L'], with the real tokens of each row first, [B, L]."""
+        index = torch.arange(self.tokens.shape[1], device=layout.device)
+        return layout.gather(1, (index + self.padding[:, None]) % layout.shape[1])
+
     def sequences(self) -> Tensor:
         """The canvas in the caller's layout, int64 [B, L']."""
         result = self.layout.clone()

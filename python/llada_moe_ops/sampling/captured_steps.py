@@ -15,11 +15,12 @@ from ..model.captured import Recorder, can_capture, record_cuda_graph
 from ..model.inputs import KeyMask, Place
 from ..model.key_value_cache import KeyValueCache
 from ..ops._library import has_cuda_kernel
+from .breakdown import breakdown
 from .canvas import Canvas
 from .forward import MOST_GRAPHS
 from .predictor import Predictor, Statistics
 from .stopping import Stopping
-from .trace import NonFiniteLogitsError, Trace, TraceStep
+from .trace import Trace, TraceStep
 from .unmaskers import Unmasker, decide
 
 NEVER = 1 << 62  # an index that no step has
@@ -220,7 +221,7 @@ class CapturedSteps:
         parts = (rows, columns + canvas.padding[rows], tokens, logprobs.exp())
         for at, *values in zip(indices, *(part.split(sizes) for part in parts), strict=True):
             if at >= failed:
-                raise NonFiniteLogitsError(first + at, trace)
+                raise breakdown(self._predictor, trace)
             yield TraceStep(first + at, block, *values)
 
     @property

@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from .breakdown import breakdown
 from .captured_steps import CapturedSteps
 from .predictor import Predictor
 from .schedule import Schedule
 from .stopping import Stopping
-from .trace import NonFiniteLogitsError, Trace, TraceStep
+from .trace import Trace, TraceStep
 from .unmaskers import Unmasker, decide
 
 
@@ -96,7 +97,7 @@ def _step(
         try:
             statistics = predictor(active, positions[active], predicted[active], step, index)
         except FloatingPointError as error:
-            raise NonFiniteLogitsError(step, trace) from error
+            raise breakdown(predictor, trace) from error
         decision = decide(unmasker, statistics, masked[active], quota[active])
         commit, statistics = decision.commit, decision.statistics
         if not bool((commit.any(1) | unfinished[active]).all()):

@@ -115,7 +115,7 @@ class Predictor:
         if scale == 0:
             hidden = run(tokens)
         else:
-            both = run(torch.cat([tokens, self._without_given(rows, tokens)]))
+            both = run(torch.cat([tokens, self.without_given(rows, tokens)]))
             hidden = guide(both[: len(rows)], both[len(rows) :], scale)
         hidden = hidden.flatten(0, 1)
         everywhere, steps = rows[:, None].expand_as(positions), self.row_steps[rows]
@@ -199,7 +199,7 @@ class Predictor:
             )
         both = self.forward(
             torch.cat([rows, rows + len(canvas.tokens)]),
-            torch.cat([tokens, self._without_given(rows, tokens)]),
+            torch.cat([tokens, self.without_given(rows, tokens)]),
             None if mask is None else torch.cat([mask, mask]),
             block=torch.cat([block, block]),
             lengths=torch.cat([lengths, lengths]),
@@ -209,7 +209,8 @@ class Predictor:
         )
         return guide(both[: len(row)], both[len(row) :], scale)
 
-    def _without_given(self, rows: Tensor, tokens: Tensor) -> Tensor:
+    def without_given(self, rows: Tensor, tokens: Tensor) -> Tensor:
+        """The canvases [A, L] of ``rows`` with their given tokens masked, for guidance."""
         return tokens.masked_fill(~self.canvas.filled[rows], self.options.mask_token_id)
 
     def _choose(self, hidden: Tensor, draw: Draw, bias: tuple[Tensor, Tensor] | None = None) -> TokenConfidence:

@@ -49,12 +49,17 @@ class NonFiniteLogitsError(ValueError):
     Attributes:
         step: the step at which it happened.
         trace: every step before it.
+        layer: the first whose output is not finite; None where it is the embedding, the final norm or the head, as the
+            message tells.
     """
 
-    def __init__(self, step: int, trace: Trace) -> None:
-        super().__init__(f"the model's logits are not finite at step {step}; are the weights damaged?")
+    def __init__(self, step: int, trace: Trace, layer: int | None, where: str) -> None:
+        super().__init__(
+            f"the model's logits are not finite at step {step}, first behind {where}; are the weights damaged?"
+        )
         self.step = step
         self.trace = trace
+        self.layer = layer
 
 
 @dataclass

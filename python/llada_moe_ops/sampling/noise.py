@@ -17,6 +17,7 @@ from torch import Tensor
 
 from .. import ops
 from ..ops import PackedLinear, TokenConfidence
+from ..ops.token_confidence import may_be_drawn
 
 # The increment and the two multipliers of splitmix64, as signed 64-bit integers.
 _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
@@ -57,6 +58,8 @@ class NoiseSource(Protocol):
         forbidden: Sequence[int],
         mask_token_id: int,
         bias: tuple[Tensor, Tensor] | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
     ) -> TokenConfidence:
         """Tokens and statistics of hidden states [R, H], one row per entry of ``draw``.
 
@@ -92,6 +95,8 @@ class CounterNoise:
         forbidden: Sequence[int],
         mask_token_id: int,
         bias: tuple[Tensor, Tensor] | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
     ) -> TokenConfidence:
         return ops.token_confidence(
             hidden,
@@ -102,6 +107,8 @@ class CounterNoise:
             forbidden=forbidden,
             mask_token_id=mask_token_id,
             bias=bias,
+            top_k=top_k,
+            top_p=top_p,
         )
 
     def uniform(self, draw: Draw) -> Tensor:
@@ -131,6 +138,8 @@ class RecordedNoise:
         forbidden: Sequence[int],
         mask_token_id: int,
         bias: tuple[Tensor, Tensor] | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
     ) -> TokenConfidence:
         best = ops.token_confidence(hidden, lm_head, forbidden=forbidden, mask_token_id=mask_token_id, bias=bias)
         if temperature == 0:
@@ -140,9 +149,10 @@ class RecordedNoise:
         logits = ops.linear(hidden, lm_head).float()
         if bias is not None:
             logits.scatter_add_(1, *bias)
-        noised = gumbel_noise(logits, self.tokens[draw.step, draw.rows, draw.positions], temperature)
-        noised[:, [*forbidden, mask_token_id]] = -torch.inf
-        token = noised.argmax(-1)
+        choosable = logits.clone()
+        choosable[:, [*forbidden, mask_token_id]] = -torch.inf
+        noised = gumbel_noise(choosable, self.tokens[draw.step, draw.rows, draw.positions], temperature)
+        token = noised.masked_fill(~may_be_drawn(choosable, temperature, top_k, top_p), -torch.inf).argmax(-1)
         logprob = logits.gather(-1, token[:, None]).squeeze(-1) - best.logsumexp
         return best._replace(token=token.to(best.token.dtype), logprob=logprob)
 

@@ -54,6 +54,8 @@ class PredictorOptions:
     mask_token_id: int
     forbidden: Sequence[int]
     unconfident: Sequence[int]
+    top_k: int | None = None
+    top_p: float | None = None
 
 
 class Predictor:
@@ -219,6 +221,8 @@ class Predictor:
             forbidden=options.forbidden,
             mask_token_id=options.mask_token_id,
             bias=bias,
+            top_k=options.top_k,
+            top_p=options.top_p,
         )
 
     def _confidence(

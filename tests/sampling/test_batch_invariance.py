@@ -58,6 +58,8 @@ def requests(draw: st.DrawFn) -> Request:
     block_length=st.sampled_from([3, 5, None]),
     cfg_scale=st.sampled_from([0.0, 0.0, 0.6]),
     remasking=st.sampled_from(["low_confidence", "low_confidence", "random"]),
+    top_k=st.sampled_from([None, 7]),
+    top_p=st.sampled_from([None, 0.6]),
     dtype=st.sampled_from([torch.float32, torch.bfloat16]),
     end=st.sampled_from([2, 167]),
 )

@@ -60,6 +60,46 @@ def test_generate_is_infill_behind_the_prompt() -> None:
         assert torch.equal(infill(model, canvas, **options).sequences, generated.sequences)
 
 
+def test_cuts_bound_what_noise_chooses() -> None:
+    model, ids = load("base-fp32"), torch.full((1, 6), MASK)
+    ids[0, 0] = 40
+
+    def tokens(**options: Any) -> list[int]:
+        filled: list[int] = infill(model, ids, seed=5, **options).sequences[0].tolist()
+        return filled
+
+    surest, hot = tokens(), tokens(temperature=3.0)
+    assert hot != surest
+    for cut in ({"top_k": 1}, {"top_p": 1e-6}, {"top_k": 200, "top_p": 1e-6}):
+        assert tokens(temperature=3.0, **cut) == surest
+        assert tokens(**cut) == surest
+        assert generate(model, PROMPTS, gen_length=4, temperature=3.0, **cut).sequences.equal(
+            generate(model, PROMPTS, gen_length=4).sequences
+        )
+    assert tokens(temperature=3.0, top_k=256, top_p=1.0) == hot
+    first = set()
+    for seed in range(200):
+        step = infill(model, ids, seed=seed, temperature=9.0, top_k=3, steps=1).sequences[0, 1:]
+        first.add(int(step[0]))
+    assert len(first) == 3
+
+
+def test_recorded_noise_under_cuts() -> None:
+    model, ids = load("base-fp32"), torch.full((1, 6), MASK)
+    uniform = torch.rand(5, 1, 6, 256, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+    def tokens(**options: Any) -> Tensor:
+        return infill(model, ids, steps=1, noise=RecordedNoise(uniform), temperature=2.0, **options).sequences[0]
+
+    logits = model(ids).logits[0].double()
+    logits[:, MASK] = -torch.inf
+    left = logits.masked_fill(logits < logits.topk(4).values[:, 3:], -torch.inf)
+    drawn = (left / 2 - (-uniform[0, 0].log()).log()).argmax(-1)
+    assert torch.equal(tokens(top_k=4), drawn)
+    assert not torch.equal(tokens(), drawn)
+    assert torch.equal(tokens(top_p=1e-9), logits.argmax(-1))
+
+
 def test_infill_fills_what_is_asked_and_nothing_else() -> None:
     model, ids = load("base-fp32"), PROMPTS.clone()
     fill = torch.zeros_like(ids, dtype=torch.bool)
@@ -273,6 +313,10 @@ def test_broken_weights_behind_the_layers(part: str, where: str) -> None:
         ({"block_length": 2, "steps": 6}, ValueError, "steps must be a multiple of the number of blocks 4, got 6"),
         ({"temperature": -0.1}, ValueError, "temperature must be finite and not negative, got -0.1"),
         ({"temperature": float("nan")}, ValueError, "temperature must be finite and not negative"),
+        ({"top_k": 0}, ValueError, "top_k must be at least 1, got 0"),
+        ({"top_k": 2.0}, TypeError, "top_k must be an int, got float"),
+        ({"top_p": 0.0}, ValueError, "top_p must be above 0, got 0.0"),
+        ({"top_p": 1.5}, ValueError, "top_p must be from 0 to 1, got 1.5"),
         ({"cfg_scale": -1}, ValueError, "cfg_scale must be finite and not negative"),
         ({"remasking": "lowconfidence"}, ValueError, "remasking must be one of .*; did you mean 'low_confidence'"),
         ({"unmasker": "fixd"}, ValueError, "unmasker must be one of 'fixed', .* got 'fixd'; did you mean 'fixed'"),

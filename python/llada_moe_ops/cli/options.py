@@ -99,6 +99,19 @@ Steps = Annotated[
 Temperature = Annotated[
     float, typer.Option(min=0.0, help="Gumbel noise on the logits; 0 takes the most probable token.")
 ]
+TopK = Annotated[
+    int | None,
+    typer.Option(min=1, help="Noise chooses among the so many most probable tokens.", show_default=False),
+]
+TopP = Annotated[
+    float | None,
+    typer.Option(
+        min=0.0,
+        max=1.0,
+        help="Noise chooses among the fewest most probable tokens that have this share of the probability.",
+        show_default=False,
+    ),
+]
 CfgScale = Annotated[float, typer.Option(min=0.0, help="Classifier-free guidance; 0 switches it off.")]
 RemaskingOption = Annotated[Remasking, typer.Option(help="Which positions are committed first.")]
 CacheOption = Annotated[

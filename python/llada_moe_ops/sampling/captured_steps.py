@@ -105,8 +105,6 @@ class CapturedSteps:
         parts = [unmasker, predictor.noise, *optional]
         if unmasker.adaptive or not all(getattr(part, "capturable", False) for part in parts):
             return None
-        if isinstance(predictor.options.temperature, Tensor):  # rows of equal temperature are found on the host
-            return None
         if not can_capture(predictor.model) or not has_cuda_kernel("token_confidence"):
             return None
         return cls(predictor, unmasker, stopping, watched, record_cuda_graph)

@@ -10,7 +10,6 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Protocol
 
 import torch
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from .. import ops
 from ..ops import PackedLinear, TokenConfidence
+from ..ops.token_confidence import may_be_drawn
 
 # The increment and the two multipliers of splitmix64, as signed 64-bit integers.
 _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
@@ -58,14 +58,17 @@ class NoiseSource(Protocol):
         lm_head: Tensor | PackedLinear,
         draw: Draw,
         *,
-        temperature: float,
+        temperature: float | Tensor,
         forbidden: Sequence[int],
         mask_token_id: int,
         bias: tuple[Tensor, Tensor] | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
     ) -> TokenConfidence:
         """Tokens and statistics of hidden states [R, H], one row per entry of ``draw``.
 
-        The options are those of :func:`~llada_moe_ops.ops.token_confidence`.
+        ``temperature`` is that of all rows, or float64 [R] where requests have their own. The options are those of
+        :func:`~llada_moe_ops.ops.token_confidence`.
         """
         ...
 
@@ -93,10 +96,12 @@ class CounterNoise:
         lm_head: Tensor | PackedLinear,
         draw: Draw,
         *,
-        temperature: float,
+        temperature: float | Tensor,
         forbidden: Sequence[int],
         mask_token_id: int,
         bias: tuple[Tensor, Tensor] | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
     ) -> TokenConfidence:
         return ops.token_confidence(
             hidden,
@@ -107,38 +112,13 @@ class CounterNoise:
             forbidden=forbidden,
             mask_token_id=mask_token_id,
             bias=bias,
+            top_k=top_k,
+            top_p=top_p,
         )
 
     def uniform(self, draw: Draw) -> Tensor:
         bits = _shift(_mix(self.keys(draw) ^ _CONFIDENCE_STREAM), 40)
         return bits.to(torch.float32) / (1 << 24)
-
-
-def choose(
-    noise: NoiseSource,
-    hidden: Tensor,
-    lm_head: Tensor | PackedLinear,
-    draw: Draw,
-    *,
-    temperature: float | Tensor,
-    bias: tuple[Tensor, Tensor] | None = None,
-    forbidden: Sequence[int],
-    mask_token_id: int,
-) -> TokenConfidence:
-    """``noise.choose`` under one temperature, or float64 [B], one per row of the batch: rows of the same together."""
-
-    run = partial(noise.choose, forbidden=forbidden, mask_token_id=mask_token_id)
-    if not isinstance(temperature, Tensor):
-        return run(hidden, lm_head, draw, temperature=temperature, bias=bias)
-    own = temperature[draw.rows]
-    indices, parts = [], []
-    for value in own.unique().tolist():
-        (index,) = (own == value).nonzero(as_tuple=True)
-        mine = None if bias is None else (bias[0][index], bias[1][index])
-        parts.append(run(hidden[index], lm_head, draw.only(index), temperature=value, bias=mine))
-        indices.append(index)
-    order = torch.cat(indices).argsort()
-    return TokenConfidence(*(torch.cat(values)[order] for values in zip(*parts, strict=True)))
 
 
 class RecordedNoise:
@@ -159,22 +139,26 @@ class RecordedNoise:
         lm_head: Tensor | PackedLinear,
         draw: Draw,
         *,
-        temperature: float,
+        temperature: float | Tensor,
         forbidden: Sequence[int],
         mask_token_id: int,
         bias: tuple[Tensor, Tensor] | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
     ) -> TokenConfidence:
         best = ops.token_confidence(hidden, lm_head, forbidden=forbidden, mask_token_id=mask_token_id, bias=bias)
-        if temperature == 0:
+        if not isinstance(temperature, Tensor) and temperature == 0:
             return best
         if self.tokens is None:
             raise ValueError("noise must hold the uniforms of the token choice when temperature is above 0, got none")
         logits = ops.linear(hidden, lm_head).float()
         if bias is not None:
             logits.scatter_add_(1, *bias)
-        noised = gumbel_noise(logits, self.tokens[draw.step, draw.rows, draw.positions], temperature)
-        noised[:, [*forbidden, mask_token_id]] = -torch.inf
-        token = noised.argmax(-1)
+        choosable = logits.clone()
+        choosable[:, [*forbidden, mask_token_id]] = -torch.inf
+        scale = temperature[:, None] if isinstance(temperature, Tensor) else temperature
+        noised = gumbel_noise(choosable, self.tokens[draw.step, draw.rows, draw.positions], scale)
+        token = noised.masked_fill(~may_be_drawn(choosable, temperature, top_k, top_p), -torch.inf).argmax(-1)
         logprob = logits.gather(-1, token[:, None]).squeeze(-1) - best.logsumexp
         return best._replace(token=token.to(best.token.dtype), logprob=logprob)
 
@@ -184,7 +168,7 @@ class RecordedNoise:
         return self.confidence[draw.step, draw.rows, draw.positions]
 
 
-def gumbel_noise(logits: Tensor, uniform: Tensor, temperature: float) -> Tensor:
+def gumbel_noise(logits: Tensor, uniform: Tensor, temperature: float | Tensor) -> Tensor:
     """Noised logits in float64, l − T·log(−log U): same order as the published exp(l) / (−log U)^T."""
     return logits.double() - temperature * (-uniform.double().log()).log()
 

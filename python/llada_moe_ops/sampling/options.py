@@ -51,12 +51,18 @@ class SamplerOptions:
     stop_at_eos: bool | Tensor
     noise: NoiseSource | None
     on_step: Callable[[TraceStep], None] | None
+    top_k: int | None = None
+    top_p: float | None = None
     stop: Sequence[StopSequences | None] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.temperature, Tensor):
             arguments.non_negative("temperature", self.temperature)
         arguments.non_negative("cfg_scale", self.cfg_scale)
+        if self.top_k is not None:
+            arguments.integer("top_k", self.top_k, 1)
+        if self.top_p is not None:
+            arguments.share("top_p", self.top_p)
         choose("remasking", self.remasking, _REMASKINGS)
         build_unmasker(self.unmasker)
         build_cache(self.cache)
@@ -104,5 +110,7 @@ class SamplerOptions:
                 mask_token_id=arguments.find_mask_token_id(self.mask_token_id, config),
                 forbidden=[end] if self.suppress_eos and end is not None else [],
                 unconfident=unconfident,
+                top_k=self.top_k,
+                top_p=self.top_p,
             ),
         )

@@ -16,7 +16,7 @@ from .cache import CachePolicy
 from .canvas import Canvas
 from .details import Details, Distributions
 from .forward import Forward
-from .noise import Draw, NoiseSource, choose
+from .noise import Draw, NoiseSource
 
 if TYPE_CHECKING:
     from ..model import LLaDAMoEModel
@@ -55,6 +55,8 @@ class PredictorOptions:
     mask_token_id: int
     forbidden: Sequence[int]
     unconfident: Sequence[int]
+    top_k: int | None = None
+    top_p: float | None = None
 
 
 class Predictor:
@@ -215,15 +217,17 @@ class Predictor:
 
     def _choose(self, hidden: Tensor, draw: Draw, bias: tuple[Tensor, Tensor] | None = None) -> TokenConfidence:
         options = self.options
-        return choose(
-            self.noise,
+        temperature = options.temperature
+        return self.noise.choose(
             hidden,
             self.model.lm_head,
             draw,
-            temperature=options.temperature,
+            temperature=temperature[draw.rows] if isinstance(temperature, Tensor) else temperature,
             forbidden=options.forbidden,
             mask_token_id=options.mask_token_id,
             bias=bias,
+            top_k=options.top_k,
+            top_p=options.top_p,
         )
 
     def _confidence(

@@ -101,6 +101,8 @@ def generate_requests(
     tokenizer: Tokenizer | None = None,
     block_length: int | None = None,
     cache: str | CachePolicy = "none",
+    top_k: int | None = None,
+    top_p: float | None = None,
     cfg_scale: float = 0.0,
     remasking: str = "low_confidence",
     mask_token_id: int | None = None,
@@ -155,6 +157,8 @@ def generate_requests(
         stop_at_eos=torch.tensor([request.stop_at_eos for request in requests], dtype=torch.bool, device=model.device),
         noise=None,
         on_step=on_step,
+        top_k=top_k,
+        top_p=top_p,
         stop=[_stop_sequences(request, tokenizer) for request in requests],
     )
     lengths = _lengths(model, requests, prompts, grow, mask_id, options.end_token(model.config))

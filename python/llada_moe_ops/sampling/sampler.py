@@ -36,6 +36,8 @@ def generate(
     block_length: int | None = None,
     steps: int | None = None,
     temperature: float = 0.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
     cfg_scale: float = 0.0,
     remasking: str = "low_confidence",
     attention_mask: Tensor | None = None,
@@ -64,6 +66,9 @@ def generate(
         block_length: blocks are finished one after another; None takes 128, or ``gen_length`` when that is less.
         steps: over all blocks, a multiple of their number; None commits one token a step.
         temperature: of the Gumbel noise on the logits when a token is chosen; 0 takes the most probable.
+        top_k: noise chooses among the so many most probable tokens; None: among all. At temperature 0 nothing changes.
+        top_p: of those, among the fewest most probable ones whose share of the probability at ``temperature`` reaches
+            this (nucleus sampling).
         cfg_scale: guidance w: logits u + (w + 1)(l − u), u being those of the canvas with its prompt masked.
         remasking: what orders the commits: "low_confidence" (the most probable first) or "random".
         attention_mask: [B, P], 1 at real tokens, padding on the left; padded tokens are not attended to. None: all
@@ -97,7 +102,7 @@ def generate(
     """
     options = SamplerOptions(
         temperature, cfg_scale, remasking, unmasker, cache, seed, mask_token_id, eos_token_id, eot_token_id,
-        suppress_eos, suppress_eos_confidence, stop_at_eos, noise, on_step,
+        suppress_eos, suppress_eos_confidence, stop_at_eos, noise, on_step, top_k, top_p,
     )  # fmt: skip
     started = time.perf_counter()
     mask_id = arguments.find_mask_token_id(mask_token_id, model.config)
@@ -144,6 +149,8 @@ def infill(
     block_length: int | None = None,
     steps: int | None = None,
     temperature: float = 0.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
     cfg_scale: float = 0.0,
     remasking: str = "low_confidence",
     unmasker: str | Unmasker = "fixed",
@@ -172,7 +179,7 @@ def infill(
     """
     options = SamplerOptions(
         temperature, cfg_scale, remasking, unmasker, cache, seed, mask_token_id, eos_token_id, eot_token_id,
-        suppress_eos, suppress_eos_confidence, stop_at_eos, noise, on_step,
+        suppress_eos, suppress_eos_confidence, stop_at_eos, noise, on_step, top_k, top_p,
     )  # fmt: skip
     started = time.perf_counter()
     mask_id = arguments.find_mask_token_id(mask_token_id, model.config)

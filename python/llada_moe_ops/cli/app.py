@@ -202,6 +202,8 @@ def evaluate(
     batch_size: Annotated[int, typer.Option(min=1, help="Examples answered at once.")] = 50,
     seed: Annotated[int, typer.Option(help="Of the examples.")] = 0,
     unmasker: options.Unmasker = "fixed",
+    cache: options.CacheOption = options.Cache.none,
+    block_length: options.BlockLength = None,
     dtype: options.DtypeOption = None,
     quantization: options.QuantizationOption = None,
     device: options.DeviceOption = options.Device.auto,
@@ -212,7 +214,7 @@ def evaluate(
     from .evaluate import evaluate as run
 
     choice = options.ModelChoice(model, dtype, quantization, device)
-    run(tasks, choice, count, batch_size, seed, unmasker, json=json, output=output)
+    run(tasks, choice, count, batch_size, seed, unmasker, cache, block_length, json=json, output=output)
 
 
 @app.command()

@@ -9,8 +9,21 @@ import typer
 
 from .checkpoint import load
 from .generate import check_unmasker
-from .options import ModelChoice
+from .options import Cache, ModelChoice
 from .output import as_json, write
+
+
+def check_tasks(names: list[str]) -> None:
+    """A task that does not exist is wrong usage.
+
+    Raises:
+        typer.BadParameter
+    """
+    from ..training.tasks import EVALUATION_TASKS
+
+    for name in names:
+        if name not in EVALUATION_TASKS:
+            raise typer.BadParameter(f"unknown task {name!r}; there are {', '.join(EVALUATION_TASKS)}")
 
 
 def evaluate(
@@ -20,6 +33,8 @@ def evaluate(
     batch_size: int,
     seed: int,
     unmasker: str,
+    cache: Cache,
+    block_length: int | None,
     *,
     json: bool,
     output: Path | None,
@@ -32,9 +47,7 @@ def evaluate(
     from ..training.tasks import EVALUATION_TASKS
 
     names = tasks or list(EVALUATION_TASKS)
-    for name in names:
-        if name not in EVALUATION_TASKS:
-            raise typer.BadParameter(f"unknown task {name!r}; there are {', '.join(EVALUATION_TASKS)}")
+    check_tasks(names)
     loaded = load(model)
     with tqdm(total=len(names) * count, unit="example", disable=not sys.stderr.isatty()) as bar:
 
@@ -49,7 +62,7 @@ def evaluate(
             count=count,
             batch_size=batch_size,
             seed=seed,
-            unmasker=unmasker,
+            decoding=training.Decoding(unmasker, cache.value, block_length),
             on_progress=on_progress,
         )
     if json:
@@ -65,7 +78,8 @@ def evaluate(
             }
             for result in results
         ]
-        write(as_json({"model": loaded.name, "seed": seed, "unmasker": unmasker, "results": rows}), output)
+        values = {"model": loaded.name, "seed": seed, "unmasker": unmasker, "cache": cache.value, "results": rows}
+        write(as_json(values), output)
         return
     lines = [f"{'task':<12} {'accuracy':>8}  95 % interval    correct      steps seconds"]
     for result in results:

@@ -5,20 +5,15 @@
 // bits of noise, which their libraries' logarithms would not.
 #pragma once
 
+#include <bit>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 
 #include "common/host_device.h"
+#include "token_confidence/noise_bits.h"
 
 namespace llada {
-
-// The finaliser of splitmix64 (Steele, Lea, Flood 2014).
-LLADA_HOST_DEVICE inline std::uint64_t mix_bits(std::uint64_t x) {
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
-  return x ^ (x >> 31);
-}
 
 // 2 atanh(s) = 2 (s + s^3 / 3 + s^5 / 5 + ...) up to s^21 / 21: for |s| < 0.172 the rest is below 1e-17 of it.
 LLADA_HOST_DEVICE inline double twice_atanh(double s) {
@@ -49,10 +44,13 @@ class GumbelStream {
       : start_(mix_bits(mix_bits(static_cast<std::uint64_t>(seed) + kGolden) ^
                         (static_cast<std::uint64_t>(key) * kGolden))) {}
 
-  // 53 bits; the smaller, the larger the noise.
-  LLADA_HOST_DEVICE std::uint64_t bits(std::int64_t token) const {
-    return mix_bits(start_ + (static_cast<std::uint64_t>(token) + 1) * kTokenStep) >> 11;
+  // What a token's bits are mixed from; a token later it is kNoiseTokenStep more.
+  LLADA_HOST_DEVICE std::uint64_t counter(std::int64_t token) const {
+    return start_ + (static_cast<std::uint64_t>(token) + 1) * kNoiseTokenStep;
   }
+
+  // 53 bits; the smaller, the larger the noise.
+  LLADA_HOST_DEVICE std::uint64_t bits(std::int64_t token) const { return mix_bits(counter(token)) >> 11; }
 
   // In (0, 1): the top value would round to 1.
   LLADA_HOST_DEVICE static double uniform(std::uint64_t bits) {
@@ -66,14 +64,19 @@ class GumbelStream {
     return -natural_log(u < 0.25 ? twice_atanh(u / (2.0 - u)) : -natural_log(1.0 - u));
   }
 
+  // At least the noise of these bits, and less than log(2) more than -log(u), without a logarithm.
+  static double noise_limit(std::uint64_t bits) {
+    constexpr double kLn2 = 0x1.62e42fefa39efp-1;
+    return kLn2 * (std::countl_zero(bits) - 10) + 1e-9;
+  }
+
   // Only bits below this can give noise of at least `least`, with room for rounding.
   static double bits_limit(double least) {
-    return -std::expm1(-std::exp(-(least - 1e-9 * (1.0 + std::fabs(least))))) * 0x1.000001p53 + 1.0;
+    return std::exp(-(least - 1e-9 * (1.0 + std::fabs(least)))) * 0x1.000001p53 + 1.0;  // 1 - e^-x <= x
   }
 
  private:
   static constexpr std::uint64_t kGolden = 0x9e3779b97f4a7c15u;
-  static constexpr std::uint64_t kTokenStep = 0xd1b54a32d192ed03u;
   std::uint64_t start_;
 };
 

@@ -1,121 +1,256 @@
-// The vocabulary is cut into fixed parts (they depend on V alone); threads take parts, each part has its own summary
-// of every row, and parts are merged in order: the bits do not depend on the threads.
+// The vocabulary is cut into fixed parts (they depend on V alone); threads take parts, each part has its own sums of
+// every row, and parts are merged in order: the bits do not depend on the threads. Choices are the largest of what is
+// compared in one order only, and are shared by the parts.
 //
-//   part p:  hidden x panels of 32 tokens (each read once) --> tile [<= 12 rows][32] --> summaries of its rows
+//   part p:  hidden x panels of 32 tokens (each read once) --> tile [<= 12 rows][32] --> sums and choices of its rows
+//
+// A row keeps its two most probable tokens; under top_k and top_p as many as that, or kCandidates, in O(R * top_k)
+// memory. With top_k these are all that noise may choose; with top_p alone they are as long as they have that share of
+// the mass, which streams by as well. Where they have not, all of them are in the nucleus, and so is the choice of
+// noise over the whole vocabulary, w, if what is likelier than w has a smaller share. That is one more pass over the
+// head, for such rows alone, and the pass draws the next w, from what is likelier than this one: were this one outside,
+// so would be all that is less likely. It is outside with probability 1 - top_p, and the set shrinks each time.
 #include "token_confidence/token_confidence.h"
 
 #include <algorithm>
+#include <bit>
+#include <cmath>
+#include <limits>
 #include <string>
 #include <vector>
 
-#include "common/bfloat16.h"
 #include "common/check.h"
 #include "common/isa.h"
 #include "common/parallel.h"
-#include "cpu/panel_product.h"
-#include "cpu/scratch.h"
-#include "token_confidence/row_summary.h"
+#include "token_confidence/best_candidates.h"
+#include "token_confidence/distribution.h"
+#include "token_confidence/head_logits.h"
+#include "token_confidence/noised_choice.h"
+#include "token_confidence/nucleus.h"
 
 namespace llada {
 namespace {
 
 constexpr const char* kOp = "token_confidence";
-constexpr std::int64_t kMaxParts = 64;
+constexpr std::int64_t kMaxParts = 64, kCandidates = 256;
+constexpr float kNone = -std::numeric_limits<float>::infinity();
 
-std::int64_t id_at(const ArrayView& ids, std::int64_t index) {
-  const std::int64_t offset = index * ids.stride(0);
-  return ids.dtype == DType::kInt64 ? ids.as<std::int64_t>()[offset] : ids.as<std::int32_t>()[offset];
-}
-
-// Forbidden tokens, sorted, each once.
-std::vector<std::int64_t> check_forbidden(const TokenConfidenceArgs& args) {
-  std::vector<std::int64_t> forbidden;
-  const std::int64_t vocabulary = args.vocabulary;
-  if (args.forbidden.defined()) {
-    for (std::int64_t i = 0; i < args.forbidden.size(0); ++i) {
-      const std::int64_t id = id_at(args.forbidden, i);
-      require(kOp, "forbidden", id >= 0 && id < vocabulary, "token ids below " + std::to_string(vocabulary),
-              std::to_string(id));
-      forbidden.push_back(id);
+std::vector<RowNoise> row_noise(const TokenConfidenceArgs& args) {
+  std::vector<RowNoise> noise;
+  for (std::int64_t row = 0; row < args.hidden.size(0); ++row) {
+    double temperature = args.temperature;
+    if (args.temperatures.defined()) {
+      const std::int64_t at = row * args.temperatures.stride(0);
+      const bool wide = args.temperatures.dtype == DType::kFloat64;
+      temperature = wide ? args.temperatures.as<double>()[at] : args.temperatures.as<float>()[at];
+      require(kOp, "temperature", temperature >= 0.0 && temperature <= 1e30, "finite and at least 0",
+              std::to_string(temperature));
     }
+    const ArrayView& keys = args.noise_keys;
+    const std::int64_t key = keys.defined() ? keys.as<std::int64_t>()[row * keys.stride(0)] : row;
+    noise.push_back({temperature, GumbelStream(args.seed, key)});
   }
-  std::sort(forbidden.begin(), forbidden.end());
-  forbidden.erase(std::unique(forbidden.begin(), forbidden.end()), forbidden.end());
-  const bool mask_extra =
-      args.mask_token >= 0 && !std::binary_search(forbidden.begin(), forbidden.end(), args.mask_token);
-  require(kOp, "forbidden", static_cast<std::int64_t>(forbidden.size()) + mask_extra < vocabulary,
-          "such that a token is left to choose", "all of them forbidden");
-  return forbidden;
+  return noise;
 }
 
-class Stream {
+// Sums of the vocabulary's fixed parts: Sums [parts, rows], which add(sums, r, first_token, logits [32]) fills, merged
+// into the first part's by merge(sums, later sums, r).
+template <class Sums, class Add, class Merge>
+std::vector<Sums> sum_parts(const HeadLogits& logits, std::int64_t hidden, const Add& add, const Merge& merge) {
+  const std::int64_t rows = logits.rows(), panels = logits.panels();
+  const std::int64_t part_panels = (panels + kMaxParts - 1) / kMaxParts;
+  const std::int64_t parts = (panels + part_panels - 1) / part_panels;
+  std::vector<Sums> sums(parts * rows);
+  const std::int64_t part_operations = part_panels * kPanelColumns * rows * hidden / kProductsPerOperation;
+  parallel_for(0, parts, grain_of(part_operations), [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t part = begin; part < end; ++part) {
+      Sums* own = sums.data() + part * rows;
+      logits.run(part * part_panels, std::min((part + 1) * part_panels, panels),
+                 [&](std::int64_t r, std::int64_t first, float* tile) { add(own[r], r, first, tile); });
+    }
+  });
+  for (std::int64_t part = 1; part < parts; ++part) {
+    for (std::int64_t r = 0; r < rows; ++r) merge(sums[r], sums[part * rows + r], r);
+  }
+  sums.resize(rows);
+  return sums;
+}
+
+// Chooses the tokens of all rows; see the head of the file.
+class Choice {
  public:
-  Stream(const TokenConfidenceArgs& args, std::vector<std::int64_t> forbidden)
-      : args_(args),
-        forbidden_(std::move(forbidden)),
-        weights_(args.packed ? packed_weights(kOp, "lm_head", args.weight, -1, args.vocabulary, args.hidden.size(1),
-                                              false, args.hidden.dtype)
-                             : plain_weights(args.weight, false)),
-        rows_(args.hidden.size(0) * weights_.words_per_row()) {
-    const std::int32_t offsets[2] = {0, static_cast<std::int32_t>(args.hidden.size(0))};
-    cut_rows(offsets, 1, chunks_);
-    parallel_for(0, static_cast<std::int64_t>(chunks_.size()), grain_of(args.hidden.size(1) * kMaxPanelRows),
-                 [&](std::int64_t begin, std::int64_t end) {
-                   pack_chunks(weights_, {args.hidden.dtype, args.hidden.data, args.hidden.stride(0), nullptr}, chunks_,
-                               begin, end, rows_.data());
-                 });
-    for (std::int64_t row = 0; row < args.hidden.size(0) && args.temperature > 0.0; ++row) {
-      noise_.emplace_back(args.seed, args.noise_keys.defined() ? id_at(args.noise_keys, row) : row);
+  explicit Choice(const TokenConfidenceArgs& args) : args_(args), changes_(args), rows_(args.hidden.size(0)) {
+    const std::vector<RowNoise> noise = row_noise(args);
+    for (std::size_t row = 0; row < rows_.size(); ++row) {
+      rows_[row].noise = noise[row];
+      const std::int64_t wanted = args.top_k > 0 ? args.top_k : args.top_p < 1.0 ? kCandidates : 2;
+      const std::int64_t capacity = noise[row].temperature > 0.0 ? std::max<std::int64_t>(wanted, 2) : 2;
+      rows_[row].candidates.set_capacity(std::min(capacity, args.vocabulary));
     }
   }
 
-  std::int64_t panels() const { return weights_.panels(); }
-
-  // Adds panels [begin, end) to the summaries of all rows.
-  void run(std::int64_t begin, std::int64_t end, RowSummary* summaries) const {
-    run_group({weights_, rows_.data(), chunks_}, 0, static_cast<std::int64_t>(chunks_.size()), begin, end,
-              [&](const RowChunk& chunk, std::int64_t panel, float* tile) {
-                for (int r = 0; r < chunk.num_rows; ++r) {
-                  add(tile + r * kPanelColumns, panel, chunk.first_row + r, summaries);
-                }
-              });
+  void run() {
+    if (rows_.empty()) return;
+    stream_all();
+    std::vector<std::int32_t> pending = decide_all();
+    while (!pending.empty()) pending = stream_likelier(pending);
   }
 
  private:
-  void add(float* logits, std::int64_t panel, std::int64_t row, RowSummary* summaries) const {
-    constexpr float kNone = -std::numeric_limits<float>::infinity();
-    const std::int64_t first = panel * kPanelColumns, end = first + kPanelColumns;
-    if (args_.hidden.dtype == DType::kBFloat16) statistics_.round_to_bfloat16(logits);
-    for (int c = weights_.columns_of(panel); c < kPanelColumns; ++c) logits[c] = kNone;
-    const auto from = std::lower_bound(forbidden_.begin(), forbidden_.end(), first);
-    for (auto id = from; id != forbidden_.end() && *id < end; ++id) logits[*id - first] = kNone;
-    RowSummary& summary = summaries[row];
-    float highest = summary.add_to_distribution(logits, statistics_);
-    if (args_.mask_token >= first && args_.mask_token < end) {
-      logits[args_.mask_token - first] = kNone;
-      highest = statistics_.highest(logits);
+  // Shared by the parts.
+  struct Row {
+    RowNoise noise;
+    BestCandidates candidates;
+    NoisedChoice noised;  // over the whole vocabulary
+    Distribution distribution;
+    // Where the nucleus is larger than the candidates: its mass, and what noise chooses if it is within.
+    double nucleus = 0.0;
+    std::uint64_t choice = 0;
+  };
+
+  struct Part {
+    Distribution distribution;
+    Mass mass;  // of what may be chosen
+  };
+
+  // Makes the mask token minus infinity; returns the highest of all, which was `highest`.
+  float keep_choosable(float* logits, std::int64_t first, float highest) const {
+    const std::int64_t within = args_.mask_token - first;
+    if (within < 0 || within >= kPanelColumns) return highest;
+    logits[within] = kNone;
+    return statistics_.highest(logits);
+  }
+
+  // Makes what is not likelier than `choice` minus infinity; whether anything is left.
+  bool keep_likelier(float* logits, std::int64_t first, std::uint64_t choice) const {
+    const float least = logit_of(choice);
+    std::uint32_t kept = statistics_.at_least(logits, least);
+    if (kept == 0) return false;
+    const std::uint32_t above = statistics_.at_least(logits, std::nextafter(least, -kNone));
+    for (std::uint32_t equal = kept & ~above; equal != 0; equal &= equal - 1) {
+      if (first + std::countr_zero(equal) >= token_of(choice)) kept &= ~(equal & -equal);
     }
-    summary.offer(logits, highest, first);
-    if (args_.temperature > 0.0) summary.offer_noised(logits, highest, first, args_.temperature, noise_[row]);
+    statistics_.keep(logits, kept);
+    return kept != 0;
+  }
+
+  void stream_all() {
+    const bool nucleus = args_.top_k == 0 && args_.top_p < 1.0;
+    const auto parts = sum_parts<Part>(
+        HeadLogits(args_, changes_), args_.hidden.size(1),
+        [&](Part& part, std::int64_t r, std::int64_t first, float* logits) {
+          Row& row = rows_[r];
+          const float highest = keep_choosable(logits, first, part.distribution.add(logits, statistics_));
+          row.candidates.offer(logits, highest, first, statistics_);
+          if (row.noise.temperature == 0.0 || args_.top_k > 0) return;
+          row.noised.offer(logits, highest, first, row.noise, statistics_);
+          if (nucleus) part.mass.add(logits, highest, row.noise.temperature, statistics_);
+        },
+        [&](Part& part, const Part& later, std::int64_t r) {
+          part.distribution.merge(later.distribution);
+          if (nucleus) part.mass.merge(later.mass, rows_[r].noise.temperature);
+        });
+    for (std::size_t r = 0; r < rows_.size(); ++r) {
+      rows_[r].distribution = parts[r].distribution;
+      rows_[r].nucleus = args_.top_p * parts[r].mass.sum();
+    }
+  }
+
+  // Writes the rows and returns those of which something has to be known first.
+  std::vector<std::int32_t> decide_all() {
+    const auto count = static_cast<std::int64_t>(rows_.size());
+    std::vector<char> open(rows_.size());
+    parallel_for(0, count, args_.top_k > 0 || args_.top_p < 1.0 ? 1 : count, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t row = begin; row < end; ++row) open[row] = !decide(row);
+    });
+    std::vector<std::int32_t> pending;
+    for (std::int64_t row = 0; row < count; ++row) {
+      if (open[row] != 0) pending.push_back(static_cast<std::int32_t>(row));
+    }
+    return pending;
+  }
+
+  bool decide(std::int64_t r) {
+    Row& row = rows_[r];
+    const std::span<const std::uint64_t> keys = row.candidates.sorted();
+    row.choice = row.noise.temperature > 0.0 ? row.noised.key() : keys.empty() ? 0 : keys[0];
+    if (!std::isfinite(row.distribution.logsumexp()) || keys.empty() || row.noise.temperature == 0.0) {
+      write(r);
+      return true;
+    }
+    auto kept = keys;
+    if (args_.top_k > 0) {
+      kept = keys.first(std::min(keys.size(), static_cast<std::size_t>(args_.top_k)));
+      row.nucleus = args_.top_p * mass_of(kept, row.noise.temperature);
+    }
+    if (args_.top_p < 1.0) {
+      const std::size_t size = nucleus_size(kept, row.noise.temperature, row.nucleus);
+      if (args_.top_k == 0 && size > kept.size() && row.choice < kept.back()) return false;
+      kept = kept.first(std::min(size, kept.size()));
+    }
+    const bool cut = args_.top_k > 0 || args_.top_p < 1.0;
+    if (cut && row.choice < kept.back()) row.choice = best_noised(kept, row.noise);
+    write(r);
+    return true;
+  }
+
+  static std::uint64_t best_noised(std::span<const std::uint64_t> keys, const RowNoise& noise) {
+    NoisedChoice best;
+    for (const std::uint64_t key : keys) best.offer_one(key, noise);
+    return best.key();
+  }
+
+  // One more pass for these rows; returns those that need another.
+  std::vector<std::int32_t> stream_likelier(const std::vector<std::int32_t>& pending) {
+    std::vector<NoisedChoice> likelier(pending.size());
+    const auto masses = sum_parts<Mass>(
+        HeadLogits(args_, changes_, pending), args_.hidden.size(1),
+        [&](Mass& mass, std::int64_t r, std::int64_t first, float* logits) {
+          const Row& row = rows_[pending[r]];
+          keep_choosable(logits, first, kNone);
+          if (!keep_likelier(logits, first, row.choice)) return;
+          const float highest = statistics_.highest(logits);
+          likelier[r].offer(logits, highest, first, row.noise, statistics_);
+          mass.add(logits, highest, row.noise.temperature, statistics_);
+        },
+        [&](Mass& mass, const Mass& later, std::int64_t r) { mass.merge(later, rows_[pending[r]].noise.temperature); });
+    std::vector<std::int32_t> open;
+    for (std::size_t r = 0; r < pending.size(); ++r) {
+      Row& row = rows_[pending[r]];
+      const bool within = masses[r].sum() < row.nucleus;
+      if (!within) row.choice = likelier[r].key();
+      if (within || row.choice >= row.candidates.sorted().back()) {
+        write(pending[r]);
+      } else {
+        open.push_back(pending[r]);
+      }
+    }
+    return open;
+  }
+
+  // Token -1 and NaN where the distribution is not finite or nothing may be chosen.
+  void write(std::int64_t r) {
+    constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+    Row& row = rows_[r];
+    const std::span<const std::uint64_t> keys = row.candidates.sorted();
+    const double logsumexp = row.distribution.logsumexp();
+    const bool good = std::isfinite(logsumexp) && row.choice != 0;
+    const std::uint64_t chosen = good ? row.choice : 0;
+    const std::uint64_t other = !good ? 0 : chosen != keys[0] ? keys[0] : keys.size() > 1 ? keys[1] : 0;
+    const auto or_nan = [good](double value) { return good ? static_cast<float>(value) : kNan; };
+    args_.token.as<std::int32_t>()[r] = token_of(chosen);
+    args_.logprob.as<float>()[r] = or_nan(logit_of(chosen) - logsumexp);
+    args_.runner_up.as<std::int32_t>()[r] = token_of(other);
+    args_.runner_up_logprob.as<float>()[r] = or_nan(logit_of(other) - logsumexp);
+    args_.entropy.as<float>()[r] = or_nan(row.distribution.entropy());
+    args_.logsumexp.as<float>()[r] = or_nan(logsumexp);
   }
 
   const TokenConfidenceArgs& args_;
   const PanelStatistics& statistics_ = select_panel_statistics(active_isa());
-  std::vector<std::int64_t> forbidden_;
-  PanelWeights weights_;
-  std::vector<RowChunk> chunks_;
-  Scratch<std::uint32_t> rows_;
-  std::vector<GumbelStream> noise_;
+  LogitChanges changes_;
+  std::vector<Row> rows_;
 };
-
-void write(const TokenConfidenceArgs& args, std::int64_t row, const RowSummary::Result& result) {
-  args.token.as<std::int32_t>()[row] = result.token;
-  args.logprob.as<float>()[row] = result.logprob;
-  args.runner_up.as<std::int32_t>()[row] = result.runner_up;
-  args.runner_up_logprob.as<float>()[row] = result.runner_up_logprob;
-  args.entropy.as<float>()[row] = result.entropy;
-  args.logsumexp.as<float>()[row] = result.logsumexp;
-}
 
 }  // namespace
 
@@ -131,12 +266,21 @@ void check_token_confidence(const TokenConfidenceArgs& args, const Backend& back
   }
   require(kOp, "temperature", args.temperature >= 0.0 && args.temperature <= 1e30, "finite and at least 0",
           std::to_string(args.temperature));
+  if (args.temperatures.defined())
+    Check(kOp, "temperature", args.temperatures).on(backend).dtype({DType::kFloat32, DType::kFloat64}).shape({rows});
+  require(kOp, "top_k", args.top_k >= 0, "at least 1, or 0 for none", std::to_string(args.top_k));
+  require(kOp, "top_p", args.top_p > 0.0 && args.top_p <= 1.0, "above 0 and at most 1", std::to_string(args.top_p));
   require(kOp, "mask_token_id", args.mask_token >= -1 && args.mask_token < vocabulary,
           "a token id below " + std::to_string(vocabulary), std::to_string(args.mask_token));
   if (args.noise_keys.defined())
     Check(kOp, "noise_keys", args.noise_keys).on(backend).dtype({DType::kInt64}).shape({rows});
   if (args.forbidden.defined()) {
     Check(kOp, "forbidden", args.forbidden).on(backend).dtype({DType::kInt32, DType::kInt64}).shape({kAnySize});
+  }
+  if (args.bias_tokens.defined() || args.bias_values.defined()) {
+    Check(kOp, "bias tokens", args.bias_tokens).on(backend).dtype({DType::kInt64}).shape({rows, kAnySize});
+    Check(kOp, "bias values", args.bias_values).on(backend).dtype({DType::kFloat32});
+    Check(kOp, "bias values", args.bias_values).shape({rows, args.bias_tokens.size(1)});
   }
   Check(kOp, "token", args.token).on(backend).dtype({DType::kInt32}).shape({rows}).contiguous();
   Check(kOp, "runner_up", args.runner_up).on(backend).dtype({DType::kInt32}).shape({rows}).contiguous();
@@ -147,22 +291,7 @@ void check_token_confidence(const TokenConfidenceArgs& args, const Backend& back
 
 void token_confidence(const TokenConfidenceArgs& args) {
   check_token_confidence(args, kCpuBackend);
-  const Stream stream(args, check_forbidden(args));
-  const std::int64_t rows = args.hidden.size(0), panels = stream.panels();
-  if (rows == 0) return;
-  const std::int64_t part_panels = (panels + kMaxParts - 1) / kMaxParts;
-  const std::int64_t parts = (panels + part_panels - 1) / part_panels;
-  std::vector<RowSummary> summaries(parts * rows);
-  const std::int64_t part_operations = part_panels * kPanelColumns * rows * args.hidden.size(1) / kProductsPerOperation;
-  parallel_for(0, parts, grain_of(part_operations), [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t part = begin; part < end; ++part) {
-      stream.run(part * part_panels, std::min((part + 1) * part_panels, panels), summaries.data() + part * rows);
-    }
-  });
-  for (std::int64_t row = 0; row < rows; ++row) {
-    for (std::int64_t part = 1; part < parts; ++part) summaries[row].merge(summaries[part * rows + row]);
-    write(args, row, summaries[row].result(args.temperature > 0.0));
-  }
+  Choice(args).run();
 }
 
 }  // namespace llada

@@ -32,6 +32,11 @@ void run_pass(const TokenConfidenceArgs& args, const ArrayView& workspace, const
   params.product = {hidden.dtype, row_of(hidden), hidden.stride(0), weight.data,     0, weight.stride(0), nullptr,
                     nullptr,      rows,           hidden.size(1),   args.vocabulary, 1, stream.handle};
   params.temperature = args.temperature;
+  if (args.temperatures.defined()) {
+    params.temperatures = row_of(args.temperatures);
+    params.wide_temperatures = args.temperatures.dtype == DType::kFloat64;
+    params.temperature_stride = args.temperatures.stride(0);
+  }
   params.seed = args.seed;
   if (args.noise_keys.defined()) {
     params.noise_keys = reinterpret_cast<const std::int64_t*>(row_of(args.noise_keys));
@@ -45,6 +50,16 @@ void run_pass(const TokenConfidenceArgs& args, const ArrayView& workspace, const
     params.forbidden_count = args.forbidden.size(0);
   }
   params.mask_token = args.mask_token;
+  if (args.bias_tokens.defined()) {
+    const ArrayView &tokens = args.bias_tokens, &values = args.bias_values;
+    params.bias_tokens = reinterpret_cast<const std::int64_t*>(row_of(tokens));
+    params.bias_values = reinterpret_cast<const float*>(row_of(values));
+    params.bias_count = tokens.size(1);
+    for (int dim = 0; dim < 2; ++dim) {
+      params.bias_token_strides[dim] = tokens.stride(dim);
+      params.bias_value_strides[dim] = values.stride(dim);
+    }
+  }
   params.parts = workspace.as<float>();
   params.token = args.token.as<std::int32_t>() + first;
   params.runner_up = args.runner_up.as<std::int32_t>() + first;
@@ -64,6 +79,7 @@ std::int64_t token_confidence_workspace(const TokenConfidenceArgs& args) {
 void token_confidence(const TokenConfidenceArgs& args, const ArrayView& workspace, const Stream& stream) {
   const Backend backend = backend_of(args.hidden);
   require(kOp, "lm_head", !args.packed, "a plain tensor on a GPU", "a packed one");
+  require(kOp, "top_k and top_p", args.top_k == 0 && args.top_p == 1.0, "none in the kernels of a GPU", "one");
   check_token_confidence(args, backend);
   Check(kOp, "workspace", workspace).on(backend).dtype({DType::kFloat32}).shape({token_confidence_workspace(args)});
   const std::int64_t rows = args.hidden.size(0), step = rows_per_pass(args);

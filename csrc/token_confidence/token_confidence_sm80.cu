@@ -7,9 +7,11 @@
 //
 // Sums run over fixed trees, a choice is the largest of keys that no two tokens share: a row's bits depend on the row
 // alone. Noise is drawn in double where it can win, which its value in float with a bound of the error tells.
+// A row's bias is read by every tile: it is short.
 #include "cuda/launch.h"
 #include "cuda/reduce.h"
 #include "grouped_gemm/product_sm80.h"
+#include "token_confidence/choice_key.h"
 #include "token_confidence/gumbel.h"
 #include "token_confidence/token_confidence_cuda.h"
 
@@ -19,23 +21,6 @@ namespace {
 constexpr int kMergeThreads = 128, kMergeWarps = kMergeThreads / kWarpLanes;
 constexpr int kLogitPitch = kVocabularyTile + 4, kLaneTokens = kVocabularyTile / kWarpLanes;
 static_assert(kLaneTokens == 4);
-
-// Logit and token in one number: the larger logit is larger, of equal ones the lower token. 0 is no token.
-__device__ __forceinline__ std::uint64_t choice_key(float logit, std::int64_t token) {
-  if (!(logit > -INFINITY)) return 0;
-  const unsigned bits = __float_as_uint(logit + 0.0f);  // no -0
-  const unsigned order = bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-  return std::uint64_t{order} << 32 | ~static_cast<std::uint32_t>(token);
-}
-
-__device__ __forceinline__ float logit_of(std::uint64_t key) {
-  const auto order = static_cast<unsigned>(key >> 32);
-  return key == 0 ? -INFINITY : __uint_as_float(order & 0x80000000u ? order & 0x7fffffffu : ~order);
-}
-
-__device__ __forceinline__ std::int32_t token_of(std::uint64_t key) {
-  return key == 0 ? -1 : static_cast<std::int32_t>(~static_cast<std::uint32_t>(key));
-}
 
 struct Choice {
   std::uint64_t best, second, noised;  // keys
@@ -51,8 +36,7 @@ struct Choice {
   }
 
   __device__ __forceinline__ void offer_noised(std::uint64_t key, double value) {
-    const bool lower_token = static_cast<std::uint32_t>(key) > static_cast<std::uint32_t>(noised);
-    if (key != 0 && (value > noised_value || (value == noised_value && lower_token))) {
+    if (key != 0 && (value > noised_value || (value == noised_value && has_lower_token(key, noised)))) {
       noised = key;
       noised_value = value;
     }
@@ -120,8 +104,36 @@ __device__ __forceinline__ void choose_noised(Choice& choice, const std::uint64_
   }
 }
 
+// 0 where the row's own is out of range.
+__device__ __forceinline__ double temperature_of(const TokenConfidenceParams& params, std::int64_t row) {
+  if (params.temperatures == nullptr) return params.temperature;
+  const std::int64_t at = row * params.temperature_stride;
+  const double own = params.wide_temperatures ? static_cast<const double*>(params.temperatures)[at]
+                                              : static_cast<const float*>(params.temperatures)[at];
+  return own > 0.0 && own <= 1e30 ? own : 0.0;
+}
+
+// By one warp: adds a row's bias to its logits in shared memory, in order.
+__device__ __forceinline__ void add_bias(float* row_logits, const TokenConfidenceParams& params, std::int64_t row,
+                                         std::int64_t first_token) {
+  const int lane = threadIdx.x % kWarpLanes;
+  const std::int64_t* tokens = params.bias_tokens + row * params.bias_token_strides[0];
+  const float* values = params.bias_values + row * params.bias_value_strides[0];
+  for (std::int64_t begin = 0; begin < params.bias_count; begin += kWarpLanes) {
+    const std::int64_t own = begin + lane;
+    const std::int64_t token = own < params.bias_count ? tokens[own * params.bias_token_strides[1]] : -1;
+    const bool within = token >= first_token && token < first_token + kVocabularyTile;
+    unsigned here = __ballot_sync(kAllLanes, within);
+    for (; lane == 0 && here != 0; here &= here - 1) {
+      const std::int64_t next = begin + __ffs(here) - 1;
+      row_logits[tokens[next * params.bias_token_strides[1]] - first_token] +=
+          values[next * params.bias_value_strides[1]];
+    }
+  }
+  __syncwarp();
+}
+
 // By one warp: the part of a row whose logits lie in shared memory. `absent` has a bit per token of the tile.
-template <class Element>
 __device__ __forceinline__ TilePart summarize(const TokenConfidenceParams& params, const float* row_logits,
                                               std::int64_t row, std::int64_t first_token, const unsigned* absent) {
   const int lane = threadIdx.x % kWarpLanes;
@@ -134,7 +146,7 @@ __device__ __forceinline__ TilePart summarize(const TokenConfidenceParams& param
     const int within = lane * kLaneTokens + i;
     const std::int64_t token = first_token + within;
     const bool present = token < params.product.columns && (absent[within / 32] >> within % 32 & 1) == 0;
-    logits[i] = present ? to_float(from_float<Element>(logits[i])) : -INFINITY;
+    if (!present) logits[i] = -INFINITY;
     keys[i] = token != params.mask_token ? choice_key(logits[i], token) : 0;
     part.maximum = fmaxf(part.maximum, logits[i]);
     part.choice.offer(keys[i]);
@@ -149,13 +161,13 @@ __device__ __forceinline__ TilePart summarize(const TokenConfidenceParams& param
   }
   part.sum = warp_sum(part.sum);
   part.weighted = warp_sum(part.weighted);
-  const bool noised = params.temperature > 0.0;
-  if (noised) {
+  const double temperature = temperature_of(params, row);
+  if (temperature > 0.0) {
     const std::int64_t key =
         params.noise_keys != nullptr ? params.noise_keys[row * params.noise_key_stride] : params.first_row + row;
-    choose_noised(part.choice, keys, GumbelStream(params.seed, key), params.temperature);
+    choose_noised(part.choice, keys, GumbelStream(params.seed, key), temperature);
   }
-  merge_lanes(part.choice, noised);
+  merge_lanes(part.choice, temperature > 0.0);
   return part;
 }
 
@@ -166,7 +178,7 @@ __global__ void __launch_bounds__(Shape::kThreads) tile_kernel(TokenConfidencePa
   LLADA_DYNAMIC_SHARED(char, shared);
   LLADA_SHARED_ARRAY(unsigned, absent, kVocabularyTile / 32);
   const auto row_tiles = static_cast<unsigned>((params.product.rows + Shape::kRows - 1) / Shape::kRows);
-  const std::int64_t tile = blockIdx.x / row_tiles, first_token = tile * kVocabularyTile;
+  const auto first_token = static_cast<std::int32_t>(blockIdx.x / row_tiles * kVocabularyTile);
   const auto first_row = static_cast<std::int32_t>(blockIdx.x % row_tiles * Shape::kRows);
   const auto rows = static_cast<std::int32_t>(params.product.rows) - first_row;
   if (threadIdx.x < kVocabularyTile / 32) absent[threadIdx.x] = 0;
@@ -194,15 +206,19 @@ __global__ void __launch_bounds__(Shape::kThreads) tile_kernel(TokenConfidencePa
     for (int n = 0; n < Shape::kFragments; ++n) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        logits[(tile_row + n * 8 + i % 2) * kLogitPitch + column + m * 16 + i / 2 * 8] = sums[m][n][i];
+        const float logit = to_float(from_float<Element>(sums[m][n][i]));
+        logits[(tile_row + n * 8 + i % 2) * kLogitPitch + column + m * 16 + i / 2 * 8] = logit;
       }
     }
   }
   __syncthreads();
   const std::int64_t tiles = (params.product.columns + kVocabularyTile - 1) / kVocabularyTile;
+  const std::int64_t tile = first_token / kVocabularyTile;
   for (int within = warp; within < row_tile.count; within += Shape::kThreads / kWarpLanes) {
     const std::int64_t row = first_row + within;
-    const TilePart part = summarize<Element>(params, logits + within * kLogitPitch, row, first_token, absent);
+    float* row_logits = logits + within * kLogitPitch;
+    if (params.bias_tokens != nullptr) add_bias(row_logits, params, row, first_token);
+    const TilePart part = summarize(params, row_logits, row, first_token, absent);
     if (lane == 0) reinterpret_cast<TilePart*>(params.parts)[row * tiles + tile] = part;
   }
 }
@@ -213,7 +229,7 @@ __global__ void __launch_bounds__(kMergeThreads) merge_kernel(TokenConfidencePar
   LLADA_SHARED_ARRAY(Choice, choices, kMergeWarps);
   const std::int64_t row = blockIdx.x;
   const auto* parts = reinterpret_cast<const TilePart*>(params.parts) + row * tiles;
-  const bool noised = params.temperature > 0.0;
+  const bool noised = temperature_of(params, row) > 0.0;
   float maximum = -INFINITY;
   Choice choice = no_choice();
   for (std::int64_t tile = threadIdx.x; tile < tiles; tile += kMergeThreads) {

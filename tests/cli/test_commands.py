@@ -92,6 +92,7 @@ def test_seed_and_raw(command: Command, checkpoint: Path) -> None:
 
     hot = ("--temperature", "2.0", "--seed")
     assert tokens(*hot, "1") == tokens(*hot, "1") != tokens(*hot, "2")
+    assert tokens(*hot, "1", "--top-k", "1") == tokens(*hot, "1", "--top-p", "1e-6") == tokens()
     assert tokens("--raw") != tokens()
     assert tokens("--remasking", "random", "--seed", "1") != tokens("--remasking", "random", "--seed", "2")
     assert tokens("--cfg-scale", "1.5") != tokens()

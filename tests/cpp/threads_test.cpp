@@ -158,6 +158,7 @@ Arrays run_token_confidence(const Format& format) {
     args.temperature = 0.7;
     args.seed = 5;
     args.mask_token = 17;
+    args.top_p = 0.95;
     args.token = out[first].view;
     args.logprob = out[first + 1].view;
     args.runner_up = out[first + 2].view;

@@ -112,36 +112,48 @@ def test_equal_logits_go_to_the_lower_token() -> None:
 
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_a_row_alone_gives_the_same_bits(temperature: float, dtype: torch.dtype, isa: str) -> None:
-    hidden, head = inputs((40, 30, 700), dtype)
-    keys = torch.arange(40) * 11 - 7
-    options: dict[str, Any] = {"temperature": temperature, "seed": 1}
+@pytest.mark.parametrize("extra", [{}, {"top_k": 3}, {"top_p": 0.9}, {"top_k": 90, "top_p": 0.8}], ids=str)
+def test_a_row_alone_gives_the_same_bits(extra: dict[str, Any], dtype: torch.dtype, isa: str) -> None:
+    hidden, head = inputs((40, 30, 2100), dtype)
+    hidden[5:12] *= 0.1  # whose nucleus has more than 256 tokens
+    make = torch.Generator().manual_seed(1)
+    by_row: dict[str, Any] = {
+        "noise_keys": torch.arange(40) * 11 - 7,
+        "temperature": torch.linspace(0, 1.5, 40),
+        "bias": (torch.randint(2100, (40, 5), generator=make), torch.randn(40, 5, generator=make)),
+    }
+
+    def run(rows: slice) -> TokenConfidence:
+        own = {name: value[rows] for name, value in by_row.items() if name != "bias"}
+        own["bias"] = tuple(part[rows] for part in by_row["bias"])
+        return token_confidence(hidden[rows], head, seed=1, **own, **extra)
+
     with forced_isa(isa):
         with threads(1):
-            whole = token_confidence(hidden, head, noise_keys=keys, **options)
+            whole = run(slice(40))
         with threads(2):
-            two = token_confidence(hidden, head, noise_keys=keys, **options)
-        for row in (0, 12, 39):
-            alone = token_confidence(hidden[row : row + 1], head, noise_keys=keys[row : row + 1], **options)
-            for mine, other, split in zip(alone, whole, two, strict=True):
-                assert torch.equal(mine[0], other[row])
+            two = run(slice(40))
+        for rows in (slice(0, 1), slice(7, 8), slice(12, 13), slice(5, 23), slice(39, 40)):
+            for mine, other, split in zip(run(rows), whole, two, strict=True):
+                assert torch.equal(mine, other[rows])
                 assert torch.equal(split, other)
 
 
+@pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_a_bias_is_added_to_the_logits(dtype: torch.dtype) -> None:
+def test_a_bias_is_added_to_the_logits(dtype: torch.dtype, isa: str) -> None:
     hidden, head = inputs((37, 16, 300), dtype)
     make = torch.Generator().manual_seed(3)
     tokens = torch.randint(300, (37, 4), generator=make)
     tokens[:, 3] = tokens[:, 0]  # a token that stands twice gets both
     values = torch.randn(37, 4, generator=make) * 3
-    logits = linear(hidden, head).float().scatter_add(1, tokens, values)
-    for packed in (False, True):
-        weight = pack_linear(head) if packed else head
-        for options in OPTIONS:
-            ours = token_confidence(hidden, weight, bias=(tokens, values), **options)
-            assert_same(ours, confidence_of_logits(logits, **options))
+    with forced_isa(isa):
+        logits = linear(hidden, head).float().scatter_add(1, tokens, values)
+        for packed in (False, True):
+            weight = pack_linear(head) if packed else head
+            for options in OPTIONS:
+                ours = token_confidence(hidden, weight, bias=(tokens, values), **options)
+                assert_same(ours, confidence_of_logits(logits, **options))
     reference = token_confidence_reference(hidden, head, bias=(tokens, values))
     assert (reference.token == token_confidence(hidden, head, bias=(tokens, values)).token).float().mean() > 0.9
     assert not torch.equal(reference.token, token_confidence(hidden, head).token)
@@ -150,20 +162,20 @@ def test_a_bias_is_added_to_the_logits(dtype: torch.dtype) -> None:
     assert [field.shape for field in token_confidence(hidden[:0], head, bias=(tokens[:0], values[:0]))] == [(0,)] * 6
 
 
-def test_a_biased_row_alone_gives_the_same_bits() -> None:
-    """With a vocabulary so large that torch splits the sum of a single row over its threads."""
-    hidden, head = inputs((19, 8, 150_001), torch.float32)
-    tokens, values = torch.arange(38).view(19, 2) * 11, torch.ones(19, 2)
-    with threads(1):
-        whole = token_confidence(hidden, head, bias=(tokens, values))
-    with threads(2):
-        two = token_confidence(hidden, head, bias=(tokens, values))
-        for row in (0, 15, 18):
-            pick = slice(row, row + 1)
-            alone = token_confidence(hidden[pick], head, bias=(tokens[pick], values[pick]))
-            for mine, other, split in zip(alone, whole, two, strict=True):
-                assert torch.equal(mine[0], other[row])
-                assert torch.equal(split, other)
+def test_biases_of_a_token_add_up_in_order() -> None:
+    hidden, head = torch.zeros(1, 1), torch.zeros(40, 1)
+    tokens = torch.tensor([[7, 3, 7, 7]])
+    rounded = token_confidence(hidden, head, bias=(tokens, torch.tensor([[2.0**30, 1.0, 1.0, -(2.0**30)]])))
+    assert (rounded.token.item(), rounded.runner_up.item()) == (3, 0)
+    kept = token_confidence(hidden, head, bias=(tokens, torch.tensor([[2.0**30, 1.0, -(2.0**30), 1.5]])))
+    assert kept.token.item() == 7
+
+
+def test_a_bias_does_not_bring_a_forbidden_token_back() -> None:
+    hidden, head = inputs((3, 8, 50), torch.float32)
+    bias = (torch.full((3, 1), 9), torch.full((3, 1), 1e6))
+    assert not (token_confidence(hidden, head, bias=bias, forbidden=[9]).token == 9).any()
+    assert not (token_confidence(hidden, head, bias=bias, mask_token_id=9).token == 9).any()
 
 
 def test_rows_that_are_not_finite() -> None:
@@ -236,6 +248,8 @@ def test_opcheck() -> None:
     torch.library.opcheck(op, (hidden, head, False, 40))
     keys, forbidden = torch.arange(5), torch.tensor([3])
     torch.library.opcheck(op, (hidden, head, False, 40, 0.5, 3, keys, forbidden, 7))
+    bias = (torch.full((5, 2), 4), torch.ones(5, 2))
+    torch.library.opcheck(op, (hidden, head, False, 40, 0.0, 3, keys, forbidden, 7, torch.rand(5), *bias, 4, 0.9))
 
 
 def test_numpy_door() -> None:
@@ -244,6 +258,25 @@ def test_numpy_door() -> None:
     expected = token_confidence(hidden, head, temperature=0.5, seed=3, mask_token_id=2)
     for name, value in expected._asdict().items():
         np.testing.assert_array_equal(out[name], value.numpy())
+    bias, temperatures = (torch.tensor([[3], [9], [4], [39], [0]]), torch.full((5, 1), 3.0)), torch.linspace(0, 2, 5)
+    cuts: dict[str, Any] = {"seed": 3, "top_k": 9, "top_p": 0.7}
+    arrays = {"temperature": temperatures.numpy(), "bias": tuple(part.numpy() for part in bias)}
+    out = extension().token_confidence(hidden.numpy(), head.numpy(), **arrays, **cuts)
+    for name, value in token_confidence(hidden, head, temperature=temperatures, bias=bias, **cuts)._asdict().items():
+        np.testing.assert_array_equal(out[name], value.numpy())
+    bad: list[tuple[dict[str, Any], str]] = [
+        ({"top_k": -1}, "top_k must be at least 1, or 0 for none, got -1"),
+        ({"top_p": 0.0}, "top_p must be above 0 and at most 1"),
+        ({"temperature": np.full(5, -1, np.float32)}, "temperature must be finite and at least 0, got -1"),
+        ({"temperature": np.ones(4, np.float32)}, "temperature must have shape"),
+        (
+            {"bias": (np.full((5, 1), 40), np.ones((5, 1), np.float32))},
+            "bias tokens must be token ids below 40, got 40",
+        ),
+    ]
+    for options, message in bad:
+        with pytest.raises(ValueError, match=message):
+            extension().token_confidence(hidden.numpy(), head.numpy(), **options)
     with pytest.raises(ValueError, match="lm_head must have shape"):
         extension().token_confidence(hidden.numpy(), head.numpy()[:, :3])
 
@@ -264,8 +297,25 @@ def test_errors() -> None:
         token_confidence(torch.zeros(8, 3).T, head)
     with pytest.raises(ValueError, match="temperature must be finite and at least 0"):
         token_confidence(hidden, head, temperature=-1.0)
-    with pytest.raises(ValueError, match="seed must be given when temperature is above 0"):
-        token_confidence(hidden, head, temperature=1.0)
+    for temperature in (1.0, torch.zeros(3)):
+        with pytest.raises(ValueError, match="seed must be given when temperature is above 0 or a tensor"):
+            token_confidence(hidden, head, temperature=temperature)
+    for value in (-1.0, math.nan, math.inf):
+        with pytest.raises(ValueError, match="temperature must be finite and at least 0"):
+            token_confidence(hidden, head, temperature=torch.tensor([0.0, value, 1.0]), seed=0)
+    with pytest.raises(TypeError, match="temperature must be float32 or float64, got int64"):
+        token_confidence(hidden, head, temperature=torch.ones(3).long(), seed=0)
+    with pytest.raises(ValueError, match=r"temperature must have shape \[3\], got \[4\]"):
+        token_confidence(hidden, head, temperature=torch.ones(4), seed=0)
+    with pytest.raises(ValueError, match="top_k must be at least 1, got 0"):
+        token_confidence(hidden, head, top_k=0)
+    with pytest.raises(TypeError, match="top_k must be an int or None, got float"):
+        token_confidence(hidden, head, top_k=2.0)  # type: ignore[arg-type]
+    for share in (0.0, 1.1, math.nan):
+        with pytest.raises(ValueError, match="top_p must be above 0 and at most 1"):
+            token_confidence(hidden, head, top_p=share)
+    with pytest.raises(TypeError, match="top_p must be a number or None, got bool"):
+        token_confidence(hidden, head, top_p=True)
     with pytest.raises(ValueError, match=r"noise_keys must have shape \[3\]"):
         token_confidence(hidden, head, temperature=1.0, seed=0, noise_keys=torch.zeros(4, dtype=torch.int64))
     with pytest.raises(ValueError, match="mask_token_id must be within 0 and 9, got 10"):
@@ -293,6 +343,11 @@ def test_the_core_checks_too() -> None:
         (hidden, head, False, 10, 0.0, 0, None, torch.tensor([10])),
         (hidden, head, False, 10, 0.0, 0, None, torch.arange(10)),
         (hidden, head, False, 10, 0.0, 0, None, None, 10),
+        (hidden, head, False, 10, 0.0, 0, None, None, -1, torch.tensor([0, 1, math.nan])),
+        (hidden, head, False, 10, 0.0, 0, None, None, -1, None, torch.full((3, 1), 10), torch.ones(3, 1)),
+        (hidden, head, False, 10, 0.0, 0, None, None, -1, None, torch.zeros(3, 2).long(), torch.ones(3, 1)),
+        (hidden, head, False, 10, 0.0, 0, None, None, -1, None, None, None, -1),
+        (hidden, head, False, 10, 0.0, 0, None, None, -1, None, None, None, 0, 1.5),
     ]:
         with pytest.raises(RuntimeError, match="token_confidence: "):
             op(*arguments)

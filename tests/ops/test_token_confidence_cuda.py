@@ -32,18 +32,21 @@ def emulated_confidence(order: int, hidden: Tensor, head: Tensor, **options: Any
     """The CUDA op itself, under an order of threads: the package's function takes no float16 on the CPU."""
     forbidden = options.get("forbidden")
     ids = torch.as_tensor(forbidden, dtype=torch.int64) if forbidden is not None else None
-    mask_token = options.get("mask_token_id")
+    mask_token, temperature = options.get("mask_token_id"), options.get("temperature", 0.0)
+    several = isinstance(temperature, Tensor)
     return TokenConfidence(
         *emulated_ops(order).token_confidence(
             hidden,
             head,
             False,
             len(head),
-            options.get("temperature", 0.0),
+            0.0 if several else temperature,
             options.get("seed", 0),
             options.get("noise_keys"),
             ids,
             -1 if mask_token is None else mask_token,
+            temperature if several else None,
+            *options.get("bias", (None, None)),
         )
     )
 
@@ -65,6 +68,33 @@ def test_chooses_what_the_reference_chooses(shape: tuple[int, int, int], seed: i
         assert_same(ours, confidence_of_logits(logits, **options))
 
 
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("shape", SHAPES[1:-1:2])
+def test_bias_and_temperatures_by_row(shape: tuple[int, int, int], seed: int) -> None:
+    rows, _, vocabulary = shape
+    hidden, head = inputs(shape, WITH_FLOAT16[(seed + rows) % 3])
+    make = torch.Generator().manual_seed(seed)
+    tokens = torch.randint(vocabulary, (rows, 37 * seed % 71), generator=make)
+    tokens[:, tokens.shape[1] // 2 :] = tokens[:, : -(tokens.shape[1] // 2) or None]  # repeated ones add up
+    values = torch.randn(tokens.shape, generator=make) * 2
+    temperature = torch.linspace(0, 1.5, rows) * (torch.arange(rows) % 3 > 0)
+    options: dict[str, Any] = {"seed": seed, "forbidden": [1], "mask_token_id": 0}
+    options["temperature"] = temperature.to((torch.float32, torch.float64)[seed % 2])
+    for bias in ((tokens, values), (tokens.T.contiguous().T, values.repeat(1, 2)[:, : values.shape[1]])):
+        ours = emulated_confidence(seed, hidden, head, bias=bias, **options)
+        assert_same(ours, confidence_of_logits(emulated_logits(seed, hidden, head), bias=bias, **options))
+
+
+def test_a_gpu_s_numbers_out_of_range_do_nothing() -> None:
+    hidden, head = inputs((5, 8, 140), torch.bfloat16)
+    plain = emulated_confidence(0, hidden, head)
+    temperature = torch.tensor([-1.0, math.nan, math.inf, 2e30, 0.0])
+    tokens = torch.tensor([-1, 140, 1 << 40, 255, -(1 << 40)]).expand(5, 5)
+    bias = (tokens, torch.full((5, 5), 1e9))
+    out = emulated_confidence(1, hidden, head, temperature=temperature, bias=bias)
+    assert all(torch.equal(mine, other) for mine, other in zip(out, plain, strict=True))
+
+
 @pytest.mark.parametrize("dtype", WITH_FLOAT16)
 def test_stays_within_the_budget(dtype: torch.dtype) -> None:
     hidden, head = inputs((40, 96, 700), dtype)
@@ -76,11 +106,14 @@ def test_stays_within_the_budget(dtype: torch.dtype) -> None:
 def test_a_row_alone_gives_the_same_bits(temperature: float, dtype: torch.dtype) -> None:
     hidden, head = inputs((140, 70, 300), dtype)
     keys = torch.arange(140) * 11 - 7
-    options: dict[str, Any] = {"temperature": temperature, "seed": 1}
-    whole = emulated_confidence(0, hidden, head, noise_keys=keys, **options)
+    temperatures = torch.linspace(0, temperature, 140)
+    bias = (torch.randint(300, (140, 3)), torch.randn(140, 3))
+    whole = emulated_confidence(0, hidden, head, noise_keys=keys, temperature=temperatures, bias=bias, seed=1)
     for seed, rows in zip(SEEDS[1:], ((0, 1), (1, 33), (100, 140), (139, 140), (0, 129), (3, 20), (7, 8)), strict=True):
         part = slice(*rows)
-        alone = emulated_confidence(seed, hidden[part], head, noise_keys=keys[part], **options)
+        own: dict[str, Any] = {"noise_keys": keys[part], "temperature": temperatures[part]}
+        own["bias"] = (bias[0][part], bias[1][part])
+        alone = emulated_confidence(seed, hidden[part], head, seed=1, **own)
         for mine, other in zip(alone, whole, strict=True):
             assert torch.equal(mine, other[part])
 
@@ -188,6 +221,8 @@ def test_checks() -> None:
         ((hidden, head, False, 10, 0.0, 0, torch.zeros(2, dtype=torch.int64)), "noise_keys must have shape"),
         ((hidden, head, False, 10, 0.0, 0, None, torch.zeros(2)), "forbidden must be int32 or int64, got float32"),
         ((hidden, head, False, 10, 0.0, 0, None, None, 10), "mask_token_id must be a token id below 10"),
+        ((hidden, head, False, 10, 0.0, 0, None, None, -1, torch.ones(2)), "temperature must have shape"),
+        ((hidden, head, False, 10, 0.0, 0, None, None, -1, None, None, None, 3), "none in the kernels of a GPU"),
     ]
     for arguments, message in bad:
         with pytest.raises(RuntimeError, match=f"token_confidence: .*{message}"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,18 @@ from llada_moe_ops.sampling import (
     CounterNoise,
     GenerationResult,
     NonFiniteLogitsError,
+    Request,
     Statistics,
     Trace,
     captured_steps,
     generate,
+    generate_requests,
     infill,
 )
 from llada_moe_ops.sampling.canvas import Canvas
 from llada_moe_ops.sampling.captured_steps import BlockState, CapturedSteps
 from llada_moe_ops.sampling.options import SamplerOptions
+from llada_moe_ops.sampling.stopping import Stopping
 from llada_moe_ops.sampling.unmaskers import FixedUnmasker
 from torch import Tensor
 
@@ -175,6 +179,27 @@ def test_parts_that_do_not_say_so_are_not_captured(recorded: Recorded) -> None:
     assert recorded.graphs == recorded.replays == 0
 
 
+@pytest.mark.parametrize("cache", CAPTURABLE_CACHES)
+def test_rules_put_together_per_row(recorded: Recorded, cache: str) -> None:
+    model = load("base-fp32")
+    prompts = [row.tolist() for row in random_prompts(3, 9)]
+    requests = [
+        Request(prompts[0], 14, unmasker="margin", seed=1, temperature=0.4),
+        Request(prompts[1][:4], 18, unmasker="random", seed=2, temperature=1.4),
+        Request(prompts[2], 7, steps=4, seed=3, temperature=0.4, stop_at_eos=False),
+    ]
+    found = generate_requests(model, requests, block_length=6, cache=cache, eos_token_id=17)
+    assert recorded.graphs >= 1
+    assert recorded.replays >= 9
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(captured_steps, "can_capture", lambda model: False)
+        assert found == generate_requests(model, requests, block_length=6, cache=cache, eos_token_id=17)
+    recorded.graphs = recorded.replays = 0
+    for other in (replace(requests[0], unmasker="threshold"), replace(requests[0], stop=[[5, 6]])):
+        generate_requests(model, [*requests, other], cache=cache)
+    assert recorded.graphs == recorded.replays == 0
+
+
 def steps_of(
     lengths: list[int], block_length: int, unmasker: Any = None, cache: str = "dual", **options: Any
 ) -> CapturedSteps:
@@ -190,7 +215,8 @@ def steps_of(
     starts = none.expand(2, len(lengths))
     canvas = Canvas(tokens, fill, fill, torch.tensor(lengths), none, tokens, starts, block_length)
     predictor = SamplerOptions(**choices).predictor(tiny(), canvas)
-    return CapturedSteps(predictor, unmasker or FixedUnmasker(), 1, False, record_eagerly)
+    stopping = Stopping(1, torch.ones(len(lengths), dtype=torch.bool))
+    return CapturedSteps(predictor, unmasker or FixedUnmasker(), stopping, False, record_eagerly)
 
 
 def on_meta(in_bytes: bool = False, **options: Any) -> CapturedSteps:
@@ -205,6 +231,7 @@ def on_meta(in_bytes: bool = False, **options: Any) -> CapturedSteps:
     assert isinstance(predictor.noise, CounterNoise)
     predictor.noise.requests = predictor.noise.requests.to("meta")
     predictor.row_steps = predictor.row_steps.to("meta")
+    steps._stopping = Stopping(1, torch.ones(3, dtype=torch.bool, device="meta"))
     cache = KeyValueCache(steps._model, 3 * predictor.passes_per_step, 24)
     steps._state = BlockState(canvas, 3, None if steps._policy is None else cache)
     return steps
@@ -217,7 +244,9 @@ def hold_in_bytes(model: LLaDAMoEModel) -> None:
 
 
 @pytest.mark.parametrize("cache", CAPTURABLE_CACHES)
-@pytest.mark.parametrize("options", [{}, {"cfg_scale": 0.0, "remasking": "random"}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"cfg_scale": 0.0, "remasking": "random"}, {"top_k": 9, "top_p": 0.5}], ids=str
+)
 def test_a_step_needs_no_value_on_the_host(cache: str, options: dict[str, Any]) -> None:
     for size, in_bytes in ((None, False), (4, False), (12, True)):
         steps = on_meta(cache=cache, in_bytes=in_bytes, **options)

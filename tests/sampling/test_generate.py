@@ -18,6 +18,7 @@ from llada_moe_ops.sampling import (
     generate,
     infill,
 )
+from llada_moe_ops.sampling.canvas import Canvas
 from torch import Tensor
 
 from tests.golden import GOLDEN
@@ -57,6 +58,46 @@ def test_generate_is_infill_behind_the_prompt() -> None:
     for options in ({}, {"cfg_scale": 0.7}, {"temperature": 0.9, "seed": 2}):
         generated = generate(model, PROMPTS, gen_length=8, **options)
         assert torch.equal(infill(model, canvas, **options).sequences, generated.sequences)
+
+
+def test_cuts_bound_what_noise_chooses() -> None:
+    model, ids = load("base-fp32"), torch.full((1, 6), MASK)
+    ids[0, 0] = 40
+
+    def tokens(**options: Any) -> list[int]:
+        filled: list[int] = infill(model, ids, seed=5, **options).sequences[0].tolist()
+        return filled
+
+    surest, hot = tokens(), tokens(temperature=3.0)
+    assert hot != surest
+    for cut in ({"top_k": 1}, {"top_p": 1e-6}, {"top_k": 200, "top_p": 1e-6}):
+        assert tokens(temperature=3.0, **cut) == surest
+        assert tokens(**cut) == surest
+        assert generate(model, PROMPTS, gen_length=4, temperature=3.0, **cut).sequences.equal(
+            generate(model, PROMPTS, gen_length=4).sequences
+        )
+    assert tokens(temperature=3.0, top_k=256, top_p=1.0) == hot
+    first = set()
+    for seed in range(200):
+        step = infill(model, ids, seed=seed, temperature=9.0, top_k=3, steps=1).sequences[0, 1:]
+        first.add(int(step[0]))
+    assert len(first) == 3
+
+
+def test_recorded_noise_under_cuts() -> None:
+    model, ids = load("base-fp32"), torch.full((1, 6), MASK)
+    uniform = torch.rand(5, 1, 6, 256, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+    def tokens(**options: Any) -> Tensor:
+        return infill(model, ids, steps=1, noise=RecordedNoise(uniform), temperature=2.0, **options).sequences[0]
+
+    logits = model(ids).logits[0].double()
+    logits[:, MASK] = -torch.inf
+    left = logits.masked_fill(logits < logits.topk(4).values[:, 3:], -torch.inf)
+    drawn = (left / 2 - (-uniform[0, 0].log()).log()).argmax(-1)
+    assert torch.equal(tokens(top_k=4), drawn)
+    assert not torch.equal(tokens(), drawn)
+    assert torch.equal(tokens(top_p=1e-9), logits.argmax(-1))
 
 
 def test_infill_fills_what_is_asked_and_nothing_else() -> None:
@@ -191,6 +232,15 @@ def test_nothing_to_do() -> None:
     assert infill(model, []).sequences.shape == (0, 0)
 
 
+def test_a_layout_aligned() -> None:
+    """As the canvas of a broken step is rebuilt from the caller's layout."""
+    layout = torch.arange(10).view(2, 5)
+    real = torch.tensor([[False, False, True, True, True], [True] * 5])
+    canvas = Canvas.build(layout, real, real, torch.tensor([2, 0]), 1, 5)
+    assert torch.equal(canvas.aligned(layout), canvas.tokens)
+    assert canvas.tokens[0, :3].tolist() == [2, 3, 4]
+
+
 @pytest.fixture
 def broken() -> LLaDAMoEModel:
     """A model that breaks down once a token above 200 stands in the canvas."""
@@ -200,7 +250,7 @@ def broken() -> LLaDAMoEModel:
 
 
 def test_broken_weights_tell_the_step_and_keep_the_trace(broken: LLaDAMoEModel) -> None:
-    with pytest.raises(NonFiniteLogitsError, match="not finite at step 0") as caught:
+    with pytest.raises(NonFiniteLogitsError, match="not finite at step 0, first behind the embedding") as caught:
         generate(broken, [[5, 230]], gen_length=4)
     assert caught.value.step == 0
     assert caught.value.trace.steps == []
@@ -211,6 +261,31 @@ def test_broken_weights_tell_the_step_and_keep_the_trace(broken: LLaDAMoEModel) 
         generate(broken, PROMPTS.clamp(max=200), gen_length=32)
     assert caught.value.step == len(caught.value.trace.steps) > 0
     assert late > 0
+
+
+@pytest.mark.parametrize("options", [{}, {"cache": "dual"}, {"cfg_scale": 0.5}], ids=str)
+@pytest.mark.parametrize("layer", [0, 1])
+def test_broken_weights_tell_the_layer(layer: int, options: dict[str, Any]) -> None:
+    """Weights that break between two steps."""
+    model = LLaDAMoEModel.from_pretrained(GOLDEN / "base-fp32", pack=False).requires_grad_(False)
+
+    def break_it(step: TraceStep) -> None:
+        if step.step == 2:
+            model.layers[layer].mlp.down_proj[:] = torch.inf
+
+    with pytest.raises(NonFiniteLogitsError, match=f"at step 3, first behind layer {layer}") as caught:
+        generate(model, [[5], [6, 7]], gen_length=8, on_step=break_it, **options)
+    assert (caught.value.layer, caught.value.step, len(caught.value.trace.steps)) == (layer, 3, 3)
+
+
+@pytest.mark.parametrize(("part", "where"), [("norm", "the final norm"), ("head_projection", "the head")])
+def test_broken_weights_behind_the_layers(part: str, where: str) -> None:
+    model = LLaDAMoEModel.from_pretrained(GOLDEN / "base-fp32", pack=False).requires_grad_(False)
+    getattr(model, part).weight[:] = torch.nan
+    with pytest.raises(NonFiniteLogitsError, match=f"at step 0, first behind {where}") as caught:
+        generate(model, [[5]], gen_length=8)
+    assert caught.value.layer is None
+    assert not any(layer._forward_hooks for layer in model.layers)
 
 
 @pytest.mark.parametrize(
@@ -238,6 +313,10 @@ def test_broken_weights_tell_the_step_and_keep_the_trace(broken: LLaDAMoEModel) 
         ({"block_length": 2, "steps": 6}, ValueError, "steps must be a multiple of the number of blocks 4, got 6"),
         ({"temperature": -0.1}, ValueError, "temperature must be finite and not negative, got -0.1"),
         ({"temperature": float("nan")}, ValueError, "temperature must be finite and not negative"),
+        ({"top_k": 0}, ValueError, "top_k must be at least 1, got 0"),
+        ({"top_k": 2.0}, TypeError, "top_k must be an int, got float"),
+        ({"top_p": 0.0}, ValueError, "top_p must be above 0, got 0.0"),
+        ({"top_p": 1.5}, ValueError, "top_p must be from 0 to 1, got 1.5"),
         ({"cfg_scale": -1}, ValueError, "cfg_scale must be finite and not negative"),
         ({"remasking": "lowconfidence"}, ValueError, "remasking must be one of .*; did you mean 'low_confidence'"),
         ({"unmasker": "fixd"}, ValueError, "unmasker must be one of 'fixed', .* got 'fixd'; did you mean 'fixed'"),

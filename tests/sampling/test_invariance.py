@@ -17,6 +17,7 @@ PROMPTS = [row[:length].tolist() for row, length in zip(random_prompts(4, 12), (
 OPTIONS: list[dict[str, Any]] = [
     {},
     {"temperature": 0.8, "seed": 11},
+    {"temperature": 2.5, "top_k": 40, "top_p": 0.8, "seed": 4},
     {"temperature": 0.5, "remasking": "random", "seed": 3},
     {"cfg_scale": 1.2},
     {"suppress_eos_confidence": True, "eot_token_id": 9, "temperature": 0.7, "seed": 5},

@@ -45,7 +45,8 @@ inline constexpr const char* kRouterTopk[] = {
 
 inline constexpr const char* kTokenConfidence[] = {
     "token_confidence(Tensor hidden, Tensor weight, bool packed, int vocabulary, float temperature=0.0, int seed=0, "
-    "Tensor? noise_keys=None, Tensor? forbidden=None, int mask_token=-1) -> "
+    "Tensor? noise_keys=None, Tensor? forbidden=None, int mask_token=-1, Tensor? temperatures=None, "
+    "Tensor? bias_tokens=None, Tensor? bias_values=None, int top_k=0, float top_p=1.0) -> "
     "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
 };
 

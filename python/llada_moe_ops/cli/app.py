@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -45,6 +45,15 @@ def generate(
     ] = None,
     file: options.File = None,
     lines: options.Lines = False,
+    requests: Annotated[
+        Path | None,
+        typer.Option(
+            help="Instead of prompts, a file with one JSON object a line: prompt, and where it differs from the "
+            "options gen_length, steps, unmasker, temperature and seed; stop (texts that end it), stop_at_eos.",
+            show_default=False,
+        ),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Requests of --requests answered at once.")] = 32,
     model: options.Model = None,
     gen_length: Annotated[
         int | None,
@@ -55,12 +64,17 @@ def generate(
     block_length: options.BlockLength = None,
     steps: options.Steps = None,
     temperature: options.Temperature = 0.0,
+    top_k: options.TopK = None,
+    top_p: options.TopP = None,
     cfg_scale: options.CfgScale = 0.0,
     remasking: options.RemaskingOption = options.Remasking.low_confidence,
     unmasker: options.Unmasker = "fixed",
     cache: options.CacheOption = "none",
     smoothing: options.Smoothing = "none",
-    stop_at_eos: Annotated[bool, typer.Option("--stop-at-eos", help="End a reply early, at its end-of-text.")] = False,
+    stop_at_eos: Annotated[
+        bool, typer.Option("--stop-at-eos", help="End a reply early, at its end-of-text; those of --requests do.")
+    ] = False,
+    grow: options.Grow = None,
     seed: options.Seed = None,
     raw: options.Raw = False,
     dtype: options.DtypeOption = None,
@@ -71,22 +85,49 @@ def generate(
     output: options.Output = None,
 ) -> None:
     """Reply to prompts, showing the denoising on a terminal and plain text in a pipe."""
+    choice = options.ModelChoice(model, dtype, quantization, device)
+    if requests is not None:
+        from .requests import check_alone, generate_requests
+
+        check_alone({"prompts": prompts, "--file": file, "--lines": lines, "--trace": trace})
+        settings: dict[str, Any] = {"gen_length": gen_length, "steps": steps, "unmasker": unmasker}
+        generate_requests(
+            requests,
+            choice,
+            {**settings, "temperature": temperature, "seed": seed},
+            batch_size=batch_size,
+            block_length=block_length,
+            top_k=top_k,
+            top_p=top_p,
+            cfg_scale=cfg_scale,
+            remasking=remasking,
+            cache=cache,
+            smoothing=smoothing,
+            grow=grow,
+            raw=raw,
+            as_json=json,
+            output=output,
+        )
+        return
     from .generate import generate as run
     from .texts import read_texts
 
     run(
         read_texts(prompts, file, lines),
-        options.ModelChoice(model, dtype, quantization, device),
+        choice,
         gen_length=gen_length,
         block_length=block_length,
         steps=steps,
         temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
         cfg_scale=cfg_scale,
         remasking=remasking,
         unmasker=unmasker,
         cache=cache,
         smoothing=smoothing,
         stop_at_eos=stop_at_eos,
+        grow=grow,
         seed=seed,
         raw=raw,
         json=json,
@@ -110,6 +151,8 @@ def infill(
     block_length: options.BlockLength = None,
     steps: options.Steps = None,
     temperature: options.Temperature = 0.0,
+    top_k: options.TopK = None,
+    top_p: options.TopP = None,
     cfg_scale: options.CfgScale = 0.0,
     remasking: options.RemaskingOption = options.Remasking.low_confidence,
     unmasker: options.Unmasker = "fixed",
@@ -133,6 +176,8 @@ def infill(
         block_length=block_length,
         steps=steps,
         temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
         cfg_scale=cfg_scale,
         remasking=remasking,
         unmasker=unmasker,

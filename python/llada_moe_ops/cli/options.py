@@ -90,6 +90,19 @@ Steps = Annotated[
 Temperature = Annotated[
     float, typer.Option(min=0.0, help="Gumbel noise on the logits; 0 takes the most probable token.")
 ]
+TopK = Annotated[
+    int | None,
+    typer.Option(min=1, help="Noise chooses among the so many most probable tokens.", show_default=False),
+]
+TopP = Annotated[
+    float | None,
+    typer.Option(
+        min=0.0,
+        max=1.0,
+        help="Noise chooses among the fewest most probable tokens that have this share of the probability.",
+        show_default=False,
+    ),
+]
 CfgScale = Annotated[float, typer.Option(min=0.0, help="Classifier-free guidance; 0 switches it off.")]
 RemaskingOption = Annotated[Remasking, typer.Option(help="Which positions are committed first.")]
 CacheOption = Annotated[
@@ -111,6 +124,15 @@ Unmasker = Annotated[
     typer.Option(
         help="Which positions a step commits: a rule with its parameters, such as fixed, threshold:0.9 or "
         "hierarchical:0.92,low_threshold=0.5. An unknown name lists them."
+    ),
+]
+Grow = Annotated[
+    str | None,
+    typer.Option(
+        metavar="INITIAL,MOST",
+        help="Find the length of a reply first, by adding masks until the model sees its end, such as 64,2048; instead "
+        "of --gen-length and --steps. What may follow is the stride (8), the threshold (0.5) and the window (32).",
+        show_default=False,
     ),
 ]
 Seed = Annotated[int | None, typer.Option(help="Makes random runs repeatable.", show_default=False)]

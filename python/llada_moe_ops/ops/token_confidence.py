@@ -77,38 +77,43 @@ def token_confidence_reference(
     hidden: Tensor,
     lm_head: Tensor | PackedLinear,
     *,
-    temperature: float = 0.0,
+    temperature: float | Tensor = 0.0,
     seed: int | None = None,
     noise_keys: Tensor | None = None,
     forbidden: Tensor | Sequence[int] | None = None,
     mask_token_id: int | None = None,
     bias: tuple[Tensor, Tensor] | None = None,
+    top_k: int | None = None,
+    top_p: float | None = None,
 ) -> TokenConfidence:
     """The specification of :func:`token_confidence` in plain PyTorch."""
-    logits = linear_reference(hidden, lm_head)
-    if bias is not None:
-        logits = logits.float().scatter_add(1, *bias)
     return confidence_of_logits(
-        logits,
+        linear_reference(hidden, lm_head),
         temperature=temperature,
         seed=seed,
         noise_keys=noise_keys,
         forbidden=forbidden,
         mask_token_id=mask_token_id,
+        bias=bias,
+        top_k=top_k,
+        top_p=top_p,
     )
 
 
 def confidence_of_logits(
     logits: Tensor,
     *,
-    temperature: float = 0.0,
+    temperature: float | Tensor = 0.0,
     seed: int | None = None,
     noise_keys: Tensor | None = None,
     forbidden: Tensor | Sequence[int] | None = None,
     mask_token_id: int | None = None,
+    bias: tuple[Tensor, Tensor] | None = None,
+    top_k: int | None = None,
+    top_p: float | None = None,
 ) -> TokenConfidence:
     """The same of logits [R, V] that exist."""
-    logits = logits.float().clone()
+    logits = logits.float().clone() if bias is None else logits.float().scatter_add(1, *bias)
     if forbidden is not None:
         logits[:, torch.as_tensor(forbidden, dtype=torch.int64, device=logits.device)] = -torch.inf
     logsumexp = logits.logsumexp(-1)
@@ -119,9 +124,10 @@ def confidence_of_logits(
         choosable = logits.clone()
         choosable[:, mask_token_id] = -torch.inf
     scores = choosable.double()
-    if temperature > 0:
+    if isinstance(temperature, Tensor) or temperature > 0:
         keys = torch.arange(len(logits), device=logits.device) if noise_keys is None else noise_keys
-        scores = scores + temperature * gumbel_noise(seed or 0, keys, logits.shape[1])
+        scores = scores + _per_row(temperature, logits) * gumbel_noise(seed or 0, keys, logits.shape[1])
+        scores = scores.masked_fill(~may_be_drawn(choosable, temperature, top_k, top_p), -torch.inf)
     token = _first_maximum(scores)
     others = choosable.scatter(-1, token[:, None], -torch.inf)
     runner_up = _first_maximum(others)
@@ -141,6 +147,29 @@ def confidence_of_logits(
     )
 
 
+def may_be_drawn(logits: Tensor, temperature: float | Tensor, top_k: int | None, top_p: float | None) -> Tensor:
+    """What top_k and top_p of :func:`token_confidence` leave of logits [R, V]: bool [R, V], the likeliest always."""
+    if top_k is None and top_p is None:
+        return torch.ones_like(logits, dtype=torch.bool)
+    values, tokens = logits.double().sort(dim=-1, descending=True, stable=True)
+    rank = torch.arange(logits.shape[1], device=logits.device)
+    kept = (rank < (logits.shape[1] if top_k is None else top_k)).expand_as(values)
+    if top_p is not None and top_p < 1:
+        scale = _per_row(temperature, logits)
+        mass = ((values - values[:, :1]) / scale.masked_fill(scale == 0, 1.0)).exp() * kept
+        reached = mass.cumsum(-1)
+        before = torch.cat([torch.zeros_like(reached[:, :1]), reached[:, :-1]], dim=1)
+        kept = kept & (before < top_p * reached[:, -1:])
+    return torch.zeros_like(kept).scatter(-1, tokens, kept)
+
+
+def _per_row(temperature: float | Tensor, logits: Tensor) -> Tensor:
+    """Temperatures as float64 [R, 1]; 0 where one is out of range."""
+    if not isinstance(temperature, Tensor):
+        return torch.full_like(logits[:, :1], temperature, dtype=torch.float64)
+    return torch.where((temperature > 0) & (temperature <= 1e30), temperature.double(), 0.0)[:, None]
+
+
 def _first_maximum(values: Tensor) -> Tensor:
     """The lowest index of the maximum of each row; 0 where there is none (NaN)."""
     index = torch.arange(values.shape[-1], device=values.device)
@@ -153,12 +182,14 @@ def token_confidence(
     hidden: Tensor,
     lm_head: Tensor | PackedLinear,
     *,
-    temperature: float = 0.0,
+    temperature: float | Tensor = 0.0,
     seed: int | None = None,
     noise_keys: Tensor | None = None,
     forbidden: Tensor | Sequence[int] | None = None,
     mask_token_id: int | None = None,
     bias: tuple[Tensor, Tensor] | None = None,
+    top_k: int | None = None,
+    top_p: float | None = None,
 ) -> TokenConfidence:
     """Per row of hidden states, the token the head chooses and how sure it is; streams over the vocabulary once.
 
@@ -166,33 +197,43 @@ def token_confidence(
     wider. Equal logits are ordered by lower token. At temperature T > 0 the token is the argmax of l + T · g with the
     noise g of :func:`gumbel_noise` (the Gumbel-max trick: a sample of softmax(l / T)). Not differentiable.
 
+    Which tokens noise may choose, ``top_k`` and ``top_p`` say; the statistics stay those of the plain distribution, and
+    at temperature 0 they change nothing. On the CPU memory is O(R · top_k), and ``top_p`` alone takes a further pass
+    over the head for rows whose nucleus has more than 256 tokens. On a GPU the logits then exist, of 16 rows at a time.
+
     Args:
         hidden: [R, H] float32 or bfloat16, or float16 on a GPU, last dimension contiguous.
         lm_head: [V, H] of hidden's dtype, last dimension contiguous, or packed by :func:`pack_linear`.
-        temperature: finite, at least 0.
-        seed: of the noise; needed when temperature > 0.
+        temperature: finite, at least 0: one for all rows, or float32 or float64 [R]. Those in a GPU's tensor are not
+            checked: one out of range is 0.
+        seed: of the noise; needed when temperature > 0 or a tensor.
         noise_keys: int64 [R], each row's own stream of noise; default 0, 1, 2, ...
         forbidden: token ids that are never chosen and are absent from the distribution. Those in a GPU's tensor are not
             checked: those out of range forbid nothing.
         mask_token_id: a token that is never chosen but stays in the distribution.
-        bias: tokens int64 [R, S] and what is added to their logits, float32 [R, S]; a token that stands twice gets
-            both. The logits then exist, of 16 rows at a time: one pass over the head more than without.
+        bias: tokens int64 [R, S] and what is added to their logits in fp32, float32 [R, S]; a token that stands twice
+            gets both, in order. A GPU's are not checked: those out of range get nothing.
+        top_k: noise chooses among the k most probable tokens, of equal ones the lower; at least 1, None: among all.
+        top_p: of those, among the fewest most probable ones whose share of their mass at the row's temperature reaches
+            p (the nucleus); above 0 and at most 1, None: among all.
 
     Returns:
         A :class:`TokenConfidence`. A row whose distribution is not finite (NaN or infinite logits) has token -1,
         and so has, where a GPU's tensor forbids them all, a row with no token left.
 
     Raises:
-        TypeError: an argument is no tensor or has another dtype.
+        TypeError: an argument is no tensor or number or has another dtype.
         ValueError: a wrong shape, device, layout or range; no token left to choose; temperature without seed.
     """
     vocabulary, ids = _check_arguments(hidden, lm_head, temperature, seed, noise_keys, forbidden, mask_token_id)
     if bias is not None:
         _check_bias(bias, hidden, vocabulary)
-        return _biased(hidden, lm_head, bias, temperature, seed, noise_keys, ids, mask_token_id)
+    _check_cuts(top_k, top_p)
     packed = isinstance(lm_head, PackedLinear)
-    if not runs_natively(hidden, "" if packed else "token_confidence"):
-        return token_confidence_reference(
+    natively = runs_natively(hidden, "" if packed else "token_confidence")
+    if not natively or (hidden.is_cuda and (top_k is not None or top_p is not None)):
+        run = _of_logits_in_memory if natively else token_confidence_reference
+        return run(
             hidden,
             lm_head,
             temperature=temperature,
@@ -200,48 +241,63 @@ def token_confidence(
             noise_keys=noise_keys,
             forbidden=ids,
             mask_token_id=mask_token_id,
+            bias=bias,
+            top_k=top_k,
+            top_p=top_p,
         )
+    several = isinstance(temperature, Tensor)
     result = overload("token_confidence")(
         hidden.detach(),
         lm_head.panels if isinstance(lm_head, PackedLinear) else lm_head.detach(),
         packed,
         vocabulary,
-        temperature,
+        0.0 if several else temperature,
         _wrap(seed or 0),
         noise_keys,
         ids,
         -1 if mask_token_id is None else mask_token_id,
+        temperature if several else None,
+        None if bias is None else bias[0],
+        None if bias is None else bias[1].detach(),
+        0 if top_k is None else top_k,
+        1.0 if top_p is None else top_p,
     )
     return TokenConfidence(*result)
 
 
-def _biased(
+def _of_logits_in_memory(
     hidden: Tensor,
     lm_head: Tensor | PackedLinear,
-    bias: tuple[Tensor, Tensor],
-    temperature: float,
-    seed: int | None,
+    *,
+    temperature: float | Tensor,
     noise_keys: Tensor | None,
-    forbidden: Tensor | None,
-    mask_token_id: int | None,
+    bias: tuple[Tensor, Tensor] | None,
+    **options: Any,
 ) -> TokenConfidence:
+    """By the head's product and the reference, for a few rows at a time."""
     index = torch.arange(hidden.shape[0], device=hidden.device)
     keys = index if noise_keys is None else noise_keys
-    parts = []
-    for rows in index.split(_ROWS_AT_ONCE):
-        # Twice where it is one: torch splits the sums of a single row over its threads, which changes their bits.
-        both = rows if len(rows) == 0 or len(rows) > 1 else rows.repeat(2)
-        logits = linear(hidden[both].detach(), lm_head).float()
-        part = confidence_of_logits(
-            logits.scatter_add(1, bias[0][both], bias[1][both]),
-            temperature=temperature,
-            seed=seed,
-            noise_keys=keys[both],
-            forbidden=forbidden,
-            mask_token_id=mask_token_id,
+    parts = [
+        confidence_of_logits(
+            linear(hidden[rows].detach(), lm_head),
+            temperature=temperature[rows] if isinstance(temperature, Tensor) else temperature,
+            noise_keys=keys[rows],
+            bias=None if bias is None else (bias[0][rows], bias[1][rows]),
+            **options,
         )
-        parts.append(TokenConfidence(*(values[: len(rows)] for values in part)))
+        for rows in index.split(_ROWS_AT_ONCE)
+    ]
     return TokenConfidence(*map(torch.cat, zip(*parts, strict=True)))
+
+
+def _check_cuts(top_k: int | None, top_p: float | None) -> None:
+    op = "token_confidence"
+    for name, value, kind in (("top_k", top_k, int), ("top_p", top_p, (int, float))):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, kind)):
+            expected = "an int" if kind is int else "a number"
+            raise TypeError(f"{op}: {name} must be {expected} or None, got {type(value).__name__}")
+    _check.require(op, "top_k", top_k is None or top_k >= 1, "at least 1", top_k)
+    _check.require(op, "top_p", top_p is None or 0 < top_p <= 1, "above 0 and at most 1", top_p)
 
 
 def _check_bias(bias: tuple[Tensor, Tensor], hidden: Tensor, vocabulary: int) -> None:
@@ -257,7 +313,7 @@ def _check_bias(bias: tuple[Tensor, Tensor], hidden: Tensor, vocabulary: int) ->
 def _check_arguments(
     hidden: Tensor,
     lm_head: Tensor | PackedLinear,
-    temperature: float,
+    temperature: float | Tensor,
     seed: int | None,
     noise_keys: Tensor | None,
     forbidden: Tensor | Sequence[int] | None,
@@ -276,8 +332,7 @@ def _check_arguments(
         )
         vocabulary = lm_head.shape[0]
     _check.require(op, "lm_head", vocabulary >= 1 and hidden.shape[1] >= 1, "not empty", [vocabulary, hidden.shape[1]])
-    _check.require(op, "temperature", 0 <= temperature <= 1e30, "finite and at least 0", temperature)
-    _check.require(op, "seed", temperature == 0 or seed is not None, "given when temperature is above 0", seed)
+    _check_temperature(temperature, seed, hidden)
     if noise_keys is not None:
         _check.tensor(
             op, "noise_keys", noise_keys, dtypes=(torch.int64,), shape=(hidden.shape[0],), device=hidden.device
@@ -285,6 +340,23 @@ def _check_arguments(
     good = mask_token_id is None or 0 <= mask_token_id < vocabulary
     _check.require(op, "mask_token_id", good, f"within 0 and {vocabulary - 1}", mask_token_id)
     return vocabulary, _forbidden_ids(forbidden, vocabulary, mask_token_id, hidden.device)
+
+
+def _check_temperature(temperature: float | Tensor, seed: int | None, hidden: Tensor) -> None:
+    op = "token_confidence"
+    bounds: tuple[float, ...] = ()
+    if isinstance(temperature, Tensor):
+        shape = (hidden.shape[0],)
+        dtypes = (torch.float32, torch.float64)
+        _check.tensor(op, "temperature", temperature, dtypes=dtypes, shape=shape, device=hidden.device)
+        if _check.has_values(temperature) and temperature.device.type == "cpu":
+            bounds = tuple(float(bound) for bound in torch.aminmax(temperature))
+    else:
+        bounds = (temperature,)
+    for bound in bounds:
+        _check.require(op, "temperature", 0 <= bound <= 1e30, "finite and at least 0", bound)
+    given = seed is not None or (not isinstance(temperature, Tensor) and temperature == 0)
+    _check.require(op, "seed", given, "given when temperature is above 0 or a tensor", seed)
 
 
 def _forbidden_ids(

@@ -2,9 +2,11 @@
 
 from .cache import CACHES, Cache, CachePolicy
 from .details import Details, Distributions
+from .growth import Growth
 from .likelihood import LikelihoodEstimate, score
 from .noise import CounterNoise, NoiseSource, RecordedNoise
 from .predictor import Statistics
+from .requests import Request, RequestResult, check_request, generate_requests
 from .result import GenerationResult
 from .sampler import generate, infill
 from .schedule import Schedule
@@ -23,17 +25,22 @@ __all__ = [
     "Details",
     "Distributions",
     "GenerationResult",
+    "Growth",
     "IterationSmoothing",
     "LikelihoodEstimate",
     "NoiseSource",
     "NonFiniteLogitsError",
     "RecordedNoise",
+    "Request",
+    "RequestResult",
     "Schedule",
     "Statistics",
     "Trace",
     "TraceStep",
     "Unmasker",
+    "check_request",
     "generate",
+    "generate_requests",
     "infill",
     "score",
 ]

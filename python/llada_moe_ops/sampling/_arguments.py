@@ -55,6 +55,12 @@ def fraction(name: str, value: float) -> float:
     return float(value)
 
 
+def share(name: str, value: float) -> float:
+    """A number above 0 and at most 1."""
+    require(fraction(name, value) > 0, name, "above 0", value)
+    return float(value)
+
+
 def token_id(name: str, value: int, vocab_size: int) -> int:
     """One token id of the vocabulary."""
     integer(name, value, 0)

@@ -124,9 +124,9 @@ class Canvas:
         self.commit(rows, columns, torch.full_like(rows, end_token))
         return rows, columns
 
-    def end_rows_in_place(self, positions: Tensor, end_token: int) -> Tensor:
+    def end_rows_in_place(self, positions: Tensor, end_token: int, unfinished: Tensor) -> Tensor:
         """:meth:`end_rows` in fixed sizes, for a CUDA graph; where it changed the canvas, bool [B, L]."""
-        changed = self._ending(positions, end_token, torch.zeros_like(self.to_fill[:, 0]))
+        changed = self._ending(positions, end_token, unfinished)
         self.tokens.masked_fill_(changed, end_token)
         self.to_fill.masked_fill_(changed, False)
         return changed
@@ -138,6 +138,11 @@ class Canvas:
         ends = in_block & self.filled & (self.tokens == end_token) & complete[:, None]
         after = ends.int().cumsum(1).bool() & self.filled
         return after & (self.to_fill | (self.tokens != end_token))
+
+    def aligned(self, layout: Tensor) -> Tensor:
+        """A canvas in the caller's layout, int64 [B, L'], with the real tokens of each row first, [B, L]."""
+        index = torch.arange(self.tokens.shape[1], device=layout.device)
+        return layout.gather(1, (index + self.padding[:, None]) % layout.shape[1])
 
     def sequences(self) -> Tensor:
         """The canvas in the caller's layout, int64 [B, L']."""

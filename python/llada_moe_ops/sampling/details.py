@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -40,6 +40,16 @@ class Distributions:
     row: Tensor
     slot: Tensor
     width: int
+
+    def only(self, rows: Tensor) -> tuple[Distributions, Tensor]:
+        """Of ``rows`` int64 [B'], rising indices of this batch; and which of the R positions these are, int64 [R']."""
+        number = torch.full_like(self.rows, -1)
+        number[rows] = torch.arange(len(rows), device=rows.device)
+        (index,) = (number[self.row] >= 0).nonzero(as_tuple=True)
+        row, slot = number[self.row[index]], self.slot[index]
+        hidden, logsumexp = self.hidden[index], self.logsumexp[index]
+        part = replace(self, hidden=hidden, logsumexp=logsumexp, rows=self.rows[rows], row=row, slot=slot)
+        return part, index
 
     def places(self, rows: Tensor) -> Tensor:
         """Where in R the positions of these rows' block are, int64 [B', W]; −1 where this step predicted nothing."""
@@ -90,6 +100,7 @@ class Details:
         uniform: gives uniform numbers in [0, 1), float32 [B, W], drawn from each row's own stream.
         distributions: the whole distributions, to be compared with those of another step.
         biased: gives the statistics with numbers [B, W, S] added to the logits of tokens [B, W, S] (int64).
+        only: gives the statistics of some rows, int64 [B'], rising indices of this batch.
     """
 
     rows: Tensor
@@ -100,3 +111,4 @@ class Details:
     uniform: Callable[[], Tensor]
     distributions: Distributions
     biased: Callable[[Tensor, Tensor], Statistics]
+    only: Callable[[Tensor], Statistics]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -41,6 +41,11 @@ class Canvases:
     index: int
     added: Tensor | None
 
+    def cut(self, length: int) -> Canvases:
+        """Their first ``length`` columns."""
+        mask = None if self.mask is None else self.mask[:, :length]
+        return replace(self, tokens=self.tokens[:, :length], mask=mask, filled=self.filled[:, :length])
+
     def added_at(self, positions: Tensor) -> Tensor | None:
         """The same at ``positions`` [A, S] or [S], float32 [A, S, H]."""
         if self.added is None:
@@ -69,13 +74,16 @@ class Forward:
     @torch.inference_mode()  # a tenth less time between kernels than without gradients alone
     def __call__(self, canvases: Canvases, row: Tensor, position: Tensor) -> Tensor:
         """Hidden states [R, H] of position[r] in canvas row[r], int64 [R] each: an index of ``canvases``."""
+        longest = int(canvases.lengths.max())  # of the rows that go on
         if self.policy is None:
-            return self._whole(canvases, None)[row, position]
+            return self._whole(canvases.cut(longest), None)[row, position]
         window = None
         if canvases.index:
             window = self.policy.window(canvases.index, canvases.block, canvases.lengths)
         if window is None or not self._keep(canvases.rows):
-            return self._refresh(canvases)[row, position]
+            return self._refresh(canvases.cut(longest))[row, position]
+        assert self._cache is not None
+        canvases = canvases.cut(self._cache.length)
         return self._recompute(canvases, canvases.mask, window)[row, position - window.start[row]]
 
     def _refresh(self, canvases: Canvases) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -48,14 +49,16 @@ class Statistics:
 
 @dataclass(frozen=True)
 class PredictorOptions:
-    """How tokens are chosen; see :func:`generate` for the meaning of each."""
+    """How tokens are chosen; see :func:`generate` for the meaning of each. One temperature, or float64 [B]."""
 
-    temperature: float
+    temperature: float | Tensor
     cfg_scale: float
     remasking: str
     mask_token_id: int
     forbidden: Sequence[int]
     unconfident: Sequence[int]
+    top_k: int | None = None
+    top_p: float | None = None
 
 
 class Predictor:
@@ -99,15 +102,10 @@ class Predictor:
         best = self._choose(hidden, draw)
         if not bool(hidden.isfinite().all() & best.logprob.isfinite().all()):
             raise FloatingPointError("the model's logits are not finite")
-
-        def dense(values: Tensor) -> Tensor:
-            grid = torch.zeros(masked.shape, dtype=values.dtype, device=values.device)
-            return grid.index_put((row, slot), values)
-
         whole = self._whole(hidden, best, rows, row, slot, masked)
         if self.smoother is not None:
             self.smoother.keep(whole, steps)
-        return self._statistics(best, draw, whole, positions, masked, index, steps, dense)
+        return self._statistics(best, draw, whole, positions, masked, index, steps)
 
     def in_fixed_sizes(
         self, rows: Tensor, positions: Tensor, masked: Tensor, run: Callable[[Tensor], Tensor]
@@ -126,7 +124,7 @@ class Predictor:
         if scale == 0:
             hidden = run(tokens)
         else:
-            both = run(torch.cat([tokens, self._without_given(rows, tokens)]))
+            both = run(torch.cat([tokens, self.without_given(rows, tokens)]))
             hidden = guide(both[: len(rows)], both[len(rows) :], scale)
         hidden = hidden.flatten(0, 1)
         everywhere, steps = rows[:, None].expand_as(positions), self.row_steps[rows]
@@ -165,10 +163,11 @@ class Predictor:
         masked: Tensor,
         index: int,
         steps: Tensor,
-        dense: Callable[[Tensor], Tensor],
+        dense: Callable[[Tensor], Tensor] | None = None,
     ) -> Statistics:
-        """``dense`` lays values [R] out in [A, W]."""
+        """``dense`` lays values [R] out in [A, W]; None: where ``whole`` says."""
         hidden = whole.hidden
+        dense = dense or partial(_laid_out, whole, masked)
 
         def statistics(best: TokenConfidence, bias: tuple[Tensor, Tensor] | None = None) -> Statistics:
             return Statistics(
@@ -185,10 +184,14 @@ class Predictor:
             bias = (tokens[whole.row, whole.slot], values[whole.row, whole.slot])
             return statistics(self._choose(hidden, draw, bias), bias)
 
+        def only(rows: Tensor) -> Statistics:
+            part, own = whole.only(rows)
+            chosen = TokenConfidence(*(values[own] for values in best))
+            return self._statistics(chosen, draw.only(own), part, positions[rows], masked[rows], index, steps[rows])
+
         tokens = self.canvas.tokens[whole.rows].gather(1, positions.clamp(max=self.canvas.tokens.shape[1] - 1))
-        details = Details(
-            whole.rows, index, steps, tokens, masked, lambda: dense(self.noise.uniform(draw)), whole, biased
-        )
+        uniform = lambda: dense(self.noise.uniform(draw))  # noqa: E731
+        details = Details(whole.rows, index, steps, tokens, masked, uniform, whole, biased, only)
         return statistics(best)
 
     def _open(self, rows: Tensor, positions: Tensor) -> Tensor:
@@ -211,7 +214,7 @@ class Predictor:
             return self.forward(Canvases(rows, tokens, mask, filled, block, lengths, index, added), row, position)
         twice = Canvases(
             torch.cat([rows, rows + len(canvas.tokens)]),
-            torch.cat([tokens, self._without_given(rows, tokens)]),
+            torch.cat([tokens, self.without_given(rows, tokens)]),
             None if mask is None else torch.cat([mask, mask]),
             torch.cat([filled, filled]),
             torch.cat([block, block]),
@@ -222,19 +225,23 @@ class Predictor:
         both = self.forward(twice, torch.cat([row, row + len(rows)]), torch.cat([position, position]))
         return guide(both[: len(row)], both[len(row) :], scale)
 
-    def _without_given(self, rows: Tensor, tokens: Tensor) -> Tensor:
+    def without_given(self, rows: Tensor, tokens: Tensor) -> Tensor:
+        """The canvases [A, L] of ``rows`` with their given tokens masked, for guidance."""
         return tokens.masked_fill(~self.canvas.filled[rows], self.options.mask_token_id)
 
     def _choose(self, hidden: Tensor, draw: Draw, bias: tuple[Tensor, Tensor] | None = None) -> TokenConfidence:
         options = self.options
+        temperature = options.temperature
         return self.noise.choose(
             hidden,
             self.model.lm_head,
             draw,
-            temperature=options.temperature,
+            temperature=temperature[draw.rows] if isinstance(temperature, Tensor) else temperature,
             forbidden=options.forbidden,
             mask_token_id=options.mask_token_id,
             bias=bias,
+            top_k=options.top_k,
+            top_p=options.top_p,
         )
 
     def _confidence(
@@ -255,6 +262,11 @@ class Predictor:
         for token in unconfident:
             probability = probability.masked_fill(best.token == token, 0.0)
         return probability
+
+
+def _laid_out(whole: Distributions, masked: Tensor, values: Tensor) -> Tensor:
+    grid = torch.zeros(masked.shape, dtype=values.dtype, device=values.device)
+    return grid.index_put((whole.row, whole.slot), values)
 
 
 def guide(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:

@@ -6,22 +6,15 @@
 
 namespace {
 
-using llada::Tensor;
-using llada::view;
-
-llada::TokenConfidenceTensors token_confidence(Tensor hidden, Tensor weight, bool packed, std::int64_t vocabulary,
-                                               double temperature, std::int64_t seed, std::optional<Tensor> noise_keys,
-                                               std::optional<Tensor> forbidden, std::int64_t mask_token) {
+void run(const llada::TokenConfidenceArgs& args, const llada::Tensor& hidden) {
   const llada::CudaCall call(hidden);
-  const llada::TokenConfidenceOutputs outputs(hidden);
-  const llada::TokenConfidenceArgs args =
-      outputs.args(hidden, weight, packed, vocabulary, temperature, seed, noise_keys, forbidden, mask_token);
-  const std::int64_t room = vocabulary >= 1 ? llada::cuda::token_confidence_workspace(args) : 0;
-  Tensor workspace = llada::new_tensor(hidden, {room}, llada::ScalarType::Float);
-  llada::cuda::token_confidence(args, view(workspace), call.stream());
-  return outputs.tensors();
+  const std::int64_t room = args.vocabulary >= 1 ? llada::cuda::token_confidence_workspace(args) : 0;
+  const llada::Tensor workspace = llada::new_tensor(hidden, {room}, llada::ScalarType::Float);
+  llada::cuda::token_confidence(args, llada::view(workspace), call.stream());
 }
 
 }  // namespace
 
-LLADA_CUDA_OPS(schemas::kTokenConfidence, m) { m.impl("token_confidence", TORCH_BOX(&token_confidence)); }
+LLADA_CUDA_OPS(schemas::kTokenConfidence, m) {
+  m.impl("token_confidence", TORCH_BOX(&llada::token_confidence_door<&run>));
+}

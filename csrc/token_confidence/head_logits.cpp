@@ -1,0 +1,72 @@
+#include "token_confidence/head_logits.h"
+
+#include <algorithm>
+#include <limits>
+#include <string>
+
+#include "common/isa.h"
+#include "common/parallel.h"
+
+namespace llada {
+namespace {
+
+constexpr const char* kOp = "token_confidence";
+
+// Forbidden tokens, sorted, each once.
+std::vector<std::int64_t> check_forbidden(const TokenConfidenceArgs& args) {
+  std::vector<std::int64_t> forbidden;
+  const std::int64_t vocabulary = args.vocabulary;
+  for (std::int64_t i = 0; args.forbidden.defined() && i < args.forbidden.size(0); ++i) {
+    const std::int64_t offset = i * args.forbidden.stride(0);
+    const std::int64_t id = args.forbidden.dtype == DType::kInt64 ? args.forbidden.as<std::int64_t>()[offset]
+                                                                  : args.forbidden.as<std::int32_t>()[offset];
+    require(kOp, "forbidden", id >= 0 && id < vocabulary, "token ids below " + std::to_string(vocabulary),
+            std::to_string(id));
+    forbidden.push_back(id);
+  }
+  std::sort(forbidden.begin(), forbidden.end());
+  forbidden.erase(std::unique(forbidden.begin(), forbidden.end()), forbidden.end());
+  const bool mask_extra =
+      args.mask_token >= 0 && !std::binary_search(forbidden.begin(), forbidden.end(), args.mask_token);
+  require(kOp, "forbidden", static_cast<std::int64_t>(forbidden.size()) + mask_extra < vocabulary,
+          "such that a token is left to choose", "all of them forbidden");
+  return forbidden;
+}
+
+}  // namespace
+
+LogitChanges::LogitChanges(const TokenConfidenceArgs& args)
+    : forbidden(check_forbidden(args)), bias(args.bias_tokens, args.bias_values, args.vocabulary) {}
+
+HeadLogits::HeadLogits(const TokenConfidenceArgs& args, const LogitChanges& changes,
+                       std::span<const std::int32_t> picked)
+    : args_(args),
+      changes_(changes),
+      picked_(picked),
+      count_(picked.empty() ? args.hidden.size(0) : static_cast<std::int64_t>(picked.size())),
+      statistics_(select_panel_statistics(active_isa())),
+      weights_(args.packed ? packed_weights(kOp, "lm_head", args.weight, -1, args.vocabulary, args.hidden.size(1),
+                                            false, args.hidden.dtype)
+                           : plain_weights(args.weight, false)),
+      rows_(count_ * weights_.words_per_row()) {
+  const std::int32_t offsets[2] = {0, static_cast<std::int32_t>(count_)};
+  cut_rows(offsets, 1, chunks_);
+  const RowSource source{args.hidden.dtype, args.hidden.data, args.hidden.stride(0),
+                         picked.empty() ? nullptr : picked.data()};
+  parallel_for(
+      0, static_cast<std::int64_t>(chunks_.size()), grain_of(args.hidden.size(1) * kMaxPanelRows),
+      [&](std::int64_t begin, std::int64_t end) { pack_chunks(weights_, source, chunks_, begin, end, rows_.data()); });
+}
+
+void HeadLogits::finish(float* logits, std::int64_t panel, const SparseBias::Entry*& next) const {
+  constexpr float kNone = -std::numeric_limits<float>::infinity();
+  const std::int64_t first = panel * kPanelColumns, end = first + kPanelColumns;
+  if (args_.hidden.dtype == DType::kBFloat16) statistics_.round_to_bfloat16(logits);
+  if (!changes_.bias.empty()) SparseBias::add(next, logits, first, kPanelColumns);
+  for (int c = weights_.columns_of(panel); c < kPanelColumns; ++c) logits[c] = kNone;
+  const auto& forbidden = changes_.forbidden;
+  for (auto id = std::lower_bound(forbidden.begin(), forbidden.end(), first); id != forbidden.end() && *id < end; ++id)
+    logits[*id - first] = kNone;
+}
+
+}  // namespace llada

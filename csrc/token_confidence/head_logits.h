@@ -1,0 +1,65 @@
+// The head's logits of some rows, panel by panel: rounded to the dtype of hidden, with the bias added, and minus
+// infinity at forbidden tokens and past the vocabulary's end.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "cpu/panel_product.h"
+#include "cpu/scratch.h"
+#include "token_confidence/panel_statistics.h"
+#include "token_confidence/sparse_bias.h"
+#include "token_confidence/token_confidence.h"
+
+namespace llada {
+
+// What forbidden and bias hold, checked and sorted. Throws ValueError.
+struct LogitChanges {
+  explicit LogitChanges(const TokenConfidenceArgs& args);
+
+  std::vector<std::int64_t> forbidden;  // each once
+  SparseBias bias;
+};
+
+class HeadLogits {
+ public:
+  // Of all rows, or of those picked.
+  HeadLogits(const TokenConfidenceArgs& args, const LogitChanges& changes, std::span<const std::int32_t> picked = {});
+
+  std::int64_t panels() const { return weights_.panels(); }
+  std::int64_t rows() const { return count_; }
+
+  // Calls visit(r, first_token, logits [32]) for panels [begin, end) of all rows; those of a row come in order.
+  template <class Visit>
+  void run(std::int64_t begin, std::int64_t end, const Visit& visit) const {
+    auto* next = thread_scratch<struct NextBias, const SparseBias::Entry*>(count_);
+    for (std::int64_t r = 0; r < count_ && !changes_.bias.empty(); ++r) {
+      next[r] = changes_.bias.first_from(row_of(r), begin * kPanelColumns);
+    }
+    run_group({weights_, rows_.data(), chunks_}, 0, static_cast<std::int64_t>(chunks_.size()), begin, end,
+              [&](const RowChunk& chunk, std::int64_t panel, float* tile) {
+                for (int i = 0; i < chunk.num_rows; ++i) {
+                  const std::int64_t r = chunk.first_row + i;
+                  float* logits = tile + i * kPanelColumns;
+                  finish(logits, panel, next[r]);
+                  visit(r, panel * kPanelColumns, logits);
+                }
+              });
+  }
+
+ private:
+  std::int64_t row_of(std::int64_t r) const { return picked_.empty() ? r : picked_[r]; }
+  void finish(float* logits, std::int64_t panel, const SparseBias::Entry*& next) const;
+
+  const TokenConfidenceArgs& args_;
+  const LogitChanges& changes_;
+  std::span<const std::int32_t> picked_;
+  std::int64_t count_;
+  const PanelStatistics& statistics_;
+  PanelWeights weights_;
+  std::vector<RowChunk> chunks_;
+  Scratch<std::uint32_t> rows_;
+};
+
+}  // namespace llada

@@ -1,0 +1,52 @@
+#include "token_confidence/nucleus.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "token_confidence/choice_key.h"
+
+namespace llada {
+namespace {
+
+double relative_mass(std::uint64_t key, std::uint64_t largest, double temperature) {
+  return std::exp((static_cast<double>(logit_of(key)) - logit_of(largest)) / temperature);
+}
+
+}  // namespace
+
+void Mass::raise(float maximum, double temperature) {
+  if (!(maximum > maximum_)) return;
+  if (sum_ != 0.0) sum_ *= std::exp((static_cast<double>(maximum_) - maximum) / temperature);
+  maximum_ = maximum;
+}
+
+void Mass::add(const float* logits, float highest, double temperature, const PanelStatistics& statistics) {
+  constexpr double kMostScale = 1e30;  // a float
+  raise(highest, temperature);
+  if (maximum_ == -std::numeric_limits<float>::infinity()) return;
+  sum_ += statistics.scaled_power_sum(logits, maximum_, static_cast<float>(std::min(1.0 / temperature, kMostScale)));
+}
+
+void Mass::merge(const Mass& other, double temperature) {
+  Mass later = other;
+  raise(later.maximum_, temperature);
+  later.raise(maximum_, temperature);
+  sum_ += later.sum_;
+}
+
+double mass_of(std::span<const std::uint64_t> keys, double temperature) {
+  double sum = 0.0;
+  for (const std::uint64_t key : keys) sum += relative_mass(key, keys[0], temperature);
+  return sum;
+}
+
+std::size_t nucleus_size(std::span<const std::uint64_t> keys, double temperature, double target) {
+  double mass = 0.0;
+  for (std::size_t i = 0; i < keys.size(); ++i) {
+    mass += relative_mass(keys[i], keys[0], temperature);
+    if (mass >= target) return i + 1;
+  }
+  return keys.size() + 1;
+}
+
+}  // namespace llada

@@ -33,7 +33,10 @@ RULES: dict[str, Slow] = {
 
 
 def walk(steps: int, rows: int, width: int, vocabulary: int, seed: int) -> Tensor:
-    """Logits [steps, rows, width, vocabulary] that drift, each position at its own pace and sharpness."""
+    """Logits [steps, rows, width, vocabulary] that drift, each position at its own pace and sharpness, within ±8.
+
+    Beyond, probabilities that differ in Python's numbers would be the same in float32.
+    """
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> Tensor:
@@ -41,7 +44,8 @@ def walk(steps: int, rows: int, width: int, vocabulary: int, seed: int) -> Tenso
 
     pace = 10 ** (normal(rows, width, 1) - 0.8)
     moves = normal(steps, rows, width, vocabulary) * pace
-    return normal(rows, width, vocabulary) * (2 * normal(rows, width, 1)).exp() + moves.cumsum(0)
+    logits = normal(rows, width, vocabulary) * (2 * normal(rows, width, 1)).exp() + moves.cumsum(0)
+    return logits / (logits.abs().amax((0, 3), keepdim=True) / 8).clamp(min=1)
 
 
 def episode(rule: str, logits: Tensor, masked: Tensor, quota: Tensor) -> list[list[slow.Commit]]:

@@ -144,6 +144,11 @@ class Predictor:
         return self._statistics(best, draw, whole, positions, masked, -1, steps, dense), (finite | ~masked).all()
 
     @property
+    def block_size(self) -> int | None:
+        """Of the blocks in which the model attends, as for :meth:`LLaDAMoEModel.hidden`."""
+        return self.canvas.block_length if getattr(self.forward.policy, "block_causal", False) else None
+
+    @property
     def passes_per_step(self) -> int:
         """How many times a step runs each of its canvases: twice with guidance."""
         return 1 if self.options.cfg_scale == 0 else 2

@@ -164,7 +164,8 @@ def generate_requests(
         top_p=top_p,
         stop=[_stop_sequences(request, tokenizer) for request in requests],
     )
-    lengths = _lengths(model, requests, prompts, grow, mask_id, options.end_token(model.config))
+    seen = (block_length or DEFAULT_BLOCK_LENGTH) if options.aligned_blocks else None
+    lengths = _lengths(model, requests, prompts, grow, mask_id, options.end_token(model.config), seen)
     length = block_length
     if length is None:  # where blocks are aligned their number would depend on the longest
         length = DEFAULT_BLOCK_LENGTH if options.aligned_blocks else min(DEFAULT_BLOCK_LENGTH, max(lengths)) or 1
@@ -224,13 +225,14 @@ def _lengths(
     grow: Growth | None,
     mask_id: int,
     end: int | None,
+    block_size: int | None,
 ) -> list[int]:
     if grow is None:
         return [DEFAULT_GEN_LENGTH if one.gen_length is None else one.gen_length for one in requests]
     if end is None:
         raise ValueError("eos_token_id must be given when grow is set, got None")
     growing = [index for index, request in enumerate(requests) if request.gen_length is None]
-    grown = iter(grow.lengths(model, [prompts[index] for index in growing], mask_id, end)[0])
+    grown = iter(grow.lengths(model, [prompts[index] for index in growing], mask_id, end, block_size)[0])
     return [next(grown) if request.gen_length is None else request.gen_length for request in requests]
 
 

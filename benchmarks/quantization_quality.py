@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,7 +28,7 @@ from llada_moe_ops.machine import machine_facts
 from llada_moe_ops.model.model import Experts
 from llada_moe_ops.model.modules import Linear
 from llada_moe_ops.training.data import MaskedBatch, task_batch
-from llada_moe_ops.training.evaluate import Accuracy, evaluate
+from llada_moe_ops.training.evaluate import Accuracy, evaluate, points_lost
 from llada_moe_ops.training.tasks import TASKS
 from rounding import ROUNDINGS, Rounding
 from torch import Tensor
@@ -118,17 +117,14 @@ def accuracy(name: str, tokenizer: Tokenizer, count: int) -> list[Accuracy]:
 
 
 def paired_loss(base: list[Accuracy], other: list[Accuracy]) -> dict[str, Any]:
-    """Percentage points lost over all tasks' examples, with the 95 % interval of Agresti and Min (2005) for pairs."""
-    pairs = [pair for one, two in zip(base, other, strict=True) for pair in zip(one.right, two.right, strict=True)]
-    lost, won = pairs.count((True, False)), pairs.count((False, True))
-    size = len(pairs) + 2
-    centre, changed = (lost - won) / size, lost + won + 1
-    half = 1.96 * math.sqrt((changed - (lost - won) ** 2 / size) / size**2)
+    """Percentage points lost over all tasks' examples, with their 95 % interval."""
+    before, after = ([right for one in results for right in one.right] for results in (base, other))
+    points, low, high = points_lost(before, after)
     return {
-        "lost": lost,
-        "won": won,
-        "points": 100 * (lost - won) / len(pairs),
-        "interval": [100 * (centre - half), 100 * (centre + half)],
+        "lost": sum(one and not two for one, two in zip(before, after, strict=True)),
+        "won": sum(two and not one for one, two in zip(before, after, strict=True)),
+        "points": points,
+        "interval": [low, high],
     }
 
 

@@ -75,6 +75,16 @@ PanelGemm select_int4_gemm(Isa isa) {
   return nullptr;
 }
 
+WideGemm select_wide_gemm(PanelFormat format, Isa isa) {
+#if defined(__x86_64__)
+  if (isa == Isa::kAvx512 && format == PanelFormat::kFloat32) return wide_gemm_fp32_avx512;
+  if (isa == Isa::kAvx512 && format == PanelFormat::kBFloat16) return wide_gemm_bf16_avx512;
+#endif
+  static_cast<void>(isa);
+  static_cast<void>(format);
+  return nullptr;
+}
+
 void expand_int4(const std::uint32_t* panel, std::int64_t lanes, std::uint32_t* expanded) {
 #if defined(__x86_64__)
   if (active_isa() == Isa::kAvx512) return expand_int4_avx512(panel, lanes, expanded);

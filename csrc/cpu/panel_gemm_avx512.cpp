@@ -1,5 +1,7 @@
 // rows [lanes][num_rows] x panel [lanes][32]: 12 rows x 2 vectors = 24 accumulators, 2 panel vectors and one broadcast
 // fill 27 of the 32 registers. Per lane: 2 loads, num_rows broadcasts, 2 x num_rows vfmadd or vdpbf16ps.
+//
+// Or num_rows rows [lanes] as they lie x two panels: 6 rows x 4 vectors = 24 accumulators, 4 panel vectors.
 #include <immintrin.h>
 
 #include <cstring>
@@ -63,6 +65,62 @@ void panel_gemm(const PanelGemmArgs& args) {
   kTiles[args.num_rows](args);
 }
 
+template <class Element, int Rows, int Panels>
+void wide_tile(const WideGemmArgs& args) {
+  constexpr int kVectors = 2 * Panels;
+  const std::uint32_t* panel = args.panel;
+  const char* next = static_cast<const char*>(args.next);
+  const char* rows[Rows];
+  for (int r = 0; r < Rows; ++r) rows[r] = args.rows + r * args.row_bytes;
+  bool first = args.first;
+  std::int64_t begin = 0;
+  do {
+    const std::int64_t end = begin + kLaneBlock < args.lanes ? begin + kLaneBlock : args.lanes;
+    __m512 sums[Rows][kVectors];
+    for (int r = 0; r < Rows; ++r) {
+      for (int v = 0; v < kVectors; ++v) sums[r][v] = _mm512_setzero_ps();
+    }
+    for (std::int64_t lane = begin; lane < end; ++lane, panel += kPanelColumns, next += args.next_step) {
+      __m512i weights[kVectors];
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) {
+        const std::uint32_t* columns = panel + v / 2 * args.panel_words + v % 2 * 16;
+        weights[v] = _mm512_loadu_si512(columns);
+        _mm_prefetch(columns + kPanelWordsAhead, _MM_HINT_T0);
+      }
+      prefetch_lines<kMaxPanelRows>(next, args.next_step);
+#pragma GCC unroll 6
+      for (int r = 0; r < Rows; ++r) {
+        int lane_of_row;
+        std::memcpy(&lane_of_row, rows[r] + 4 * lane, 4);
+        const __m512i value = _mm512_set1_epi32(lane_of_row);
+#pragma GCC unroll 4
+        for (int v = 0; v < kVectors; ++v) sums[r][v] = Element::multiply_add(sums[r][v], value, weights[v]);
+      }
+    }
+    for (int r = 0; r < Rows; ++r) {
+      for (int v = 0; v < kVectors; ++v) {
+        float* out = args.out + (v / 2 * Rows + r) * kPanelColumns + v % 2 * 16;
+        _mm512_storeu_ps(out, first ? sums[r][v] : _mm512_add_ps(_mm512_loadu_ps(out), sums[r][v]));
+      }
+    }
+    first = false;
+    begin = end;
+  } while (begin < args.lanes);
+}
+
+template <class Element>
+void wide_gemm(const WideGemmArgs& args) {
+  static constexpr WideGemm kTiles[kMaxWideRows + 1][2] = {{nullptr, nullptr},
+                                                           {wide_tile<Element, 1, 1>, wide_tile<Element, 1, 2>},
+                                                           {wide_tile<Element, 2, 1>, wide_tile<Element, 2, 2>},
+                                                           {wide_tile<Element, 3, 1>, wide_tile<Element, 3, 2>},
+                                                           {wide_tile<Element, 4, 1>, wide_tile<Element, 4, 2>},
+                                                           {wide_tile<Element, 5, 1>, wide_tile<Element, 5, 2>},
+                                                           {wide_tile<Element, 6, 1>, wide_tile<Element, 6, 2>}};
+  kTiles[args.num_rows][args.num_panels - 1](args);
+}
+
 // A block of 16 rows x 16 lanes, transposed: result i holds lane i of every row. Quarters of rows 4 apart are loaded
 // side by side (a masked broadcast costs a load, no shuffle), which leaves only half of a transpose's shuffles. A row's
 // four quarters are loaded together: rows of 4 KB all fall into one set of L1, which holds eight lines.
@@ -124,6 +182,8 @@ LLADA_INLINE void transpose_rows(const char* (&row)[16], int count, std::int64_t
 
 void panel_gemm_fp32_avx512(const PanelGemmArgs& args) { panel_gemm<Fp32>(args); }
 void panel_gemm_bf16_avx512(const PanelGemmArgs& args) { panel_gemm<Bf16>(args); }
+void wide_gemm_fp32_avx512(const WideGemmArgs& args) { wide_gemm<Fp32>(args); }
+void wide_gemm_bf16_avx512(const WideGemmArgs& args) { wide_gemm<Bf16>(args); }
 
 void pack_half_panel_avx512(DType dtype, const void* source, std::int64_t row_stride, int num_columns, std::int64_t k,
                             std::uint32_t* panel) {

@@ -15,17 +15,30 @@ constexpr std::int64_t kLanesPerThread = 1 << 12;
 
 }  // namespace
 
+namespace {
+
+void cut_group(std::int64_t group, std::int64_t row, std::int64_t rows, std::int64_t most,
+               std::vector<RowChunk>& chunks) {
+  const std::int64_t count = (rows + most - 1) / most;
+  for (std::int64_t c = 0; c < count; ++c) {
+    const int size = static_cast<int>(rows / count + (c < rows % count ? 1 : 0));
+    chunks.push_back({group, row, size});
+    row += size;
+  }
+}
+
+}  // namespace
+
 void cut_rows(const std::int32_t* offsets, std::int64_t groups, std::vector<RowChunk>& chunks) {
   chunks.clear();
   for (std::int64_t group = 0; group < groups; ++group) {
-    std::int64_t row = offsets[group];
-    const std::int64_t rows = offsets[group + 1] - row, count = (rows + kMaxPanelRows - 1) / kMaxPanelRows;
-    for (std::int64_t c = 0; c < count; ++c) {
-      const int size = static_cast<int>(rows / count + (c < rows % count ? 1 : 0));
-      chunks.push_back({group, row, size});
-      row += size;
-    }
+    cut_group(group, offsets[group], offsets[group + 1] - offsets[group], kMaxPanelRows, chunks);
   }
+}
+
+void cut_rows(std::int64_t num_rows, std::int64_t most, std::vector<RowChunk>& chunks) {
+  chunks.clear();
+  cut_group(0, 0, num_rows, most, chunks);
 }
 
 namespace {

@@ -4,9 +4,6 @@
 //     for each chunk of <= 12 rows:  panel_gemm -> tile [rows][32] -> epilogue(chunk, panel, tile)
 //
 // Threads share the list of all groups' panels, in stretches of equal work however uneven the groups are.
-//
-// Weights that fit a core's L2 are no stream: there, threads take rows, pack them and multiply at once (run_rows), in
-// one loop where the other way round needs two with a barrier between them.
 #pragma once
 
 #include <algorithm>
@@ -28,6 +25,9 @@ struct RowChunk {
 
 // Cuts each group's rows [offsets[g], offsets[g + 1]) into chunks of at most 12 rows, evened out: 13 rows become 7 + 6.
 void cut_rows(const std::int32_t* offsets, std::int64_t groups, std::vector<RowChunk>& chunks);
+
+// The same of one group of num_rows, into chunks of at most `most`.
+void cut_rows(std::int64_t num_rows, std::int64_t most, std::vector<RowChunk>& chunks);
 
 // Rows of k elements: row r is row r of data, or row index_of_row[r] when that is not null.
 struct RowSource {
@@ -109,11 +109,11 @@ class ProductPlan {
 
   std::int64_t items() const { return items_; }
 
-  // Calls run(chunk_begin, chunk_end, panel_begin, panel_end), each within one group, for an item's stretch.
+  // Calls run(chunk_begin, chunk_end, panel_begin, panel_end), each within one group, for the stretches of items.
   template <class Run>
-  void visit(std::int64_t item, const Run& run) const {
-    const std::int64_t total = segments_.back().work_end, begin = total * item / items_;
-    const std::int64_t end = total * (item + 1) / items_;
+  void visit(std::int64_t item_begin, std::int64_t item_end, const Run& run) const {
+    const std::int64_t total = segments_.back().work_end, begin = total * item_begin / items_;
+    const std::int64_t end = total * item_end / items_;
     std::int64_t work_begin = 0;
     for (const Segment& segment : segments_) {
       if (segment.work_end > begin && work_begin < end) {
@@ -147,49 +147,7 @@ std::int64_t useful_threads(std::int64_t panels, std::int64_t chunks, std::int64
 template <class Epilogue>
 void run_items(const PanelProduct& product, const ProductPlan& plan, std::int64_t begin, std::int64_t end,
                const Epilogue& epilogue) {
-  for (std::int64_t item = begin; item < end; ++item) {
-    plan.visit(item, [&](std::int64_t chunk_begin, std::int64_t chunk_end, std::int64_t first, std::int64_t last) {
-      run_group(product, chunk_begin, chunk_end, first, last, epilogue);
-    });
-  }
-}
-
-// Whether the panels of one group are few enough for run_rows.
-inline bool stays_in_cache(const PanelWeights& weights) {
-  constexpr std::int64_t kCachedBytes = 1 << 19;
-  return weights.panels() * weights.scratch_size() * 4 <= kCachedBytes;
-}
-
-// One group whose panels stay in cache. Every thread asks make_epilogue() for its own epilogue, which then sees the
-// panels of a chunk in order, chunk after chunk.
-template <class MakeEpilogue>
-void run_rows(const PanelWeights& weights, const RowSource& source, const std::vector<RowChunk>& chunks,
-              const MakeEpilogue& make_epilogue) {
-  const std::int64_t panels = weights.panels(), lanes = weights.lanes();
-  const auto count = static_cast<std::int64_t>(chunks.size());
-  const std::int64_t grain = count / std::max<std::int64_t>(1, useful_threads(panels, count, lanes)) + 1;
-  parallel_for(0, count, grain, [&](std::int64_t begin, std::int64_t end) {
-    const PanelGemm gemm = select_panel_gemm(weights.format, active_isa());
-    const std::int64_t size = std::max<std::int64_t>(weights.scratch_size(), 1);
-    auto* rows = thread_scratch<struct ChunkScratch, std::uint32_t>(
-        std::max<std::int64_t>(weights.words_per_row() * kMaxPanelRows, 1));
-    const auto* cached = reinterpret_cast<const std::uint32_t*>(weights.data);
-    if (!weights.ready()) {
-      auto* scratch = thread_scratch<struct CachedPanels, std::uint32_t>(panels * size);
-      for (std::int64_t p = 0; p < panels; ++p) weights.panel(0, p, scratch + p * size);
-      cached = scratch;
-    }
-    auto epilogue = make_epilogue();
-    alignas(64) float tile[kMaxPanelRows * kPanelColumns];
-    for (std::int64_t c = begin; c < end; ++c) {
-      const RowChunk& chunk = chunks[c];
-      pack_chunk(weights, source, chunk, rows);
-      for (std::int64_t p = 0; p < panels; ++p) {
-        gemm({rows, cached + p * size, chunk.num_rows, lanes, tile, kPanelColumns, rows, 0});
-        epilogue(chunk, p, tile);
-      }
-    }
-  });
+  plan.visit(begin, end, [&](auto... stretch) { run_group(product, stretch..., epilogue); });
 }
 
 }  // namespace llada

@@ -40,14 +40,16 @@ LLADA_INLINE void prefetch_lines(const char* next, std::int64_t step) {
   }
 }
 
+constexpr int kPanelWordsAhead = 512;
+
 // From L2 into L1, what is multiplied soon: with three operand streams the processor's own prefetchers fall behind.
 template <int Rows>
 LLADA_INLINE void prefetch_operands(const std::uint32_t* panel, const std::uint32_t* rows) {
-  constexpr int kPanelWords = 512, kRowsWords = 256;  // ahead
+  constexpr int kRowsWordsAhead = 256;
   if constexpr (Rows > kStreamedRows) {
-    _mm_prefetch(panel + kPanelWords, _MM_HINT_T0);
-    _mm_prefetch(panel + kPanelWords + 16, _MM_HINT_T0);
-    _mm_prefetch(rows + kRowsWords, _MM_HINT_T0);
+    _mm_prefetch(panel + kPanelWordsAhead, _MM_HINT_T0);
+    _mm_prefetch(panel + kPanelWordsAhead + 16, _MM_HINT_T0);
+    _mm_prefetch(rows + kRowsWordsAhead, _MM_HINT_T0);
   }
 }
 

@@ -27,11 +27,14 @@ void swiglu(float* tile, int num_rows) {
   }
 }
 
+// The lines that the next rows' tile goes to are fetched: their owners have a whole tile's time to give them up.
 template <class Element>
 void store(const StoreTileArgs& args) {
   for (int r = 0; r < args.num_rows; ++r) {
     const float* row = args.tile + r * kPanelColumns;
     auto* out = static_cast<Element*>(args.out) + r * args.out_stride;
+    const auto* next = reinterpret_cast<const char*>(out + args.num_rows * args.out_stride);
+    for (std::size_t line = 0; line < kPanelColumns * sizeof(Element); line += 64) __builtin_prefetch(next + line, 1);
     int c = 0;
     for (; c + Vector::kWidth <= args.num_columns; c += Vector::kWidth) {
       auto value = Vector::load(row + c);

@@ -3,12 +3,13 @@
 #include <algorithm>
 #include <vector>
 
-#include "cpu/panel_product.h"
+#include "cpu/row_product.h"
 #include "cpu/tile_ops.h"
 
 namespace llada {
 namespace {
 
+constexpr std::int64_t kWideRows = 32;          // from which on packing rows costs more than two streams of weights
 constexpr std::int64_t kPackedWords = 1 << 24;  // 64 MB of packed rows at a time
 
 }  // namespace
@@ -29,9 +30,18 @@ void run_grouped_product(const GroupedProduct& product) {
                product.bias == nullptr ? nullptr : product.bias + column,
                static_cast<char*>(product.y) + ((first + chunk.first_row) * columns + column) * bytes, columns});
   };
-  if (product.groups == 1 && stays_in_cache(weights)) {
-    cut_rows(product.offsets, 1, chunks);
-    return run_rows(weights, {product.dtype, product.x, product.row_stride, nullptr}, chunks, [&] { return epilogue; });
+  const RowSource source{product.dtype, product.x, product.row_stride, nullptr};
+  if (product.groups == 1 && stays_in_cache(weights)) return run_rows(weights, source, total, [&] { return epilogue; });
+  const WideGemm wide = product.groups == 1 && total >= kWideRows ? select_wide(weights) : nullptr;
+  if (wide != nullptr) {
+    cut_rows(total, kMaxWideRows, chunks);
+    const ProductPlan plan(chunks, wide_pairs(weights), num_threads());
+    const std::int64_t threads = useful_threads(weights.panels(), total / kMaxPanelRows, weights.lanes());
+    return parallel_phases(threads, {{plan.items(), 1, [&](std::int64_t begin, std::int64_t end) {
+                                        plan.visit(begin, end, [&](auto... stretch) {
+                                          run_wide({wide, weights, source, chunks}, stretch..., epilogue);
+                                        });
+                                      }}});
   }
 
   const std::int64_t step = std::max<std::int64_t>(kMaxPanelRows, kPackedWords / std::max<std::int64_t>(words, 1));

@@ -1,17 +1,16 @@
-// router:  x [T, H] --12 rows at a time--> logits [12, E] in scratch (panel products) --> RouterRow, row by row
+// router:  x [T, H] --6 or 12 rows at a time--> logits [rows, E] in scratch (panel products) --> RouterRow, row by row
 // The gate's weight is packed by each thread; a row's product is summed over H alone, so it does not depend on T.
 #include "router_topk/router_topk.h"
 
 #include <algorithm>
 #include <limits>
 #include <string>
-#include <vector>
 
 #include "common/bfloat16.h"
 #include "common/check.h"
 #include "common/isa.h"
 #include "common/parallel.h"
-#include "cpu/panel_product.h"
+#include "cpu/row_product.h"
 #include "cpu/scratch.h"
 #include "router_topk/router_row.h"
 
@@ -92,12 +91,9 @@ void router(const RouterArgs& args) {
   const std::int64_t tokens = args.x.size(0), num_experts = args.gate_weight.size(0);
   if (tokens == 0) return;
 
-  thread_local std::vector<RowChunk> chunks;
-  const std::int32_t offsets[2] = {0, static_cast<std::int32_t>(tokens)};
-  cut_rows(offsets, 1, chunks);
   const PanelWeights gate = plain_weights(args.gate_weight, false);
   const std::int64_t stride = gate.panels() * kPanelColumns;
-  run_rows(gate, {args.x.dtype, args.x.data, args.x.stride(0), nullptr}, chunks, [&] {
+  run_rows(gate, {args.x.dtype, args.x.data, args.x.stride(0), nullptr}, tokens, [&] {
     return [&args, &gate, num_experts, stride, row = RouterRow(args.topk, num_experts),
             logits = Scratch<float>(stride * kMaxPanelRows)](const RowChunk& chunk, std::int64_t panel,
                                                              const float* tile) mutable {

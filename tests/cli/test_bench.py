@@ -60,3 +60,40 @@ def test_what_is_refused(command: Command, arguments: tuple[str, ...], code: int
     done = command("bench", "roofline", *arguments)
     assert (done.code, done.out) == (code, "")
     assert message in " ".join(done.err.replace("│", " ").split())
+
+
+def test_decode(command: Command, checkpoint: Path, tmp_path: Path) -> None:
+    path, plot = tmp_path / "decode.json", tmp_path / "decode.png"
+    rules = ("--unmasker", "fixed", "--unmasker", "threshold:0")
+    small = ("sort", "operator", "-m", checkpoint, "--count", "3", "--block-length", "4")
+    done = command("bench", "decode", *small, *rules, "--cache", "dual", "--json", path, "--plot", plot)
+    assert done.code == 0, done.err
+    assert done.err == ""
+    values = json.loads(path.read_text(encoding="utf-8"))
+    assert [(one["unmasker"], one["cache"]) for one in values["pairs"]] == [
+        ("fixed", "none"),
+        ("fixed", "dual"),
+        ("threshold:0", "dual"),
+    ]
+    assert [values[name] for name in ("tasks", "count", "block_length")] == [["sort", "operator"], 3, 4]
+    assert values["pairs"][2]["passes"] < values["pairs"][0]["passes"]
+    assert values["machine"]["isa"] == extension().isa()
+    lines = [line for line in done.out.splitlines() if "│ threshold:0 " in line]
+    assert len(lines) == 1
+    assert f"{values['pairs'][2]['fewer_passes']:.1f} x" in lines[0]
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("chess",), "unknown task 'chess'"),
+        (("--unmasker", "treshold"), "did you mean 'threshold'"),
+        (("--cache", "dul"), "did you mean 'dual'"),
+        (("--count", "0"), "--count"),
+    ],
+)
+def test_decode_refuses(command: Command, arguments: tuple[str, ...], message: str) -> None:
+    done = command("bench", "decode", *arguments)
+    assert done.code == 2
+    assert message in " ".join(done.err.replace("│", " ").split())

@@ -61,6 +61,48 @@ void panel_gemm_matches_a_naive_loop(DType dtype, Isa isa) {
   }
 }
 
+// In parts along K, between other rows, one panel or two: the bits of panel_gemm.
+template <class T>
+void wide_gemm_matches_panel_gemm(DType dtype, Isa isa) {
+  const PanelFormat format = panel_format(dtype);
+  const WideGemm wide = select_wide_gemm(format, isa);
+  if (wide == nullptr) return;
+  constexpr std::int64_t kDepths[] = {2, 30, 512, 1030};
+  for (const std::int64_t k : kDepths) {
+    const std::int64_t lanes = lane_count(dtype, k), words = lanes * kPanelColumns, stride = k + 3;
+    const auto x = matrix<T>(kMaxWideRows, stride, 1), weight = matrix<T>(2 * kPanelColumns, k, 2);
+    std::vector<std::uint32_t> rows(lanes * kMaxWideRows), panels(2 * words);
+    for (int p = 0; p < 2; ++p) {
+      pack_panel(dtype, weight.data() + p * kPanelColumns * k, k, kPanelColumns, k, panels.data() + p * words);
+    }
+    for (int num_rows = 1; num_rows <= kMaxWideRows; ++num_rows) {
+      pack_rows(dtype, x.data(), stride, nullptr, num_rows, k, rows.data());
+      for (int num_panels = 1; num_panels <= 2; ++num_panels) {
+        float expected[2 * kMaxWideRows * kPanelColumns], out[2 * kMaxWideRows * kPanelColumns];
+        for (int p = 0; p < num_panels; ++p) {
+          float* tile = expected + p * num_rows * kPanelColumns;
+          select_panel_gemm(format,
+                            isa)({rows.data(), panels.data() + p * words, num_rows, lanes, tile, kPanelColumns});
+        }
+        for (std::int64_t lane = 0; lane < lanes; lane += kLaneBlock) {
+          wide({.rows = reinterpret_cast<const char*>(x.data()) + 4 * lane,
+                .row_bytes = stride * dtype_bytes(dtype),
+                .panel = panels.data() + lane * kPanelColumns,
+                .panel_words = words,
+                .num_rows = num_rows,
+                .num_panels = num_panels,
+                .lanes = std::min(kLaneBlock, lanes - lane),
+                .first = lane == 0,
+                .out = out,
+                .next = nullptr,
+                .next_step = 0});
+        }
+        EXPECT(std::equal(out, out + num_panels * num_rows * kPanelColumns, expected));
+      }
+    }
+  }
+}
+
 void packed_rows_follow_the_index() {
   const auto x = matrix<bfloat16>(5, 7, 3);
   const std::int32_t index[] = {4, 0, 4};
@@ -98,12 +140,13 @@ void plans_visit_every_panel_once_in_even_items() {
       EXPECT(plan.items() >= threads && (threads > 1 || plan.items() == 1));
       std::vector<int> seen(count * panels, 0);
       for (std::int64_t item = 0; item < plan.items(); ++item) {
-        plan.visit(item, [&](std::int64_t chunk, std::int64_t chunk_end, std::int64_t first, std::int64_t last) {
-          EXPECT(first < last && chunks[chunk].group == chunks[chunk_end - 1].group);
-          for (; chunk < chunk_end; ++chunk) {
-            for (std::int64_t p = first; p < last; ++p) ++seen[chunk * panels + p];
-          }
-        });
+        plan.visit(item, item + 1,
+                   [&](std::int64_t chunk, std::int64_t chunk_end, std::int64_t first, std::int64_t last) {
+                     EXPECT(first < last && chunks[chunk].group == chunks[chunk_end - 1].group);
+                     for (; chunk < chunk_end; ++chunk) {
+                       for (std::int64_t p = first; p < last; ++p) ++seen[chunk * panels + p];
+                     }
+                   });
       }
       for (const int value : seen) EXPECT(value == 1);
     }
@@ -240,6 +283,8 @@ int main() {
     force_isa(isa_name(isa));
     panel_gemm_matches_a_naive_loop<float>(DType::kFloat32, isa);
     panel_gemm_matches_a_naive_loop<bfloat16>(DType::kBFloat16, isa);
+    wide_gemm_matches_panel_gemm<float>(DType::kFloat32, isa);
+    wide_gemm_matches_panel_gemm<bfloat16>(DType::kBFloat16, isa);
   }
   force_isa("");
   packed_rows_follow_the_index();

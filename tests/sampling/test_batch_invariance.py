@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from llada_moe_ops.sampling import CACHES, UNMASKERS, Growth, Request, RequestResult, generate_requests
+from llada_moe_ops.sampling import CACHES, SMOOTHINGS, UNMASKERS, Growth, Request, RequestResult, generate_requests
 from llada_moe_ops.sampling.unmaskers import build_unmasker
 
 from .models import load, random_prompts
@@ -55,6 +55,7 @@ def requests(draw: st.DrawFn) -> Request:
     batch=st.lists(requests(), min_size=2, max_size=4),
     order=st.randoms(use_true_random=False),
     cache=st.sampled_from(list(CACHES)),
+    smoothing=st.sampled_from(list(SMOOTHINGS)),
     block_length=st.sampled_from([3, 5, None]),
     cfg_scale=st.sampled_from([0.0, 0.0, 0.6]),
     remasking=st.sampled_from(["low_confidence", "low_confidence", "random"]),
@@ -70,6 +71,8 @@ def test_a_reply_depends_on_its_request_alone(
         torch.set_num_threads(threads)
         return generate_requests(load("base-fp32", dtype), asked, cache=cache, eos_token_id=end, grow=GROWTH, **options)
 
+    refused = [rule for rule in ("credit", "klass") if any(rule in str(request.unmasker) for request in batch)]
+    assume(not (refused and cache == "interval"))
     together = answer(*batch)
     alone = [answer(request)[0] for request in batch]
     assert together == alone

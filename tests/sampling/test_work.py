@@ -5,9 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 from llada_moe_ops import LLaDAMoEModel
+from llada_moe_ops.model.feature_cache import FeatureCache
 from llada_moe_ops.sampling import CACHES, Request, generate_requests, infill
 from torch import Tensor
 
@@ -20,14 +22,19 @@ MASK = 3
 def watched(model: LLaDAMoEModel) -> Iterator[list[tuple[int, int]]]:
     """Rows and columns of each forward pass."""
     seen: list[tuple[int, int]] = []
-    run = model.run
+    run, run_cached = model.run, FeatureCache.run
+
+    def noted(tokens: Tensor, *others: Any) -> Tensor:
+        seen.append((tokens.shape[0], tokens.shape[1]))
+        return run(tokens, *others)
+
+    def noted_cached(cache: FeatureCache, rows: Tensor | None, tokens: Tensor, *others: Any) -> Tensor:
+        seen.append((tokens.shape[0], tokens.shape[1]))
+        return run_cached(cache, rows, tokens, *others)
+
     with pytest.MonkeyPatch.context() as patch:
-
-        def noted(input_ids: Tensor, *others: object) -> Tensor:
-            seen.append((input_ids.shape[0], input_ids.shape[1]))
-            return run(input_ids, *others)  # type: ignore[arg-type]
-
         patch.setattr(model, "run", noted)
+        patch.setattr(FeatureCache, "run", noted_cached)
         yield seen
 
 
@@ -41,17 +48,19 @@ def ask(cache: str, *lengths: tuple[int, int]) -> list[tuple[int, int]]:
 
 @pytest.mark.parametrize("cache", CACHES)
 def test_one_row_of_many_goes_on(cache: str) -> None:
-    seen = ask(cache, (3, 2), (40, 4), (7, 16), (5, 2), (30, 3))
+    seen = ask(cache, (8, 2), (40, 4), (16, 16), (8, 2), (32, 3))
     assert [rows for rows, _ in seen] == [5, 5, 3, 2] + [1] * 12
-    whole = [index for index, (_, columns) in enumerate(seen) if columns in (44, 23)]
-    assert [columns for _, columns in seen][8] == 23, "at its next block the canvas is that of the row that goes on"
-    assert {"none": len(whole) == 4 + 12, "dual": whole == [0, 8]}.get(cache, len(whole) >= 2)
-    assert seen[8:] == ask(cache, (7, 16))[8:], "as if it had been alone"
+    assert seen[8:] == ask(cache, (16, 16))[8:], "at its next block the canvas is that of the row that goes on"
+    columns = [columns for _, columns in seen]
+    if cache == "none":
+        assert columns == [44] * 4 + [32] * 12
+    if cache == "dual":
+        assert columns == [44, *[8] * 7, 32, *[8] * 7]
 
 
 @pytest.mark.parametrize("cache", CACHES)
 def test_a_row_that_ends_early_leaves(cache: str) -> None:
-    model, prompt = load("base-fp32"), random_prompts(1, 6)[0].tolist()
+    model, prompt = load("base-fp32"), random_prompts(1, 8)[0].tolist()
     (full,) = generate_requests(model, [Request(prompt, 24, temperature=1.0, seed=5)], cache=cache, block_length=8)
     requests = [
         Request(prompt, 24, temperature=1.0, seed=5, stop=[full.tokens[4:6]]),

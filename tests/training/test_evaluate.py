@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 from llada_moe_ops import LLaDAMoEConfig, LLaDAMoEModel
-from llada_moe_ops.training import Accuracy, evaluate
+from llada_moe_ops.training import Accuracy, Decoding, evaluate
 from llada_moe_ops.training.evaluate import answer
 from llada_moe_ops.training.tasks import EVALUATION_TASKS, draw
 from llada_moe_ops.training.vocabulary import build_tokenizer
@@ -54,7 +54,7 @@ def test_an_untrained_model_is_wrong_and_progress_is_told(model: LLaDAMoEModel) 
 
 
 def test_a_rule_that_commits_all_at_once_takes_one_step(model: LLaDAMoEModel) -> None:
-    (result,) = evaluate(model, build_tokenizer(), ["sort"], count=3, unmasker="threshold:0")
+    (result,) = evaluate(model, build_tokenizer(), ["sort"], count=3, decoding=Decoding("threshold:0"))
     assert result.steps == (1, 1, 1)
 
 

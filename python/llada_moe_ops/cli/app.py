@@ -69,7 +69,8 @@ def generate(
     cfg_scale: options.CfgScale = 0.0,
     remasking: options.RemaskingOption = options.Remasking.low_confidence,
     unmasker: options.Unmasker = "fixed",
-    cache: options.CacheOption = options.Cache.none,
+    cache: options.CacheOption = "none",
+    smoothing: options.Smoothing = "none",
     stop_at_eos: Annotated[
         bool, typer.Option("--stop-at-eos", help="End a reply early, at its end-of-text; those of --requests do.")
     ] = False,
@@ -101,6 +102,7 @@ def generate(
             cfg_scale=cfg_scale,
             remasking=remasking,
             cache=cache,
+            smoothing=smoothing,
             grow=grow,
             raw=raw,
             as_json=json,
@@ -123,6 +125,7 @@ def generate(
         remasking=remasking,
         unmasker=unmasker,
         cache=cache,
+        smoothing=smoothing,
         stop_at_eos=stop_at_eos,
         grow=grow,
         seed=seed,
@@ -153,7 +156,8 @@ def infill(
     cfg_scale: options.CfgScale = 0.0,
     remasking: options.RemaskingOption = options.Remasking.low_confidence,
     unmasker: options.Unmasker = "fixed",
-    cache: options.CacheOption = options.Cache.none,
+    cache: options.CacheOption = "none",
+    smoothing: options.Smoothing = "none",
     seed: options.Seed = None,
     dtype: options.DtypeOption = None,
     quantization: options.QuantizationOption = None,
@@ -178,6 +182,7 @@ def infill(
         remasking=remasking,
         unmasker=unmasker,
         cache=cache,
+        smoothing=smoothing,
         seed=seed,
         json=json,
         trace=trace,
@@ -238,6 +243,8 @@ def evaluate(
     batch_size: Annotated[int, typer.Option(min=1, help="Examples answered at once.")] = 50,
     seed: Annotated[int, typer.Option(help="Of the examples.")] = 0,
     unmasker: options.Unmasker = "fixed",
+    cache: options.CacheOption = "none",
+    block_length: options.BlockLength = None,
     dtype: options.DtypeOption = None,
     quantization: options.QuantizationOption = None,
     device: options.DeviceOption = options.Device.auto,
@@ -248,7 +255,7 @@ def evaluate(
     from .evaluate import evaluate as run
 
     choice = options.ModelChoice(model, dtype, quantization, device)
-    run(tasks, choice, count, batch_size, seed, unmasker, json=json, output=output)
+    run(tasks, choice, count, batch_size, seed, unmasker, cache, block_length, json=json, output=output)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""``llada-moe bench``: what this machine can do at best."""
+"""``llada-moe bench``: what this machine can do at best, and what rules and caches save and cost."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from . import options
 from .output import as_json, write
 
 if TYPE_CHECKING:
@@ -14,12 +15,12 @@ if TYPE_CHECKING:
 
     from ..roofline import Limits, Rate
 
-bench = typer.Typer(name="bench", help="Measure this machine.", no_args_is_help=True)
+bench = typer.Typer(name="bench", help="Measure this machine, and ways of decoding.", no_args_is_help=True)
 
 
 @bench.callback()
 def common() -> None:
-    """Measure this machine."""
+    """Measure this machine, and ways of decoding."""
 
 
 @bench.command()
@@ -67,6 +68,55 @@ def roofline(
     console = Console(soft_wrap=True, highlight=False, markup=False)
     console.print(_headline(facts))
     console.print(_table(limits))
+
+
+@bench.command()
+def decode(
+    tasks: Annotated[
+        list[str] | None, typer.Argument(help="Held-out tasks; without any, all of them.", show_default=False)
+    ] = None,
+    model: options.Model = None,
+    unmasker: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A rule, as for generate; may be repeated. Without it every rule, some also with stricter parameters.",
+            show_default=False,
+        ),
+    ] = None,
+    cache: Annotated[
+        list[str] | None,
+        typer.Option(help="A cache, as for generate; may be repeated. Without it all.", show_default=False),
+    ] = None,
+    count: Annotated[int, typer.Option(min=1, help="Examples of each task.")] = 50,
+    batch_size: Annotated[int, typer.Option(min=1, help="Examples answered at once.")] = 50,
+    block_length: options.BlockLength = None,
+    seed: Annotated[int, typer.Option(help="Of the examples.")] = 0,
+    dtype: options.DtypeOption = None,
+    quantization: options.QuantizationOption = None,
+    device: options.DeviceOption = options.Device.auto,
+    json: Annotated[
+        Path | None, typer.Option("--json", help="Also write the figures there.", show_default=False)
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option("--plot", help="Also draw them there, as PNG; needs matplotlib.", show_default=False),
+    ] = None,
+) -> None:
+    """Measure what each commit rule under each cache saves and costs: accuracy, forward passes, tokens a second."""
+    from .decode import decode as run
+
+    run(
+        tasks,
+        options.ModelChoice(model, dtype, quantization, device),
+        unmasker,
+        cache,
+        count=count,
+        batch_size=batch_size,
+        block_length=block_length,
+        seed=seed,
+        json=json,
+        plot=plot,
+    )
 
 
 def _doublings(cores: int) -> list[int]:

@@ -8,9 +8,22 @@ from pathlib import Path
 import typer
 
 from .checkpoint import load
-from .generate import check_unmasker
+from .generate import check_parts
 from .options import ModelChoice
 from .output import as_json, write
+
+
+def check_tasks(names: list[str]) -> None:
+    """A task that does not exist is wrong usage.
+
+    Raises:
+        typer.BadParameter
+    """
+    from ..training.tasks import EVALUATION_TASKS
+
+    for name in names:
+        if name not in EVALUATION_TASKS:
+            raise typer.BadParameter(f"unknown task {name!r}; there are {', '.join(EVALUATION_TASKS)}")
 
 
 def evaluate(
@@ -20,21 +33,21 @@ def evaluate(
     batch_size: int,
     seed: int,
     unmasker: str,
+    cache: str,
+    block_length: int | None,
     *,
     json: bool,
     output: Path | None,
 ) -> None:
     """Measure held-out accuracies and print them."""
-    check_unmasker(unmasker)
+    check_parts(unmasker, cache)
     from tqdm import tqdm
 
     from .. import training
     from ..training.tasks import EVALUATION_TASKS
 
     names = tasks or list(EVALUATION_TASKS)
-    for name in names:
-        if name not in EVALUATION_TASKS:
-            raise typer.BadParameter(f"unknown task {name!r}; there are {', '.join(EVALUATION_TASKS)}")
+    check_tasks(names)
     loaded = load(model)
     with tqdm(total=len(names) * count, unit="example", disable=not sys.stderr.isatty()) as bar:
 
@@ -49,7 +62,7 @@ def evaluate(
             count=count,
             batch_size=batch_size,
             seed=seed,
-            unmasker=unmasker,
+            decoding=training.Decoding(unmasker, cache, block_length),
             on_progress=on_progress,
         )
     if json:
@@ -65,7 +78,8 @@ def evaluate(
             }
             for result in results
         ]
-        write(as_json({"model": loaded.name, "seed": seed, "unmasker": unmasker, "results": rows}), output)
+        values = {"model": loaded.name, "seed": seed, "unmasker": unmasker, "cache": cache, "results": rows}
+        write(as_json(values), output)
         return
     lines = [f"{'task':<12} {'accuracy':>8}  95 % interval    correct      steps seconds"]
     for result in results:

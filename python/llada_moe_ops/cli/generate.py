@@ -10,7 +10,7 @@ import typer
 
 from . import live
 from .checkpoint import load, reply_text
-from .options import Cache, ModelChoice, Remasking
+from .options import ModelChoice, Remasking
 from .output import as_json, figures, speed_line, write
 
 if TYPE_CHECKING:
@@ -32,18 +32,26 @@ def check_lengths(gen_length: int, block_length: int | None, steps: int | None) 
         raise typer.BadParameter(f"--steps {steps} is not a multiple of the number of blocks {gen_length // block}")
 
 
-def check_unmasker(unmasker: str) -> None:
-    """A rule that does not exist, or parameters it does not take, are wrong usage.
+def check_parts(unmasker: str, cache: str = "none", smoothing: str = "none") -> None:
+    """A rule or policy that does not exist, or parameters it does not take, or a pair that does not go, is wrong usage.
 
     Raises:
         typer.BadParameter
     """
+    from ..sampling.cache import build_cache, check_pair
+    from ..sampling.smoothing import build_smoothing
     from ..sampling.unmaskers import build_unmasker
 
-    try:
-        build_unmasker(unmasker)
-    except (TypeError, ValueError) as error:
-        raise typer.BadParameter(str(error), param_hint="--unmasker") from None
+    checks: dict[str, Callable[[], object]] = {
+        "--unmasker": lambda: build_unmasker(unmasker),
+        "--cache": lambda: check_pair(build_unmasker(unmasker), build_cache(cache)),
+        "--smoothing": lambda: build_smoothing(smoothing),
+    }
+    for option, check in checks.items():
+        try:
+            check()
+        except (TypeError, ValueError) as error:
+            raise typer.BadParameter(str(error), param_hint=option) from None
 
 
 def growth_of(written: str | None, gen_length: int | None, steps: int | None) -> Growth | None:
@@ -79,7 +87,8 @@ def generate(
     cfg_scale: float,
     remasking: Remasking,
     unmasker: str,
-    cache: Cache,
+    cache: str,
+    smoothing: str,
     stop_at_eos: bool,
     grow: str | None,
     seed: int | None,
@@ -91,7 +100,7 @@ def generate(
     """Reply to prompts and print the replies."""
     if gen_length is not None:
         check_lengths(gen_length, block_length, steps)
-    check_unmasker(unmasker)
+    check_parts(unmasker, cache, smoothing)
     growth = growth_of(grow, gen_length, steps)
     from .. import sampling
 
@@ -116,7 +125,8 @@ def generate(
             cfg_scale=cfg_scale,
             remasking=remasking.value,
             unmasker=unmasker,
-            cache=cache.value,
+            cache=cache,
+            smoothing=smoothing,
             stop_at_eos=stop_at_eos,
             grow=growth,
             seed=seed,

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from .checkpoint import load
-from .generate import check_unmasker, growth_of
-from .options import Cache, ModelChoice, Remasking
+from .generate import check_parts, growth_of
+from .options import ModelChoice, Remasking
 from .output import write
 
 if TYPE_CHECKING:
@@ -69,7 +69,8 @@ def generate_requests(
     top_p: float | None,
     cfg_scale: float,
     remasking: Remasking,
-    cache: Cache,
+    cache: str,
+    smoothing: str,
     grow: str | None,
     raw: bool,
     as_json: bool,
@@ -79,7 +80,7 @@ def generate_requests(
 
     ``settings`` are those of lines that do not name them; each is a field of :class:`Request`.
     """
-    check_unmasker(settings["unmasker"])
+    check_parts(settings["unmasker"], cache, smoothing)
     growth = growth_of(grow, settings["gen_length"], settings["steps"])
     found = read_requests(path, settings)
     from .. import sampling
@@ -97,6 +98,7 @@ def generate_requests(
             requests[-1],
             tokenizer=tokenizer,
             block_length=block_length,
+            cache=cache,
             grow=growth,
             name=f"{path}:{number}",
         )
@@ -109,7 +111,8 @@ def generate_requests(
             block_length=block_length,
             top_k=top_k,
             top_p=top_p,
-            cache=cache.value,
+            cache=cache,
+            smoothing=smoothing,
             cfg_scale=cfg_scale,
             remasking=remasking.value,
             grow=growth,

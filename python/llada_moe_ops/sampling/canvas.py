@@ -38,11 +38,20 @@ class Canvas:
 
     @classmethod
     def build(
-        cls, layout: Tensor, to_fill: Tensor, real: Tensor | None, first_block: Tensor, blocks: int, block_length: int
+        cls,
+        layout: Tensor,
+        to_fill: Tensor,
+        real: Tensor | None,
+        first_block: Tensor,
+        blocks: int,
+        block_length: int,
+        *,
+        aligned: bool = False,
     ) -> Canvas:
         """From the caller's canvas [B, L'], with ``real`` bool [B, L'] (None: no padding).
 
-        ``first_block`` int64 [B] is the column of the first block in the caller's layout.
+        ``first_block`` int64 [B] is the column of the first block in the caller's layout. ``aligned`` cuts a row into
+        blocks from its first token on, so the first one begins with the end of what stands before ``first_block``.
         """
         batch, columns = layout.shape
         index = torch.arange(columns, device=layout.device)
@@ -55,7 +64,11 @@ class Canvas:
         inside = index[:longest] < lengths[:, None]
         tokens = layout.gather(1, source)[:, :longest]
         filled = to_fill.gather(1, source)[:, :longest] & inside
-        starts = (first_block - padding)[None, :] + block_length * torch.arange(blocks, device=layout.device)[:, None]
+        first = first_block - padding
+        if aligned:
+            blocks += int((first % block_length).any())
+            first = first - first % block_length
+        starts = first[None, :] + block_length * torch.arange(blocks, device=layout.device)[:, None]
         return cls(tokens, filled.clone(), filled, lengths, padding, layout.clone(), starts, block_length)
 
     def attention_mask(self, rows: Tensor) -> Tensor | None:

@@ -16,6 +16,7 @@ from ..model.inputs import KeyMask, Place
 from ..model.key_value_cache import KeyValueCache
 from ..ops._library import has_cuda_kernel
 from .breakdown import breakdown
+from .cache import IntervalCache
 from .canvas import Canvas
 from .forward import MOST_GRAPHS
 from .predictor import Predictor, Statistics
@@ -82,7 +83,10 @@ class CapturedSteps:
         record: Recorder,
     ) -> None:
         self._predictor, self._unmasker, self._stopping, self._watched = predictor, unmasker, stopping, watched
-        self._model, self._canvas, self._policy = predictor.model, predictor.canvas, predictor.forward.policy
+        self._model, self._canvas = predictor.model, predictor.canvas
+        policy = predictor.forward.policy
+        assert not isinstance(policy, IntervalCache)  # not capturable
+        self._policy = policy
         self._lengths = self._canvas.lengths.cpu()
         self._ragged = bool((self._lengths != self._canvas.tokens.shape[1]).any())
         self._record = record
@@ -103,7 +107,11 @@ class CapturedSteps:
         """
         optional = [part for part in (predictor.forward.policy, stopping) if part is not None]
         parts = [unmasker, predictor.noise, *optional]
-        if unmasker.adaptive or not all(getattr(part, "capturable", False) for part in parts):
+        if (
+            predictor.smoother is not None
+            or unmasker.adaptive
+            or not all(getattr(part, "capturable", False) for part in parts)
+        ):
             return None
         if not can_capture(predictor.model) or not has_cuda_kernel("token_confidence"):
             return None

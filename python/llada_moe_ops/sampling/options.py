@@ -12,10 +12,11 @@ from torch import Tensor
 from . import _arguments as arguments
 from ._arguments import require
 from ._names import choose
-from .cache import CachePolicy, build_cache
+from .cache import Cache, build_cache, check_pair
 from .canvas import Canvas
 from .noise import CounterNoise, NoiseSource, request_keys
 from .predictor import Predictor, PredictorOptions
+from .smoothing import IterationSmoothing, build_smoothing
 from .stopping import Stopping, StopSequences
 from .trace import TraceStep
 from .unmaskers import Unmasker, build_unmasker
@@ -41,7 +42,8 @@ class SamplerOptions:
     cfg_scale: float
     remasking: str
     unmasker: str | Unmasker
-    cache: str | CachePolicy
+    cache: str | Cache
+    smoothing: str | IterationSmoothing
     seed: int | Sequence[int] | None
     mask_token_id: int | None
     eos_token_id: int | None
@@ -64,8 +66,8 @@ class SamplerOptions:
         if self.top_p is not None:
             arguments.share("top_p", self.top_p)
         choose("remasking", self.remasking, _REMASKINGS)
-        build_unmasker(self.unmasker)
-        build_cache(self.cache)
+        build_smoothing(self.smoothing)
+        check_pair(build_unmasker(self.unmasker), build_cache(self.cache))
 
     def end_token(self, config: LLaDAMoEConfig) -> int | None:
         """End-of-text: the caller's id, else the config's; None when neither is known and no option needs it."""
@@ -84,6 +86,11 @@ class SamplerOptions:
         if end is None or not (bool(at_end_token.any()) or any(self.stop)):
             return None
         return Stopping(end, at_end_token, self.stop)
+
+    @property
+    def aligned_blocks(self) -> bool:
+        """Whether blocks are counted from a row's first token."""
+        return getattr(build_cache(self.cache), "block_causal", False)
 
     def predictor(self, model: LLaDAMoEModel, canvas: Canvas) -> Predictor:
         """The predictor of one generation."""
@@ -113,4 +120,5 @@ class SamplerOptions:
                 top_k=self.top_k,
                 top_p=self.top_p,
             ),
+            build_smoothing(self.smoothing),
         )

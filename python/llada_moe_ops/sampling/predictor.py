@@ -12,11 +12,13 @@ from torch import Tensor
 
 from .. import ops
 from ..ops import TokenConfidence
-from .cache import CachePolicy
+from .cache import Cache
 from .canvas import Canvas
 from .details import Details, Distributions
-from .forward import Forward
+from .forward import Canvases
+from .forwards import build_forward
 from .noise import Draw, NoiseSource
+from .smoothing import IterationSmoothing, Smoother
 
 if TYPE_CHECKING:
     from ..model import LLaDAMoEModel
@@ -69,13 +71,15 @@ class Predictor:
         self,
         model: LLaDAMoEModel,
         canvas: Canvas,
-        cache: CachePolicy | None,
+        cache: Cache | None,
         noise: NoiseSource,
         options: PredictorOptions,
+        smoothing: IterationSmoothing | None = None,
     ) -> None:
         self.model = model
         self.canvas = canvas
-        self.forward = Forward(model, cache)
+        self.forward = build_forward(model, cache, canvas, 1 if options.cfg_scale == 0 else 2)
+        self.smoother = None if smoothing is None else Smoother(model, smoothing)
         self.noise = noise
         self.options = options
         self.forward_passes = 0
@@ -90,15 +94,18 @@ class Predictor:
             FloatingPointError: NaN or infinity in the hidden states or logits.
         """
         row, slot = masked.nonzero(as_tuple=True)
-        position = positions[row, slot]
-        hidden = self._hidden(rows, positions, index, row, position)
-        draw = Draw(step, rows[row], position, self.row_steps[rows[row]])
+        position, steps = positions[row, slot], self.row_steps[rows]
+        added = None if self.smoother is None else self.smoother.added(rows, self._open(rows, positions), index)
+        hidden = self._hidden(rows, positions, index, added, row, position)
+        draw = Draw(step, rows[row], position, steps[row])
         self.row_steps[rows] += 1
         best = self._choose(hidden, draw)
         if not bool(hidden.isfinite().all() & best.logprob.isfinite().all()):
             raise FloatingPointError("the model's logits are not finite")
         whole = self._whole(hidden, best, rows, row, slot, masked)
-        return self._statistics(best, draw, whole, positions, masked, index)
+        if self.smoother is not None:
+            self.smoother.keep(whole, steps)
+        return self._statistics(best, draw, whole, positions, masked, index, steps)
 
     def in_fixed_sizes(
         self, rows: Tensor, positions: Tensor, masked: Tensor, run: Callable[[Tensor], Tensor]
@@ -134,7 +141,7 @@ class Predictor:
             for size, shape in zip(masked.shape, ((-1, 1), (1, -1)), strict=True)
         )
         whole = self._whole(hidden, best, rows, row, slot, masked)
-        return self._statistics(best, draw, whole, positions, masked, -1, dense), (finite | ~masked).all()
+        return self._statistics(best, draw, whole, positions, masked, -1, steps, dense), (finite | ~masked).all()
 
     @property
     def passes_per_step(self) -> int:
@@ -155,6 +162,7 @@ class Predictor:
         positions: Tensor,
         masked: Tensor,
         index: int,
+        steps: Tensor,
         dense: Callable[[Tensor], Tensor] | None = None,
     ) -> Statistics:
         """``dense`` lays values [R] out in [A, W]; None: where ``whole`` says."""
@@ -179,14 +187,20 @@ class Predictor:
         def only(rows: Tensor) -> Statistics:
             part, own = whole.only(rows)
             chosen = TokenConfidence(*(values[own] for values in best))
-            return self._statistics(chosen, draw.only(own), part, positions[rows], masked[rows], index)
+            return self._statistics(chosen, draw.only(own), part, positions[rows], masked[rows], index, steps[rows])
 
         tokens = self.canvas.tokens[whole.rows].gather(1, positions.clamp(max=self.canvas.tokens.shape[1] - 1))
         uniform = lambda: dense(self.noise.uniform(draw))  # noqa: E731
-        details = Details(whole.rows, index, tokens, masked, uniform, whole, biased, only)
+        details = Details(whole.rows, index, steps, tokens, masked, uniform, whole, biased, only)
         return statistics(best)
 
-    def _hidden(self, rows: Tensor, block: Tensor, index: int, row: Tensor, position: Tensor) -> Tensor:
+    def _open(self, rows: Tensor, positions: Tensor) -> Tensor:
+        """Which of the rows' positions [A, W] are masked; meaningless past a row's end."""
+        return self.canvas.to_fill[rows].gather(1, positions.clamp(max=self.canvas.tokens.shape[1] - 1))
+
+    def _hidden(
+        self, rows: Tensor, block: Tensor, index: int, added: Tensor | None, row: Tensor, position: Tensor
+    ) -> Tensor:
         """Final hidden states [R, H] of position[r] in the canvas rows[row[r]].
 
         With guidance w they are u + (w + 1)(l − u), u being those of the canvas with its given tokens masked: the
@@ -194,21 +208,21 @@ class Predictor:
         """
         canvas, scale = self.canvas, self.options.cfg_scale
         tokens, mask, lengths = canvas.tokens[rows], canvas.attention_mask(rows), canvas.lengths[rows]
+        filled = canvas.filled[rows]
         self.forward_passes += self.passes_per_step
         if scale == 0:
-            return self.forward(
-                rows, tokens, mask, block=block, lengths=lengths, index=index, row=row, position=position
-            )
-        both = self.forward(
+            return self.forward(Canvases(rows, tokens, mask, filled, block, lengths, index, added), row, position)
+        twice = Canvases(
             torch.cat([rows, rows + len(canvas.tokens)]),
             torch.cat([tokens, self.without_given(rows, tokens)]),
             None if mask is None else torch.cat([mask, mask]),
-            block=torch.cat([block, block]),
-            lengths=torch.cat([lengths, lengths]),
-            index=index,
-            row=torch.cat([row, row + len(rows)]),
-            position=torch.cat([position, position]),
+            torch.cat([filled, filled]),
+            torch.cat([block, block]),
+            torch.cat([lengths, lengths]),
+            index,
+            None if added is None else torch.cat([added, added]),
         )
+        both = self.forward(twice, torch.cat([row, row + len(rows)]), torch.cat([position, position]))
         return guide(both[: len(row)], both[len(row) :], scale)
 
     def without_given(self, rows: Tensor, tokens: Tensor) -> Tensor:

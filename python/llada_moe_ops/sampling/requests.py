@@ -13,13 +13,14 @@ from torch import Tensor
 
 from . import _arguments as arguments
 from ._arguments import require
-from .cache import CachePolicy
+from .cache import Cache, build_cache, check_pair
 from .canvas import Canvas
 from .growth import Growth, with_masks
 from .noise import CounterNoise, request_keys
 from .options import SamplerOptions
 from .result import GenerationResult
 from .sampler import DEFAULT_BLOCK_LENGTH, DEFAULT_GEN_LENGTH, fill, steps_per_block
+from .smoothing import IterationSmoothing
 from .stopping import Stopping, StopSequences
 from .trace import TraceStep
 from .unmaskers import Unmasker, build_unmasker, put_together
@@ -100,7 +101,8 @@ def generate_requests(
     *,
     tokenizer: Tokenizer | None = None,
     block_length: int | None = None,
-    cache: str | CachePolicy = "none",
+    cache: str | Cache = "none",
+    smoothing: str | IterationSmoothing = "none",
     top_k: int | None = None,
     top_p: float | None = None,
     cfg_scale: float = 0.0,
@@ -137,7 +139,7 @@ def generate_requests(
     mask_id = arguments.find_mask_token_id(mask_token_id, model.config)
     named = [(f"requests[{index}]", request) for index, request in enumerate(requests)]
     for name, request in named:
-        check_request(model, request, tokenizer=tokenizer, block_length=block_length, grow=grow, name=name)
+        check_request(model, request, tokenizer=tokenizer, block_length=block_length, cache=cache, grow=grow, name=name)
     prompts = [torch.tensor(one.prompt_ids, dtype=torch.int64, device=model.device) for one in requests]
     temperatures = [float(request.temperature) for request in requests]
     options = SamplerOptions(
@@ -148,6 +150,7 @@ def generate_requests(
         remasking=remasking,
         unmasker=put_together([build_unmasker(request.unmasker) for request in requests], model.device),
         cache=cache,
+        smoothing=smoothing,
         seed=None,
         mask_token_id=mask_token_id,
         eos_token_id=eos_token_id,
@@ -162,11 +165,14 @@ def generate_requests(
         stop=[_stop_sequences(request, tokenizer) for request in requests],
     )
     lengths = _lengths(model, requests, prompts, grow, mask_id, options.end_token(model.config))
-    length = min(DEFAULT_BLOCK_LENGTH, max(lengths)) or 1 if block_length is None else block_length
+    length = block_length
+    if length is None:  # where blocks are aligned their number would depend on the longest
+        length = DEFAULT_BLOCK_LENGTH if options.aligned_blocks else min(DEFAULT_BLOCK_LENGTH, max(lengths)) or 1
     steps = [steps_per_block(one.steps, -(-total // length)) for one, total in zip(requests, lengths, strict=True)]
     layout, to_fill, real = with_masks(prompts, lengths, mask_id)
     first = torch.tensor([len(prompt) for prompt in prompts], device=model.device)
-    canvas = Canvas.build(layout, to_fill, real, first, -(-max(lengths) // length), length)
+    blocks = -(-max(lengths) // length)
+    canvas = Canvas.build(layout, to_fill, real, first, blocks, length, aligned=options.aligned_blocks)
     seeds = [arguments.seeds(request.seed, 1)[0] for request in requests]
     keys = request_keys(canvas.tokens, ~canvas.filled, canvas.lengths.tolist(), seeds, copies_differ=False)
     options = replace(options, noise=CounterNoise(keys))
@@ -180,6 +186,7 @@ def check_request(
     *,
     tokenizer: Tokenizer | None = None,
     block_length: int | None = None,
+    cache: str | Cache = "none",
     grow: Growth | None = None,
     name: str = "request",
 ) -> None:
@@ -200,6 +207,7 @@ def check_request(
     block = DEFAULT_BLOCK_LENGTH if block_length is None else arguments.integer("block_length", block_length, 1)
     try:
         steps_per_block(request.steps, -(-length // block))
+        check_pair(build_unmasker(request.unmasker), build_cache(cache))
     except (TypeError, ValueError) as error:
         raise type(error)(f"{name}: {error}") from None
     for one in request.stop:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from . import _arguments as arguments
 from ._arguments import TokenIds, require
-from .cache import CachePolicy
+from .cache import Cache
 from .canvas import Canvas
 from .growth import Growth
 from .loop import denoise
@@ -19,6 +19,7 @@ from .noise import NoiseSource
 from .options import SamplerOptions
 from .result import GenerationResult
 from .schedule import Schedule
+from .smoothing import IterationSmoothing
 from .trace import TraceStep
 from .unmaskers import Unmasker, build_unmasker
 
@@ -42,7 +43,8 @@ def generate(
     remasking: str = "low_confidence",
     attention_mask: Tensor | None = None,
     unmasker: str | Unmasker = "fixed",
-    cache: str | CachePolicy = "none",
+    cache: str | Cache = "none",
+    smoothing: str | IterationSmoothing = "none",
     seed: int | Sequence[int] | None = None,
     mask_token_id: int | None = None,
     eos_token_id: int | None = None,
@@ -76,7 +78,10 @@ def generate(
         unmasker: the commit rule: a name in ``UNMASKERS``, with parameters as in "threshold:0.8" or
             "hierarchical:0.9,low_threshold=0.5", or an object. Rules that decide the count themselves end a block as
             soon as nothing is masked; ``steps`` then only bounds how slow they may be.
-        cache: what a step need not recompute, a name in ``CACHES`` or an object; "none" is exact.
+        cache: what a step need not recompute, a name in ``CACHES``, with parameters as in "vicinity:8", or an object;
+            "none" is exact, and for models trained block-causally "block_causal".
+        smoothing: "iteration" tells each step what masked positions last predicted, with parameters or as an
+            :class:`IterationSmoothing`; "none" doesn't.
         seed: one for all rows, or one per row; None draws one from torch's global generator. A row's noise depends on
             its seed, its prompt and, for copies of one prompt in a batch, on how many came before.
         mask_token_id: None takes the config's. It is never predicted; in a prompt it is text.
@@ -101,7 +106,7 @@ def generate(
         NonFiniteLogitsError: the model broke down; the trace so far is attached.
     """
     options = SamplerOptions(
-        temperature, cfg_scale, remasking, unmasker, cache, seed, mask_token_id, eos_token_id, eot_token_id,
+        temperature, cfg_scale, remasking, unmasker, cache, smoothing, seed, mask_token_id, eos_token_id, eot_token_id,
         suppress_eos, suppress_eos_confidence, stop_at_eos, noise, on_step, top_k, top_p,
     )  # fmt: skip
     started = time.perf_counter()
@@ -136,6 +141,7 @@ def generate(
         prompts.new_full((batch,), prompt_length),
         blocks,
         length,
+        aligned=options.aligned_blocks,
     )
     return fill(model, canvas, options, steps_per_block(steps, blocks), prompt_length, started, passes)
 
@@ -154,7 +160,8 @@ def infill(
     cfg_scale: float = 0.0,
     remasking: str = "low_confidence",
     unmasker: str | Unmasker = "fixed",
-    cache: str | CachePolicy = "none",
+    cache: str | Cache = "none",
+    smoothing: str | IterationSmoothing = "none",
     seed: int | Sequence[int] | None = None,
     mask_token_id: int | None = None,
     eos_token_id: int | None = None,
@@ -178,7 +185,7 @@ def infill(
     The other arguments, the result and the errors are those of :func:`generate`, the given text being the prompt.
     """
     options = SamplerOptions(
-        temperature, cfg_scale, remasking, unmasker, cache, seed, mask_token_id, eos_token_id, eot_token_id,
+        temperature, cfg_scale, remasking, unmasker, cache, smoothing, seed, mask_token_id, eos_token_id, eot_token_id,
         suppress_eos, suppress_eos_confidence, stop_at_eos, noise, on_step, top_k, top_p,
     )  # fmt: skip
     started = time.perf_counter()

@@ -1,7 +1,7 @@
 """Training: tasks with checkable answers, the masked-diffusion objective, the trainer, evaluation."""
 
-from .evaluate import Accuracy, evaluate
+from .evaluate import Accuracy, Decoding, evaluate
 from .run import train
 from .trainer import TrainConfig, Trainer
 
-__all__ = ["Accuracy", "TrainConfig", "Trainer", "evaluate", "train"]
+__all__ = ["Accuracy", "Decoding", "TrainConfig", "Trainer", "evaluate", "train"]

@@ -46,6 +46,9 @@ class Unmasker(Protocol):
     One with an attribute ``revises`` that is true, or bool [B] of the whole batch's rows, is also told the predictions
     in place of the tokens that it has written in this block, and may replace or mask them; rows that it calls
     unfinished come without a masked position.
+
+    One with an attribute ``compares_steps`` that is true takes what a position has predicted at several steps for
+    several observations; caches that repeat predictions are refused.
     """
 
     adaptive: bool

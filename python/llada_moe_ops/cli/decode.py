@@ -1,0 +1,179 @@
+"""``llada-moe bench decode``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from ..files import write_aside
+from .checkpoint import load
+from .evaluate import check_tasks
+from .generate import check_parts
+from .options import ModelChoice
+from .output import as_json, write
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_LABELLED = 12  # of the best pairs in the plot
+_WIDTH = 140  # of the table: a line for each pair, also in a pipe
+
+
+def decode(
+    tasks: list[str] | None,
+    model: ModelChoice,
+    unmaskers: list[str] | None,
+    caches: list[str] | None,
+    *,
+    count: int,
+    batch_size: int,
+    block_length: int | None,
+    seed: int,
+    json: Path | None,
+    plot: Path | None,
+) -> None:
+    """Measure every pair and print, write and draw the report."""
+    from rich.console import Console
+    from tqdm import tqdm
+
+    from ..machine import machine_facts
+    from ..sampling.cache import CACHES, build_cache, check_pair
+    from ..sampling.unmaskers import build_unmasker
+    from ..training.decoding import PUBLISHED, RULES, compare_decodings
+    from ..training.tasks import EVALUATION_TASKS
+
+    # Not what is for models that attend otherwise, unless it is asked for.
+    rules, policies = list(unmaskers or RULES), list(caches or [name for name in CACHES if name != "block_causal"])
+    for rule in rules:
+        check_parts(rule)
+    for policy in policies:
+        check_parts("fixed", policy)
+
+    def goes(rule: str, policy: str) -> bool:
+        try:
+            check_pair(build_unmasker(rule), build_cache(policy))
+        except ValueError as error:
+            typer.echo(f"left out: {rule} under {policy}: {error}", err=True)
+            return False
+        return True
+
+    names = tasks or list(EVALUATION_TASKS)
+    check_tasks(names)
+    if plot is not None:
+        _figure_class()
+    loaded = load(model)
+    pairs = [(rule, policy) for rule in rules for policy in policies if goes(rule, policy)]
+    runs = len({PUBLISHED, *pairs, *((rule, "none") for rule in rules)})
+    with tqdm(total=runs * len(names) * count, unit="answer", disable=not sys.stderr.isatty()) as bar:
+
+        def on_progress(task: str, done: int) -> None:
+            bar.set_description(task)
+            bar.update(done)
+
+        decoded = compare_decodings(
+            loaded.model,
+            loaded.tokenizer.backend,
+            pairs,
+            names,
+            count=count,
+            batch_size=batch_size,
+            block_length=block_length,
+            seed=seed,
+            on_progress=on_progress,
+        )
+    figures = [one.figures(decoded[0]) for one in decoded]
+    if json is not None:
+        conditions = {
+            "model": loaded.name,
+            "tasks": names,
+            "count": count,
+            "batch_size": batch_size,
+            "block_length": block_length,
+            "seed": seed,
+        }
+        write(as_json({"machine": machine_facts(), **conditions, "pairs": figures}), json)
+    if plot is not None:
+        _draw(figures, f"{loaded.name}, {len(names)} tasks, {count} examples each", plot)
+    console = Console(highlight=False, markup=False)
+    console.width = max(console.width, _WIDTH)
+    console.print(_table(figures))
+
+
+def _table(figures: Sequence[dict[str, Any]]) -> Table:
+    from rich.table import Table
+
+    table = Table(
+        caption="of one answer alone: forward passes; of batches: tokens/s; same: as the rule without a cache",
+        caption_justify="left",
+    )
+    columns = (
+        "rule",
+        "cache",
+        "accuracy",
+        "points lost",
+        "passes",
+        "fewer",
+        "tokens a pass",
+        "tokens/s",
+        "faster",
+        "same",
+    )
+    for column in columns:
+        table.add_column(column, justify="left" if column in ("rule", "cache") else "right", no_wrap=True)
+    for one in figures:
+        low, high = one["points_lost_interval"]
+        table.add_row(
+            one["unmasker"],
+            one["cache"],
+            f"{one['accuracy']:.1%}",
+            f"{one['points_lost']:.1f} ({low:.1f} … {high:.1f})",
+            f"{one['passes']:.2f}",
+            f"{one['fewer_passes']:.1f} x",
+            f"{one['tokens_per_pass']:.2f}",
+            f"{one['tokens_per_second']:.0f}",
+            f"{one['speedup']:.1f} x",
+            f"{one['same_tokens']:.1%}",
+        )
+    return table
+
+
+def _figure_class() -> Any:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise typer.BadParameter("--plot needs matplotlib: pip install matplotlib") from None
+    return Figure
+
+
+def _draw(figures: Sequence[dict[str, Any]], title: str, path: Path) -> None:
+    """Accuracy against tokens a pass and against tokens a second; the pairs that no other beats in both are joined."""
+    from ..training.decoding import pareto
+
+    figure = _figure_class()(figsize=(14, 6), layout="constrained")
+    figure.suptitle(title)
+    caches = list(dict.fromkeys(one["cache"] for one in figures))
+    for axes, column, label in zip(
+        figure.subplots(1, 2),
+        ("tokens_per_pass", "tokens_per_second"),
+        ("tokens a forward pass", "tokens a second"),
+        strict=True,
+    ):
+        points = [(one[column], 100 * one["accuracy"]) for one in figures]
+        for cache in caches:
+            mine = [point for one, point in zip(figures, points, strict=True) if one["cache"] == cache]
+            axes.scatter(*zip(*mine, strict=True), s=18, label=cache)
+        best = sorted(pareto(points), key=lambda index: points[index])
+        axes.plot(*zip(*(points[index] for index in best), strict=True), color="grey", linewidth=0.8, zorder=0)
+        for index in best[-_LABELLED:]:
+            name = f"{figures[index]['unmasker']} · {figures[index]['cache']}"
+            axes.annotate(name, points[index], xytext=(4, 4), textcoords="offset points", fontsize=7)
+        axes.set_xlabel(label)
+        axes.set_ylabel("right answers, %")
+        axes.grid(alpha=0.3)
+    figure.axes[0].legend(title="cache")
+    with write_aside(path) as aside:
+        figure.savefig(aside, format="png", dpi=120)

@@ -1,6 +1,6 @@
 """token_confidence against the plain product by the same head, at the 7B's vocabulary: 157184 x 2048.
 
-Logits of standard deviation 8 have a small nucleus; ``flat`` ones have one larger than the 512 tokens that are kept,
+Logits of standard deviation 8 have a small nucleus; ``flat`` ones have one larger than the 256 tokens that are kept,
 which takes a second pass.
 """
 

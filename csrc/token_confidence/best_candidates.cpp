@@ -1,6 +1,7 @@
 #include "token_confidence/best_candidates.h"
 
 #include <algorithm>
+#include <bit>
 #include <functional>
 
 #include "cpu/panel_gemm.h"
@@ -8,12 +9,14 @@
 
 namespace llada {
 
-void BestCandidates::offer(const float* logits, float highest, std::int64_t first) {
+void BestCandidates::offer(const float* logits, float highest, std::int64_t first, const PanelStatistics& statistics) {
   const std::uint64_t threshold = threshold_.load(std::memory_order_relaxed);
-  if (!(highest >= logit_of(threshold))) return;
+  const float least = logit_of(threshold);
+  if (!(highest >= least)) return;
   std::uint64_t found[kPanelColumns];
   int count = 0;
-  for (int c = 0; c < kPanelColumns; ++c) {
+  for (std::uint32_t bits = statistics.at_least(logits, least); bits != 0; bits &= bits - 1) {
+    const int c = std::countr_zero(bits);
     const std::uint64_t key = choice_key(logits[c], first + c);
     if (key > threshold) found[count++] = key;
   }

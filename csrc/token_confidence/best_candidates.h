@@ -12,6 +12,8 @@
 #include <span>
 #include <vector>
 
+#include "token_confidence/panel_statistics.h"
+
 namespace llada {
 
 class BestCandidates {
@@ -21,7 +23,7 @@ class BestCandidates {
 
   // Offers a panel's logits, of tokens first, first + 1, ...; minus infinity is no candidate, `highest` is that of the
   // others. By any thread.
-  void offer(const float* logits, float highest, std::int64_t first);
+  void offer(const float* logits, float highest, std::int64_t first, const PanelStatistics& statistics);
 
   // The `capacity` largest keys, or all there are, the largest first; when nothing is offered any more.
   std::span<const std::uint64_t> sorted();

@@ -5,6 +5,7 @@
 // bits of noise, which their libraries' logarithms would not.
 #pragma once
 
+#include <bit>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -61,6 +62,12 @@ class GumbelStream {
   LLADA_HOST_DEVICE static double noise(std::uint64_t bits) {
     const double u = uniform(bits);
     return -natural_log(u < 0.25 ? twice_atanh(u / (2.0 - u)) : -natural_log(1.0 - u));
+  }
+
+  // At least the noise of these bits, and less than log(2) more than -log(u), without a logarithm.
+  static double noise_limit(std::uint64_t bits) {
+    constexpr double kLn2 = 0x1.62e42fefa39efp-1;
+    return kLn2 * (std::countl_zero(bits) - 10) + 1e-9;
   }
 
   // Only bits below this can give noise of at least `least`, with room for rounding.

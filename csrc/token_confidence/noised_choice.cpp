@@ -20,8 +20,10 @@ void NoisedChoice::offer(const float* logits, float highest, std::int64_t first,
                          const PanelStatistics& statistics) {
   if (!(highest > -std::numeric_limits<float>::infinity())) return;
   const double least = (value_.load(std::memory_order_relaxed) - highest) / noise.temperature;
+  const std::uint64_t lowest = statistics.lowest_noise_bits(noise.stream.counter(first));
+  if (GumbelStream::noise_limit(lowest) < least) return;
   const double limit = GumbelStream::bits_limit(least);
-  if (static_cast<double>(statistics.lowest_noise_bits(noise.stream.counter(first))) > limit) return;
+  if (static_cast<double>(lowest) > limit) return;
   for (int c = 0; c < kPanelColumns; ++c) {
     if (static_cast<double>(noise.stream.bits(first + c)) <= limit) offer_one(choice_key(logits[c], first + c), noise);
   }

@@ -17,6 +17,10 @@ struct PanelStatistics {
   void (*round_to_bfloat16)(float* logits);
   // NaN is not higher than a number; the sums report it.
   float (*highest)(const float* logits);
+  // A bit for each logit of at least that.
+  std::uint32_t (*at_least)(const float* logits, float least);
+  // Makes logits minus infinity that have no bit.
+  void (*keep)(float* logits, std::uint32_t bits);
   // Minus infinity adds exactly nothing.
   PowerSums (*power_sums)(const float* logits, float reference);
   // Of e^((l - reference) * scale), likewise.

@@ -23,6 +23,17 @@ float highest(const float* logits) {
   return Vector::reduce_max(high);
 }
 
+std::uint32_t at_least(const float* logits, float least) {
+  std::uint32_t bits = 0;
+  for (int c = 0; c < kPanelColumns; ++c) bits |= static_cast<std::uint32_t>(logits[c] >= least) << c;
+  return bits;
+}
+
+void keep(float* logits, std::uint32_t bits) {
+  for (int c = 0; c < kPanelColumns; ++c)
+    logits[c] = bits >> c & 1 ? logits[c] : -std::numeric_limits<float>::infinity();
+}
+
 PowerSums power_sums(const float* logits, float reference) {
   // Minus infinity becomes a difference whose power is exactly zero.
   const auto origin = Vector::set(reference), floor = Vector::set(-100.0f), log2e = Vector::set(kLog2E);
@@ -56,8 +67,8 @@ std::uint64_t lowest_noise_bits(std::uint64_t counter) {
   return static_cast<std::uint64_t>(lowest);
 }
 
-constexpr PanelStatistics kPanelStatistics = {&round_to_bfloat16, &highest, &power_sums, &scaled_power_sum,
-                                              &lowest_noise_bits};
+constexpr PanelStatistics kPanelStatistics = {&round_to_bfloat16, &highest,          &at_least,         &keep,
+                                              &power_sums,        &scaled_power_sum, &lowest_noise_bits};
 
 }  // namespace
 }  // namespace llada

@@ -13,6 +13,7 @@
 #include "token_confidence/token_confidence.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <limits>
 #include <string>
@@ -31,7 +32,7 @@ namespace llada {
 namespace {
 
 constexpr const char* kOp = "token_confidence";
-constexpr std::int64_t kMaxParts = 64, kCandidates = 512;
+constexpr std::int64_t kMaxParts = 64, kCandidates = 256;
 constexpr float kNone = -std::numeric_limits<float>::infinity();
 
 std::vector<RowNoise> row_noise(const TokenConfidenceArgs& args) {
@@ -120,6 +121,19 @@ class Choice {
     return statistics_.highest(logits);
   }
 
+  // Makes what is not likelier than `choice` minus infinity; whether anything is left.
+  bool keep_likelier(float* logits, std::int64_t first, std::uint64_t choice) const {
+    const float least = logit_of(choice);
+    std::uint32_t kept = statistics_.at_least(logits, least);
+    if (kept == 0) return false;
+    const std::uint32_t above = statistics_.at_least(logits, std::nextafter(least, -kNone));
+    for (std::uint32_t equal = kept & ~above; equal != 0; equal &= equal - 1) {
+      if (first + std::countr_zero(equal) >= token_of(choice)) kept &= ~(equal & -equal);
+    }
+    statistics_.keep(logits, kept);
+    return kept != 0;
+  }
+
   void stream_all() {
     const bool nucleus = args_.top_k == 0 && args_.top_p < 1.0;
     const auto parts = sum_parts<Part>(
@@ -127,7 +141,7 @@ class Choice {
         [&](Part& part, std::int64_t r, std::int64_t first, float* logits) {
           Row& row = rows_[r];
           const float highest = keep_choosable(logits, first, part.distribution.add(logits, statistics_));
-          row.candidates.offer(logits, highest, first);
+          row.candidates.offer(logits, highest, first, statistics_);
           if (row.noise.temperature == 0.0 || args_.top_k > 0) return;
           row.noised.offer(logits, highest, first, row.noise, statistics_);
           if (nucleus) part.mass.add(logits, highest, row.noise.temperature, statistics_);
@@ -194,9 +208,7 @@ class Choice {
         [&](Mass& mass, std::int64_t r, std::int64_t first, float* logits) {
           const Row& row = rows_[pending[r]];
           keep_choosable(logits, first, kNone);
-          for (int c = 0; c < kPanelColumns; ++c) {
-            if (choice_key(logits[c], first + c) <= row.choice) logits[c] = kNone;
-          }
+          if (!keep_likelier(logits, first, row.choice)) return;
           const float highest = statistics_.highest(logits);
           likelier[r].offer(logits, highest, first, row.noise, statistics_);
           mass.add(logits, highest, row.noise.temperature, statistics_);

@@ -115,7 +115,7 @@ def test_equal_logits_go_to_the_lower_token() -> None:
 @pytest.mark.parametrize("extra", [{}, {"top_k": 3}, {"top_p": 0.9}, {"top_k": 90, "top_p": 0.8}], ids=str)
 def test_a_row_alone_gives_the_same_bits(extra: dict[str, Any], dtype: torch.dtype, isa: str) -> None:
     hidden, head = inputs((40, 30, 2100), dtype)
-    hidden[5:12] *= 0.1  # whose nucleus has more than 512 tokens
+    hidden[5:12] *= 0.1  # whose nucleus has more than 256 tokens
     make = torch.Generator().manual_seed(1)
     by_row: dict[str, Any] = {
         "noise_keys": torch.arange(40) * 11 - 7,

@@ -36,7 +36,7 @@ CUTS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("size", [1.0, 0.15, 0.0])  # peaked, a nucleus of more than 512 tokens, all logits equal
+@pytest.mark.parametrize("size", [1.0, 0.15, 0.0])  # peaked, a nucleus of more than 256 tokens, all logits equal
 def test_draws_what_the_reference_draws(size: float, dtype: torch.dtype, isa: str) -> None:
     hidden, head = inputs((27, 16, 2081), dtype)
     hidden = hidden * size
@@ -107,6 +107,21 @@ def test_nucleus_by_hand() -> None:
     assert may_be_drawn(logits, 0.1, None, 0.9)[0].nonzero().flatten().tolist() == [1]
     half = torch.zeros(1, 8)
     assert may_be_drawn(half, 1.0, None, 0.5)[0].nonzero().flatten().tolist() == [0, 1, 2, 3]
+
+
+def test_a_likely_mask_token_has_no_share() -> None:
+    """Also not in the further passes that rows of a large nucleus take."""
+    hidden, head = inputs((40, 16, 2100), torch.float32)
+    logits = linear(hidden * 0.1, head)
+    bias = (torch.full((40, 1), 999), torch.full((40, 1), 9.0))
+    options: dict[str, Any] = {"temperature": 1.0, "seed": 1, "top_p": 0.9, "mask_token_id": 999, "bias": bias}
+    assert_same(token_confidence(hidden * 0.1, head, **options), confidence_of_logits(logits, **options))
+
+
+def test_equal_noised_values_go_to_the_lower_token() -> None:
+    hidden, head = torch.ones(40, 1), torch.ones(5000, 1)
+    for cut in ({}, {"top_k": 3}, {"top_p": 0.9}):
+        assert not token_confidence(hidden, head, temperature=1e-30, seed=0, **cut).token.any()
 
 
 @settings(max_examples=40, deadline=None)

@@ -244,7 +244,9 @@ def hold_in_bytes(model: LLaDAMoEModel) -> None:
 
 
 @pytest.mark.parametrize("cache", CAPTURABLE_CACHES)
-@pytest.mark.parametrize("options", [{}, {"cfg_scale": 0.0, "remasking": "random"}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"cfg_scale": 0.0, "remasking": "random"}, {"top_k": 9, "top_p": 0.5}], ids=str
+)
 def test_a_step_needs_no_value_on_the_host(cache: str, options: dict[str, Any]) -> None:
     for size, in_bytes in ((None, False), (4, False), (12, True)):
         steps = on_meta(cache=cache, in_bytes=in_bytes, **options)

@@ -199,7 +199,7 @@ def token_confidence(
 
     Which tokens noise may choose, ``top_k`` and ``top_p`` say; the statistics stay those of the plain distribution, and
     at temperature 0 they change nothing. On the CPU memory is O(R · top_k), and ``top_p`` alone takes a further pass
-    over the head for rows whose nucleus has more than 512 tokens. On a GPU the logits then exist, of 16 rows at a time.
+    over the head for rows whose nucleus has more than 256 tokens. On a GPU the logits then exist, of 16 rows at a time.
 
     Args:
         hidden: [R, H] float32 or bfloat16, or float16 on a GPU, last dimension contiguous.

@@ -147,6 +147,22 @@ def test_cuda_kernels_within_captured_steps(recorded: Recorded, seed: int, cache
         assert torch.equal(found.sequences, generate(tiny(), PROMPTS, **options).sequences)
 
 
+@needs_emulator
+def test_cuda_kernels_under_settings_of_rows(recorded: Recorded) -> None:
+    requests = [
+        Request([5, 6, 7], 6, temperature=0.3, seed=1),
+        Request([9, 8, 7, 6, 5], 4, unmasker="margin"),
+        Request([9], 5, unmasker="random", temperature=1.2, seed=2),
+    ]
+    with emulated(3):
+        found = generate_requests(tiny(), requests, cache="dual")
+    assert recorded.replays > 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(captured_steps, "can_capture", lambda model: False)
+        expected = generate_requests(tiny(), requests, cache="dual")
+    assert [one.tokens for one in found] == [one.tokens for one in expected]
+
+
 def test_a_model_that_breaks_down_within_a_block(recorded: Recorded) -> None:
     class Broken(CounterNoise):
         capturable = True

@@ -29,7 +29,13 @@ from llada_moe_ops.sampling.canvas import Canvas
 from llada_moe_ops.sampling.captured_steps import BlockState, CapturedSteps
 from llada_moe_ops.sampling.options import SamplerOptions
 from llada_moe_ops.sampling.stopping import Stopping
-from llada_moe_ops.sampling.unmaskers import FixedUnmasker, MarginUnmasker, RandomUnmasker, put_together
+from llada_moe_ops.sampling.unmaskers import (
+    FixedUnmasker,
+    MarginUnmasker,
+    RandomUnmasker,
+    ThresholdUnmasker,
+    put_together,
+)
 from torch import Tensor
 
 from tests.captured import CAPTURABLE_CACHES, on_the_device_alone, record_eagerly
@@ -51,6 +57,12 @@ OPTIONS: list[dict[str, Any]] = [
     {"unmasker": "random", "temperature": 0.5},
     {"unmasker": "margin", "steps": 9},
     {"unmasker": "entropy", "suppress_eos": True},
+    {"unmasker": "threshold:0.3"},
+    {"unmasker": "threshold:0.2,decay=0.1", "temperature": 0.6, "stop_at_eos": True, "eos_token_id": 17},
+    {"unmasker": "factor:1.5", "cfg_scale": 0.4},
+    {"unmasker": "entropy_bound:4", "temperature": 0.3, "remasking": "random"},
+    {"unmasker": "hierarchical:0.4,0.2", "suppress_eos": True},
+    {"unmasker": "localleap:0.3,0.2,2"},
 ]
 
 
@@ -99,22 +111,23 @@ def test_tokens_and_trace_are_those_of_the_host_s_loop(
     found = generate(load("base-fp32"), PROMPTS, **call)
     assert_same(found, expected)
     assert captured.graphs >= 1
-    assert captured.replays >= (0 if "steps" in options else 9)
+    assert captured.replays >= (0 if "steps" in options else 1 if "unmasker" in options else 9)
     watched: list[Any] = []
     found = generate(load("base-fp32"), PROMPTS, **call, on_step=lambda step: watched.append(step.to_dict()))
     assert watched == expected.trace.to_dict()["steps"]
 
 
-@pytest.mark.parametrize("steps", [None, 40])
+@pytest.mark.parametrize(("steps", "rule"), [(None, "fixed"), (40, "fixed"), (None, "threshold:0.3")])
 @pytest.mark.parametrize("cache", CAPTURABLE_CACHES)
-def test_infilled_rows_of_different_lengths(recorded: Recorded, cache: str, steps: int | None) -> None:
+def test_infilled_rows_of_different_lengths(recorded: Recorded, cache: str, steps: int | None, rule: str) -> None:
     """Blocks that reach past a row's end, rows without a mask in a block, steps without a token."""
     model = load("base-fp32")
     rows = [row.tolist() for row in random_prompts(4, 23, seed=2)]
     mask = model.config.mask_token_id
     rows[0][3:9], rows[1][10:12], rows[2][1:21] = [mask] * 6, [mask] * 2, [mask] * 20
     rows = [rows[0][:17], rows[1], rows[2], rows[3][:5]]
-    call: dict[str, Any] = {"block_length": 8, "cache": cache, "steps": None if steps is None else 3 * steps}
+    all_steps = None if steps is None else 3 * steps
+    call: dict[str, Any] = {"block_length": 8, "cache": cache, "steps": all_steps, "unmasker": rule}
     found = infill(model, rows, **call)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(captured_steps, "can_capture", lambda model: False)
@@ -179,30 +192,39 @@ def test_a_model_that_breaks_down_within_a_block(recorded: Recorded) -> None:
     assert recorded.replays > 3
 
 
+def test_a_rule_that_commits_nothing(recorded: Recorded) -> None:
+    class Nothing(ThresholdUnmasker):
+        def select(self, statistics: Statistics, masked: Tensor, quota: Tensor) -> Tensor:
+            return torch.zeros_like(masked)
+
+    with pytest.raises(ValueError, match=r"Nothing.* committed none"):
+        generate(tiny(), PROMPTS, gen_length=6, unmasker=Nothing())
+    assert recorded.replays > 0
+
+
 def test_parts_that_do_not_say_so_are_not_captured(recorded: Recorded) -> None:
     class Reader(FixedUnmasker):
         capturable = False
-
-    class Adaptive(FixedUnmasker):
-        adaptive = True
 
     class Kept:
         def window(self, index: int, block: Tensor, lengths: Tensor) -> None:
             return None
 
-    for options in ({"unmasker": Reader()}, {"unmasker": Adaptive()}, {"cache": Kept()}):
+    for options in ({"unmasker": Reader()}, {"unmasker": "prophet"}, {"cache": Kept()}):
         assert generate(tiny(), PROMPTS, gen_length=6, **options).sequences.shape == (3, 12)
     assert recorded.graphs == recorded.replays == 0
 
 
+@pytest.mark.parametrize("adaptive", [None, "threshold:0.3"])
 @pytest.mark.parametrize("cache", CAPTURABLE_CACHES)
-def test_rules_put_together_per_row(recorded: Recorded, cache: str) -> None:
+def test_rules_put_together_per_row(recorded: Recorded, cache: str, adaptive: str | None) -> None:
     model = load("base-fp32")
     prompts = [row.tolist() for row in random_prompts(3, 9)]
     requests = [
         Request(prompts[0], 14, unmasker="margin", seed=1, temperature=0.4),
         Request(prompts[1][:4], 18, unmasker="random", seed=2, temperature=1.4),
         Request(prompts[2], 7, steps=4, seed=3, temperature=0.4, stop_at_eos=False),
+        *([Request(prompts[2][2:], 12, unmasker=adaptive)] if adaptive else []),
     ]
     found = generate_requests(model, requests, block_length=6, cache=cache, eos_token_id=17)
     assert recorded.graphs >= 1
@@ -211,7 +233,7 @@ def test_rules_put_together_per_row(recorded: Recorded, cache: str) -> None:
         patch.setattr(captured_steps, "can_capture", lambda model: False)
         assert found == generate_requests(model, requests, block_length=6, cache=cache, eos_token_id=17)
     recorded.graphs = recorded.replays = 0
-    for other in (replace(requests[0], unmasker="threshold"), replace(requests[0], stop=[[5, 6]])):
+    for other in (replace(requests[0], unmasker="klass"), replace(requests[0], stop=[[5, 6]])):
         generate_requests(model, [*requests, other], cache=cache)
     assert recorded.graphs == recorded.replays == 0
 

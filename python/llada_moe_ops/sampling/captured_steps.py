@@ -1,7 +1,8 @@
 """Decode steps as CUDA graphs: from canvas to canvas on the device; the host reads at a block's end what they did.
 
 Which steps a block has is known at its start where a rule commits what the schedule says, so the host only launches
-them. The parts of the sampler that run within a graph say so themselves, by an attribute ``capturable``.
+them; under a rule that decides the count it reads after each one whether anything is left. The parts of the sampler
+that run within a graph say so themselves, by an attribute ``capturable``.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ class BlockState:
             ``logprob``; −1 before.
         ended_at: int64 [B, L], the index of the step that ended a row and changed what stood there; −1 before.
         failed_at: int64 [1], the first index at which a number was not finite.
+        left: bool [], whether something in the block is still masked.
     """
 
     def __init__(self, canvas: Canvas, rows: int, cache: KeyValueCache | None) -> None:
@@ -49,6 +51,7 @@ class BlockState:
         self.committed_at, self.token = new(rows, width), new(rows, width)
         self.logprob = new(rows, width, dtype=torch.float32)
         self.ended_at, self.failed_at = torch.empty_like(canvas.tokens), new(1)
+        self.left = new((), dtype=torch.bool)
 
     def begin(self, rows: Tensor, positions: Tensor, counts: Tensor) -> None:
         """Start a block: ``positions`` [B, W], of which ``rows`` [A] have ``counts`` [A, steps] to commit."""
@@ -107,11 +110,7 @@ class CapturedSteps:
         """
         optional = [part for part in (predictor.forward.policy, stopping) if part is not None]
         parts = [unmasker, predictor.noise, *optional]
-        if (
-            predictor.smoother is not None
-            or unmasker.adaptive
-            or not all(getattr(part, "capturable", False) for part in parts)
-        ):
+        if predictor.smoother is not None or not all(getattr(part, "capturable", False) for part in parts):
             return None
         if not can_capture(predictor.model) or not has_cuda_kernel("token_confidence"):
             return None
@@ -120,15 +119,28 @@ class CapturedSteps:
     def steps(self, trace: Trace, block: int, positions: Tensor, counts: Tensor) -> Iterator[TraceStep]:
         """Run a block of ``positions`` [B, W] and ``counts`` [B, steps], of which each row's do not increase.
 
+        Rows without any count have nothing to fill. Under a rule that decides the count, the steps are as many as there
+        may be.
+
         Raises:
             NonFiniteLogitsError: the model broke down; ``trace``, which the caller extends, is attached.
+            ValueError: the rule committed nothing in a row's step.
         """
-        first, busy, total = len(trace.steps), self.begin(positions, counts), counts.shape[1]
-        for index in range(busy):
+        adaptive, watched, first = self._unmasker.adaptive, self._watched, len(trace.steps)
+        busy, total, index = self.begin(positions, counts), counts.shape[1], 0
+        while index < busy:
             self.launch(index)
-            if self._watched:
-                yield from self._done(trace, block, first, range(index, index + 1))
-        yield from self._done(trace, block, first, range(busy if self._watched else 0, total))
+            index += 1
+            if watched:
+                yield from self._done(trace, block, first, range(index - 1, index))
+            if adaptive and not bool(self._held.left):
+                total = index
+                break
+        yield from self._done(trace, block, first, range(index if watched else 0, total))
+        if adaptive and bool(self._held.left):
+            raise ValueError(
+                f"unmasker must commit at least one position in each row, {self._unmasker!r} committed none"
+            )
 
     def begin(self, positions: Tensor, counts: Tensor) -> int:
         """Start a block; how many of its steps have something to do."""
@@ -188,6 +200,7 @@ class CapturedSteps:
             going_on = ~self._stopping.at_end_token
             ended = canvas.end_rows_in_place(state.positions, self._stopping.end_token, going_on)
         state.record(commit, statistics, finite, ended)
+        state.left.copy_(canvas.masked(state.positions).any())
         return commit
 
     def _hidden(self, tokens: Tensor, size: int | None) -> Tensor:

@@ -44,12 +44,21 @@ def denoise(
         for step in (
             _steps(predictor, schedule, unmasker, trace, block, positions, stopping)
             if captured is None
-            else captured.steps(trace, block, positions, schedule.counts(masked.sum(1)))
+            else captured.steps(trace, block, positions, _counts(schedule, unmasker, masked))
         ):
             trace.steps.append(step)
             if on_step is not None:
                 on_step(step)
     return trace
+
+
+def _counts(schedule: Schedule, unmasker: Unmasker, masked: Tensor) -> Tensor:
+    """The schedule's counts, int64 [B, steps]; as many steps as there may be where the rule decides."""
+    numbers = masked.sum(1)
+    if not unmasker.adaptive:
+        return schedule.counts(numbers)
+    quotas = [schedule.quota(numbers, index) for index in range(masked.shape[1])]
+    return torch.stack(quotas, dim=1) * masked.any(1, keepdim=True)
 
 
 def _steps(

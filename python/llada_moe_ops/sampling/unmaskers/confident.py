@@ -30,6 +30,7 @@ class ThresholdUnmasker:
     threshold: float = 0.9
     decay: float = 0.0
     adaptive = True
+    capturable = True
 
     def __post_init__(self) -> None:
         arguments.fraction("threshold", self.threshold)
@@ -57,6 +58,7 @@ class FactorUnmasker:
 
     factor: float = 1.0
     adaptive = True
+    capturable = True
 
     def __post_init__(self) -> None:
         arguments.positive("factor", self.factor)
@@ -82,6 +84,7 @@ class EntropyBoundUnmasker:
 
     gamma: float = 0.1
     adaptive = True
+    capturable = True
 
     def __post_init__(self) -> None:
         arguments.non_negative("gamma", self.gamma)
@@ -110,6 +113,7 @@ class HierarchicalUnmasker:
     threshold: float = 0.92
     low_threshold: float = 0.62
     adaptive = True
+    capturable = True
 
     def __post_init__(self) -> None:
         arguments.fraction("threshold", self.threshold)
@@ -150,6 +154,7 @@ class LocalLeapUnmasker:
     relaxed_threshold: float = 0.75
     radius: int = 4
     adaptive = True
+    capturable = True
 
     def __post_init__(self) -> None:
         arguments.fraction("threshold", self.threshold)

@@ -39,9 +39,9 @@ class Unmasker(Protocol):
     ``adaptive`` rules decide the count themselves: their blocks last until nothing is masked, whatever the schedule
     says. The others commit exactly the schedule's count.
 
-    One of the others with an attribute ``capturable`` that is true keeps no state, and makes neither sizes nor
-    decisions on the host depend on what tensors hold: on a GPU, steps become CUDA graphs. Its ``masked`` may have rows
-    without a position, and quota 0, where it commits none.
+    One with an attribute ``capturable`` that is true keeps no state, and makes neither sizes nor decisions on the host
+    depend on what tensors hold: on a GPU, steps become CUDA graphs. Its ``masked`` may have rows without a position,
+    and quota 0, where it commits none.
 
     One with an attribute ``revises`` that is true, or bool [B] of the whole batch's rows, is also told the predictions
     in place of the tokens that it has written in this block, and may replace or mask them; rows that it calls

@@ -9,11 +9,14 @@ from typing import Any
 import pytest
 import torch
 from llada_moe_ops.ops import _check
+from llada_moe_ops.sampling import CACHES
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+# Cache policies under which whole steps can be captured.
+CAPTURABLE_CACHES = [name for name, policy in CACHES.items() if name == "none" or getattr(policy, "capturable", False)]
 READS = ("_local_scalar_dense", "nonzero", "equal", "masked_select", "unique", "repeat_interleave", "bincount")
 
 

@@ -11,9 +11,11 @@ __all__ = [
     "KeyValueCache",
     "LLaDAMoEConfig",
     "LLaDAMoEModel",
+    "Request",
     "Tokenizer",
     "__version__",
     "generate",
+    "generate_requests",
     "infill",
     "ops",
     "score",
@@ -24,15 +26,17 @@ if TYPE_CHECKING:
     from .files import CheckpointError
     from .model import KeyValueCache, LLaDAMoEConfig, LLaDAMoEModel
     from .model.tokenizer import Tokenizer
-    from .sampling import generate, infill, score
+    from .sampling import Request, generate, generate_requests, infill, score
 
 _HOMES = {
     "CheckpointError": "files",
     "KeyValueCache": "model",
     "LLaDAMoEConfig": "model",
     "LLaDAMoEModel": "model",
+    "Request": "sampling",
     "Tokenizer": "model.tokenizer",
     "generate": "sampling",
+    "generate_requests": "sampling",
     "infill": "sampling",
     "score": "sampling",
 }

@@ -105,15 +105,43 @@ def test_positions_in_any_order() -> None:
     assert torch.equal(model.hidden(ids[rows, positions], None, positions, cache), whole[rows, positions])
 
 
-def test_kept_rows() -> None:
+def test_selected_rows_are_a_copy() -> None:
     model = load("gqa")
     ids = random_ids(3, 16)
     cache = KeyValueCache(model, 3, 16)
     whole = model.hidden(ids, cache=cache)
-    cache.keep(torch.tensor([2, 0]))
-    assert cache.batch == 2
-    positions = torch.arange(4, 9).expand(2, -1)
-    assert torch.equal(model.hidden(ids[[2, 0], 4:9], None, positions, cache), whole[[2, 0], 4:9])
+    chosen, rows, positions = cache.select(torch.tensor([2, 0])), torch.tensor([2, 0]), torch.arange(4, 9).expand(2, -1)
+    assert chosen.batch == 2
+    assert torch.equal(model.hidden(ids[rows, 4:9], None, positions, chosen), whole[rows, 4:9])
+    before = cache.layer(0).clone()
+    other = random_ids(2, 16, seed=1)
+    changed = model.hidden(other, cache=chosen)
+    assert torch.equal(cache.layer(0), before)
+    cache.put(rows, chosen)
+    ids[rows] = other
+    places = torch.arange(4, 9).expand(3, -1)
+    found = model.hidden(ids[:, 4:9], None, places, cache)
+    assert torch.equal(found[rows], changed[:, 4:9])
+    assert torch.equal(found[1], whole[1, 4:9])
+
+
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_blocks_see_themselves_and_earlier_ones(name: str) -> None:
+    """A prefix, then runs of blocks that start elsewhere in each row, have the bits of the whole canvas."""
+    model, ids = load(name), random_ids(2, 22)
+    mask = torch.arange(22) < torch.tensor([[22], [19]])
+    whole = model.hidden(ids, mask, block_size=4)
+    changed = ids.clone()
+    changed[:, 9] = 7
+    moved = (model.hidden(changed, mask, block_size=4) != whole).any(-1)
+    assert moved[0].tolist() == [False] * 8 + [True] * 14
+    cache = KeyValueCache(model, 2, 22)
+    first = model.hidden(ids[:, :12], mask, cache=cache, block_size=4)
+    assert torch.equal(first, whole[:, :12])
+    positions = torch.tensor([[8], [12]]) + torch.arange(8)
+    ahead = model.hidden(ids.gather(1, positions), mask, positions, cache, block_size=4)
+    assert torch.equal(ahead[0], whole[0, 8:16])
+    assert torch.equal(ahead[1, :7], whole[1, 12:19])
 
 
 def test_memory() -> None:
@@ -144,11 +172,26 @@ def test_memory() -> None:
             ValueError,
             r"attention_mask must have shape \[1, 8\]",
         ),
+        ({"block_size": 0}, ValueError, "block_size must be at least 1, got 0"),
+        ({"cache": (1, 3), "block_size": 2}, ValueError, "positions must be given unless"),
+        *(
+            (
+                {"cache": (1, 8), "positions": torch.tensor([places]), "block_size": 2},
+                ValueError,
+                "positions must be a run of whole blocks of block_size 2 in each row",
+            )
+            for places in ([1, 2, 3, 4], [2, 3, 6, 7], [4, 5, 2, 3])
+        ),
+        (
+            {"cache": (1, 8), "positions": torch.arange(4)[None], "block_size": 3},
+            ValueError,
+            "positions must be a run of whole blocks of block_size 3",
+        ),
     ],
 )
 def test_errors(options: dict, error: type[Exception], message: str) -> None:
     model = load("base-fp32")
-    if isinstance(options["cache"], tuple):
+    if isinstance(options.get("cache"), tuple):
         options = {**options, "cache": KeyValueCache(model, *options["cache"])}
     with pytest.raises(error, match=message):
         model.hidden(random_ids(1, 4), **options)

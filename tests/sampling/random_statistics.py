@@ -24,7 +24,7 @@ def details(uniform: Callable[[], Tensor]) -> Details:
     empty = torch.empty(0, dtype=torch.int64)
     nothing = Distributions(torch.empty(0, 0), torch.empty(0), torch.empty(0, 0), [], rows, empty, empty, 0)
     tokens = torch.zeros_like(uniform(), dtype=torch.int64)
-    return Details(rows, 0, tokens, tokens == 0, uniform, nothing, no_model)
+    return Details(rows, 0, torch.zeros_like(rows), tokens, tokens == 0, uniform, nothing, no_model, no_model)
 
 
 def of_logits(
@@ -51,7 +51,8 @@ def of_logits(
 
     best = ops.token_confidence(hidden, head)
     kept = Distributions(hidden, best.logsumexp, head, [], rows, row, slot, masked.shape[1])
-    behind = Details(rows, index, torch.zeros_like(masked) if tokens is None else tokens, masked, uniform, kept, biased)
+    stands = torch.zeros_like(masked) if tokens is None else tokens
+    behind = Details(rows, index, torch.full_like(rows, index), stands, masked, uniform, kept, biased, no_model)
     return made(best)
 
 

@@ -9,13 +9,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from llada_moe_ops import KeyValueCache, LLaDAMoEModel, generate, infill
-from llada_moe_ops.sampling import CACHES
-from llada_moe_ops.sampling.cache import DualCache, PrefixCache, VicinityCache, Window
+from llada_moe_ops.sampling import CACHES, UNMASKERS
+from llada_moe_ops.sampling.cache import DualCache, IntervalCache, PrefixCache, VicinityCache, Window
 from torch import Tensor
 
 from .models import load, random_prompts
 
 KEEPING = [name for name in CACHES if name != "none"]
+WINDOWS = ["prefix", "dual", "vicinity"]
 
 
 class EverythingInAWindow:
@@ -50,7 +51,7 @@ def test_recomputing_all_through_the_cache_changes_nothing(options: dict[str, An
     assert exact.forward_passes == kept.forward_passes
 
 
-@pytest.mark.parametrize("cache", KEEPING)
+@pytest.mark.parametrize("cache", WINDOWS)
 def test_one_step_a_block_is_exact(cache: str) -> None:
     model = load("base-fp32")
     call: dict[str, Any] = {"gen_length": 24, "block_length": 4, "steps": 6}
@@ -89,22 +90,23 @@ def test_against_the_policy_written_out(policy: str) -> None:
     assert torch.equal(ours.sequences[0], slow_generate(model, prompt[0], policy, 24, 8))
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     lengths=st.lists(st.integers(1, 12), min_size=2, max_size=4),
     cache=st.sampled_from(KEEPING),
     block_length=st.sampled_from([4, 12]),
+    unmasker=st.sampled_from(["fixed", "threshold:0.1", "prophet:early=1", "factor:2+editing:0.02+remask:cap,0.3"]),
     cfg_scale=st.sampled_from([0.0, 0.5]),
     seed=st.integers(0, 1000),
 )
 def test_a_row_does_not_depend_on_its_batch(
-    lengths: list[int], cache: str, block_length: int, cfg_scale: float, seed: int
+    lengths: list[int], cache: str, block_length: int, unmasker: str, cfg_scale: float, seed: int
 ) -> None:
     model = load("base-fp32")
     prompts = [random_prompts(1, length, seed + index)[0].tolist() for index, length in enumerate(lengths)]
     call: dict[str, Any] = {
         "gen_length": 12, "block_length": block_length, "cfg_scale": cfg_scale, "temperature": 0.3, "cache": cache,
-        "seed": seed, "stop_at_eos": True, "eos_token_id": 17,
+        "seed": seed, "unmasker": unmasker, "stop_at_eos": True, "eos_token_id": 17,
     }  # fmt: skip
     together = generate(model, prompts, **call).sequences
     for index, prompt in enumerate(prompts):
@@ -125,8 +127,27 @@ def test_infill_rows_that_leave_early(cache: str) -> None:
         assert torch.equal(together[index][row != mask_token], row[row != mask_token])
 
 
+@pytest.mark.parametrize("cache", CACHES)
+@pytest.mark.parametrize("rule", UNMASKERS)
+def test_every_rule_runs_under_every_policy_or_is_refused(rule: str, cache: str) -> None:
+    model = load("base-fp32")
+    call: dict[str, Any] = {"gen_length": 8, "block_length": 4, "unmasker": rule, "cache": cache}
+    if (rule, cache) in {("klass", "interval"), ("credit", "interval")}:
+        with pytest.raises(ValueError, match="compares a step's predictions"):
+            generate(model, [[5, 6], [7]], **call)
+        return
+    result = generate(model, [[5, 6], [7]], **call)
+    assert not bool((result.completions == model.config.mask_token_id).any())
+
+
 def test_bad_parameters() -> None:
     with pytest.raises(ValueError, match="neighbours must be at least 0, got -1"):
         VicinityCache(neighbours=-1)
     with pytest.raises(ValueError, match="whole_steps must be at least 1, got 0"):
         VicinityCache(whole_steps=0)
+    with pytest.raises(ValueError, match="prompt_interval must be at least 1, got 0"):
+        IntervalCache(prompt_interval=0)
+    with pytest.raises(TypeError, match="response_interval must be an int, got float"):
+        IntervalCache(response_interval=2.5)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"share must be from 0 to 1, got 1\.5"):
+        IntervalCache(share=1.5)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +14,25 @@ import torch
 from llada_moe_ops import KeyValueCache, LLaDAMoEModel, ops
 from llada_moe_ops.model.model import Experts
 from llada_moe_ops.sampling import (
-    CACHES,
     CounterNoise,
     GenerationResult,
     NonFiniteLogitsError,
+    Request,
     Statistics,
     Trace,
     captured_steps,
     generate,
+    generate_requests,
     infill,
 )
 from llada_moe_ops.sampling.canvas import Canvas
 from llada_moe_ops.sampling.captured_steps import BlockState, CapturedSteps
 from llada_moe_ops.sampling.options import SamplerOptions
+from llada_moe_ops.sampling.stopping import Stopping
 from llada_moe_ops.sampling.unmaskers import FixedUnmasker
 from torch import Tensor
 
-from tests.captured import on_the_device_alone, record_eagerly
+from tests.captured import CAPTURABLE_CACHES, on_the_device_alone, record_eagerly
 from tests.emulated import emulated, needs_emulator
 from tests.model.test_on_gpu import PROMPTS, tiny
 
@@ -85,7 +88,7 @@ def assert_same(found: GenerationResult, expected: GenerationResult) -> None:
         assert (one.rows.dtype, one.probabilities.dtype) == (other.rows.dtype, other.probabilities.dtype)
 
 
-@pytest.mark.parametrize("cache", CACHES)
+@pytest.mark.parametrize("cache", CAPTURABLE_CACHES)
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_tokens_and_trace_are_those_of_the_host_s_loop(
     monkeypatch: pytest.MonkeyPatch, cache: str, options: dict[str, Any]
@@ -103,7 +106,7 @@ def test_tokens_and_trace_are_those_of_the_host_s_loop(
 
 
 @pytest.mark.parametrize("steps", [None, 40])
-@pytest.mark.parametrize("cache", CACHES)
+@pytest.mark.parametrize("cache", CAPTURABLE_CACHES)
 def test_infilled_rows_of_different_lengths(recorded: Recorded, cache: str, steps: int | None) -> None:
     """Blocks that reach past a row's end, rows without a mask in a block, steps without a token."""
     model = load("base-fp32")
@@ -120,6 +123,12 @@ def test_infilled_rows_of_different_lengths(recorded: Recorded, cache: str, step
     assert recorded.graphs >= 1
 
 
+@pytest.mark.parametrize("options", [{"smoothing": "iteration"}, {"cache": "interval"}, {"cache": "block_causal"}])
+def test_parts_that_a_graph_cannot_hold(recorded: Recorded, options: dict[str, Any]) -> None:
+    generate(load("base-fp32"), PROMPTS, gen_length=12, block_length=6, **options)
+    assert recorded.graphs == 0
+
+
 @pytest.mark.parametrize("case", [case for case in golden.CASES if not golden.has_defect(case)])
 def test_golden_cases(recorded: Recorded, case: str) -> None:
     golden.test_tokens_and_trace_equal_the_published_sampler(case)
@@ -127,7 +136,7 @@ def test_golden_cases(recorded: Recorded, case: str) -> None:
 
 
 @needs_emulator
-@pytest.mark.parametrize(("seed", "cache"), list(enumerate(CACHES)))
+@pytest.mark.parametrize(("seed", "cache"), list(enumerate(CAPTURABLE_CACHES)))
 def test_cuda_kernels_within_captured_steps(recorded: Recorded, seed: int, cache: str) -> None:
     options: dict[str, Any] = {"gen_length": 8, "block_length": 4, "cache": cache, "seed": 1, "temperature": 0.2}
     with emulated(seed):
@@ -170,21 +179,44 @@ def test_parts_that_do_not_say_so_are_not_captured(recorded: Recorded) -> None:
     assert recorded.graphs == recorded.replays == 0
 
 
+@pytest.mark.parametrize("cache", CAPTURABLE_CACHES)
+def test_rules_put_together_per_row(recorded: Recorded, cache: str) -> None:
+    model = load("base-fp32")
+    prompts = [row.tolist() for row in random_prompts(3, 9)]
+    requests = [
+        Request(prompts[0], 14, unmasker="margin", seed=1, temperature=0.4),
+        Request(prompts[1][:4], 18, unmasker="random", seed=2, temperature=1.4),
+        Request(prompts[2], 7, steps=4, seed=3, temperature=0.4, stop_at_eos=False),
+    ]
+    found = generate_requests(model, requests, block_length=6, cache=cache, eos_token_id=17)
+    assert recorded.graphs >= 1
+    assert recorded.replays >= 9
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(captured_steps, "can_capture", lambda model: False)
+        assert found == generate_requests(model, requests, block_length=6, cache=cache, eos_token_id=17)
+    recorded.graphs = recorded.replays = 0
+    for other in (replace(requests[0], unmasker="threshold"), replace(requests[0], stop=[[5, 6]])):
+        generate_requests(model, [*requests, other], cache=cache)
+    assert recorded.graphs == recorded.replays == 0
+
+
 def steps_of(
     lengths: list[int], block_length: int, unmasker: Any = None, cache: str = "dual", **options: Any
 ) -> CapturedSteps:
     """The steps of rows of these lengths."""
     choices: dict[str, Any] = {
         "temperature": 0.5, "cfg_scale": 0.5, "remasking": "low_confidence", "unmasker": "fixed", "cache": cache,
-        "seed": 0, "mask_token_id": 69, "eos_token_id": 1, "eot_token_id": 2, "suppress_eos": True,
-        "suppress_eos_confidence": True, "stop_at_eos": True, "noise": None, "on_step": None, **options,
+        "smoothing": "none", "seed": 0, "mask_token_id": 69, "eos_token_id": 1, "eot_token_id": 2,
+        "suppress_eos": True, "suppress_eos_confidence": True, "stop_at_eos": True, "noise": None, "on_step": None,
+        **options,
     }  # fmt: skip
     tokens = torch.zeros(len(lengths), max(lengths), dtype=torch.int64)
     none, fill = torch.zeros(len(lengths), dtype=torch.int64), torch.ones_like(tokens, dtype=torch.bool)
     starts = none.expand(2, len(lengths))
     canvas = Canvas(tokens, fill, fill, torch.tensor(lengths), none, tokens, starts, block_length)
     predictor = SamplerOptions(**choices).predictor(tiny(), canvas)
-    return CapturedSteps(predictor, unmasker or FixedUnmasker(), 1, False, record_eagerly)
+    stopping = Stopping(1, torch.ones(len(lengths), dtype=torch.bool))
+    return CapturedSteps(predictor, unmasker or FixedUnmasker(), stopping, False, record_eagerly)
 
 
 def on_meta(in_bytes: bool = False, **options: Any) -> CapturedSteps:
@@ -199,6 +231,7 @@ def on_meta(in_bytes: bool = False, **options: Any) -> CapturedSteps:
     assert isinstance(predictor.noise, CounterNoise)
     predictor.noise.requests = predictor.noise.requests.to("meta")
     predictor.row_steps = predictor.row_steps.to("meta")
+    steps._stopping = Stopping(1, torch.ones(3, dtype=torch.bool, device="meta"))
     cache = KeyValueCache(steps._model, 3 * predictor.passes_per_step, 24)
     steps._state = BlockState(canvas, 3, None if steps._policy is None else cache)
     return steps
@@ -210,7 +243,7 @@ def hold_in_bytes(model: LLaDAMoEModel) -> None:
             module.set_packed(ops.quantize_experts(*module.plain_weights()))
 
 
-@pytest.mark.parametrize("cache", CACHES)
+@pytest.mark.parametrize("cache", CAPTURABLE_CACHES)
 @pytest.mark.parametrize(
     "options", [{}, {"cfg_scale": 0.0, "remasking": "random"}, {"top_k": 9, "top_p": 0.5}], ids=str
 )
@@ -274,7 +307,7 @@ def test_kernels_allocate_and_wait_nowhere() -> None:
     assert found == {"csrc/cuda/device.cu: Synchronize("}, "that of LLADA_MOE_OPS_SYNC=1, which captures nothing"
 
 
-@pytest.mark.parametrize("cache", CACHES)
+@pytest.mark.parametrize("cache", CAPTURABLE_CACHES)
 def test_python_between_launches(cache: str) -> None:
     """Launches that do nothing: what is left is Python's part of a block of 32 steps, its start and trace included."""
     positions, counts = torch.arange(40, 72)[None], torch.ones(1, 32, dtype=torch.int64)

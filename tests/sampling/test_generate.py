@@ -18,6 +18,7 @@ from llada_moe_ops.sampling import (
     generate,
     infill,
 )
+from llada_moe_ops.sampling.canvas import Canvas
 from torch import Tensor
 
 from tests.golden import GOLDEN
@@ -231,6 +232,15 @@ def test_nothing_to_do() -> None:
     assert infill(model, []).sequences.shape == (0, 0)
 
 
+def test_a_layout_aligned() -> None:
+    """As the canvas of a broken step is rebuilt from the caller's layout."""
+    layout = torch.arange(10).view(2, 5)
+    real = torch.tensor([[False, False, True, True, True], [True] * 5])
+    canvas = Canvas.build(layout, real, real, torch.tensor([2, 0]), 1, 5)
+    assert torch.equal(canvas.aligned(layout), canvas.tokens)
+    assert canvas.tokens[0, :3].tolist() == [2, 3, 4]
+
+
 @pytest.fixture
 def broken() -> LLaDAMoEModel:
     """A model that breaks down once a token above 200 stands in the canvas."""
@@ -240,7 +250,7 @@ def broken() -> LLaDAMoEModel:
 
 
 def test_broken_weights_tell_the_step_and_keep_the_trace(broken: LLaDAMoEModel) -> None:
-    with pytest.raises(NonFiniteLogitsError, match="not finite at step 0") as caught:
+    with pytest.raises(NonFiniteLogitsError, match="not finite at step 0, first behind the embedding") as caught:
         generate(broken, [[5, 230]], gen_length=4)
     assert caught.value.step == 0
     assert caught.value.trace.steps == []
@@ -251,6 +261,31 @@ def test_broken_weights_tell_the_step_and_keep_the_trace(broken: LLaDAMoEModel) 
         generate(broken, PROMPTS.clamp(max=200), gen_length=32)
     assert caught.value.step == len(caught.value.trace.steps) > 0
     assert late > 0
+
+
+@pytest.mark.parametrize("options", [{}, {"cache": "dual"}, {"cfg_scale": 0.5}], ids=str)
+@pytest.mark.parametrize("layer", [0, 1])
+def test_broken_weights_tell_the_layer(layer: int, options: dict[str, Any]) -> None:
+    """Weights that break between two steps."""
+    model = LLaDAMoEModel.from_pretrained(GOLDEN / "base-fp32", pack=False).requires_grad_(False)
+
+    def break_it(step: TraceStep) -> None:
+        if step.step == 2:
+            model.layers[layer].mlp.down_proj[:] = torch.inf
+
+    with pytest.raises(NonFiniteLogitsError, match=f"at step 3, first behind layer {layer}") as caught:
+        generate(model, [[5], [6, 7]], gen_length=8, on_step=break_it, **options)
+    assert (caught.value.layer, caught.value.step, len(caught.value.trace.steps)) == (layer, 3, 3)
+
+
+@pytest.mark.parametrize(("part", "where"), [("norm", "the final norm"), ("head_projection", "the head")])
+def test_broken_weights_behind_the_layers(part: str, where: str) -> None:
+    model = LLaDAMoEModel.from_pretrained(GOLDEN / "base-fp32", pack=False).requires_grad_(False)
+    getattr(model, part).weight[:] = torch.nan
+    with pytest.raises(NonFiniteLogitsError, match=f"at step 0, first behind {where}") as caught:
+        generate(model, [[5]], gen_length=8)
+    assert caught.value.layer is None
+    assert not any(layer._forward_hooks for layer in model.layers)
 
 
 @pytest.mark.parametrize(
@@ -285,11 +320,16 @@ def test_broken_weights_tell_the_step_and_keep_the_trace(broken: LLaDAMoEModel) 
         ({"cfg_scale": -1}, ValueError, "cfg_scale must be finite and not negative"),
         ({"remasking": "lowconfidence"}, ValueError, "remasking must be one of .*; did you mean 'low_confidence'"),
         ({"unmasker": "fixd"}, ValueError, "unmasker must be one of 'fixed', .* got 'fixd'; did you mean 'fixed'"),
+        ({"cache": "vicinty"}, ValueError, "cache must be one of .* got 'vicinty'; did you mean 'vicinity'"),
+        ({"cache": "dual:3"}, ValueError, "cache 'dual' must have no parameters, got the further value '3'"),
         (
-            {"cache": "interval"},
+            {"cache": "vicinity:neighbour=3"},
             ValueError,
-            "cache 'interval' is coming in a later version; this one has 'none'",
+            "cache 'vicinity' must have parameters among neighbours, whole_steps, .* did you mean 'neighbours'",
         ),
+        ({"cache": "vicinity:-1"}, ValueError, "neighbours must be at least 0, got -1"),
+        ({"cache": "vicinity:2.5"}, TypeError, "neighbours must be an int, got float"),
+        ({"cache": 3}, TypeError, r"cache must be a name or an object with window\(\), got int"),
         ({"cache": "nothing"}, ValueError, "cache must be one of 'none', 'prefix', .* got 'nothing'"),
         ({"mask_token_id": 256}, ValueError, "mask_token_id must be a token id below vocab_size 256, got 256"),
         ({"eos_token_id": 999}, ValueError, "eos_token_id must be a token id below vocab_size 256"),

@@ -124,5 +124,11 @@ def test_schedule(entry: dict[str, Any]) -> None:
     assert int(counts[1].sum()) == 9
 
 
+def test_schedule_of_rows_with_steps_of_their_own() -> None:
+    schedule, masked = Schedule([2, None, 3]), torch.tensor([5, 2, 8])
+    assert schedule.counts(masked).tolist() == [[3, 2, 0], [1, 1, 0], [3, 3, 2]]
+    assert [schedule.quota(masked, index).tolist() for index in (0, 5)] == [[3, 1, 3], [2, 1, 2]]
+
+
 def test_schedule_of_one_token_a_step() -> None:
     assert Schedule(None).counts(torch.tensor([2, 0, 3])).tolist() == [[1, 1, 0], [0, 0, 0], [1, 1, 1]]

@@ -9,8 +9,9 @@ import pytest
 import torch
 from llada_moe_ops import LLaDAMoEModel
 from llada_moe_ops.model import captured
-from llada_moe_ops.sampling import CACHES, captured_steps, generate
+from llada_moe_ops.sampling import captured_steps, generate
 
+from tests.captured import CAPTURABLE_CACHES
 from tests.golden import GOLDEN, facts
 from tests.on_gpu import needs_gpu
 
@@ -40,7 +41,7 @@ def test_recorded_noise_gives_the_recorded_tokens(monkeypatch: pytest.MonkeyPatc
     assert torch.equal(result.trace.states().cpu(), states.long())
 
 
-@pytest.mark.parametrize("policy", CACHES)
+@pytest.mark.parametrize("policy", CAPTURABLE_CACHES)
 @pytest.mark.parametrize("options", [{}, {"cfg_scale": 0.5, "temperature": 0.4}, {"stop_at_eos": True}], ids=str)
 def test_captured_steps_have_the_bits_of_the_host_s_loop(
     monkeypatch: pytest.MonkeyPatch, policy: str, options: dict[str, Any]

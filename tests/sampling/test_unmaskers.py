@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from . import slow_unmaskers as slow
 from .models import load, random_prompts
-from .random_statistics import cases, take
+from .random_statistics import cases, statistics, take
 
 Slow = Callable[[slow.Row], set[int]]
 # Each rule as a user writes it, and the same written out.
@@ -136,6 +137,17 @@ def test_generation(name: str) -> None:
         assert torch.equal(alone.sequences[0], together.sequences[row])
 
 
+def test_a_falling_threshold() -> None:
+    """Rows at steps 0, 2, 3, 4 and 9 of their own, all with these confidences."""
+    rows = torch.arange(5)
+    confidence = torch.tensor([0.95, 0.8, 0.75, 0.7, 0.6]).expand(5, -1)
+    found = statistics(5, 5, 0, 33)
+    steps = torch.tensor([0, 2, 3, 4, 9])
+    found = replace(found, confidence=confidence, details=replace(found.details, steps=steps))
+    commit = build_unmasker("threshold:0.7,decay=0.1").select(found, torch.ones(5, 5, dtype=torch.bool), rows + 1)
+    assert commit.sum(1).tolist() == [1, 2, 4, 4, 4]
+
+
 def test_random_order_is_the_seed_s() -> None:
     model, prompts = load("base-fp32"), random_prompts(1, 9, seed=4)
 
@@ -162,7 +174,8 @@ def test_objects_and_parameters() -> None:
         ("", ValueError, "unmasker must be one of 'fixed'"),
         (0.9, TypeError, r"unmasker must be a name or an object with select\(\), got float"),
         ("fixed:3", ValueError, "unmasker 'fixed' must have no parameters, got the further value '3'"),
-        ("threshold:0.9,0.8", ValueError, "must have parameters among threshold, got the further value '0.8'"),
+        ("threshold:0.9,0,8", ValueError, "must have parameters among threshold, decay, got the further value '8'"),
+        ("threshold:0.9,decay=-0.1", ValueError, "decay must be from 0 to 1, got -0.1"),
         (
             "hierarchical:low_treshold=1",
             ValueError,

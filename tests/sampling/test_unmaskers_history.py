@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from llada_moe_ops.sampling import generate
 from llada_moe_ops.sampling.unmaskers import RowHistory, build_unmasker
@@ -41,7 +41,13 @@ def walk(steps: int, rows: int, width: int, vocabulary: int, seed: int) -> Tenso
 
     pace = 10 ** (normal(rows, width, 1) - 0.8)
     moves = normal(steps, rows, width, vocabulary) * pace
-    return normal(rows, width, vocabulary) * (2 * normal(rows, width, 1)).exp() + moves.cumsum(0)
+    return normal(rows, width, vocabulary) * normal(rows, width, 1).exp() + moves.cumsum(0)
+
+
+def told_apart(logits: Tensor) -> bool:
+    """Whether no two positions of a row and step are so nearly as sure that rounding decides which is surer."""
+    surest = logits.double().softmax(-1).amax(-1).sort(-1).values
+    return bool((surest.diff() > 1e-6).all())
 
 
 def episode(rule: str, logits: Tensor, masked: Tensor, quota: Tensor) -> list[list[slow.Commit]]:
@@ -71,6 +77,7 @@ def episode(rule: str, logits: Tensor, masked: Tensor, quota: Tensor) -> list[li
 @given(rows=st.integers(1, 3), width=st.integers(1, 7), seed=st.integers(0, 10_000), data=st.data())
 def test_against_the_rule_written_out(rule: str, rows: int, width: int, seed: int, data: st.DataObject) -> None:
     logits = walk(width, rows, width, 9, seed)
+    assume(told_apart(logits))
     masked = torch.rand(rows, width, generator=torch.Generator().manual_seed(seed)) < data.draw(st.floats(0.3, 1))
     masked[:, seed % width] = True
     quota = torch.tensor([data.draw(st.integers(1, 3)) for _ in range(rows)])

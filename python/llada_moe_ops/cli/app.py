@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -45,6 +45,15 @@ def generate(
     ] = None,
     file: options.File = None,
     lines: options.Lines = False,
+    requests: Annotated[
+        Path | None,
+        typer.Option(
+            help="Instead of prompts, a file with one JSON object a line: prompt, and where it differs from the "
+            "options gen_length, steps, unmasker, temperature and seed; stop (texts that end it), stop_at_eos.",
+            show_default=False,
+        ),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Requests of --requests answered at once.")] = 32,
     model: options.Model = None,
     gen_length: Annotated[
         int | None,
@@ -60,8 +69,12 @@ def generate(
     cfg_scale: options.CfgScale = 0.0,
     remasking: options.RemaskingOption = options.Remasking.low_confidence,
     unmasker: options.Unmasker = "fixed",
-    cache: options.CacheOption = options.Cache.none,
-    stop_at_eos: Annotated[bool, typer.Option("--stop-at-eos", help="End a reply early, at its end-of-text.")] = False,
+    cache: options.CacheOption = "none",
+    smoothing: options.Smoothing = "none",
+    stop_at_eos: Annotated[
+        bool, typer.Option("--stop-at-eos", help="End a reply early, at its end-of-text; those of --requests do.")
+    ] = False,
+    grow: options.Grow = None,
     seed: options.Seed = None,
     raw: options.Raw = False,
     dtype: options.DtypeOption = None,
@@ -72,12 +85,36 @@ def generate(
     output: options.Output = None,
 ) -> None:
     """Reply to prompts, showing the denoising on a terminal and plain text in a pipe."""
+    choice = options.ModelChoice(model, dtype, quantization, device)
+    if requests is not None:
+        from .requests import check_alone, generate_requests
+
+        check_alone({"prompts": prompts, "--file": file, "--lines": lines, "--trace": trace})
+        settings: dict[str, Any] = {"gen_length": gen_length, "steps": steps, "unmasker": unmasker}
+        generate_requests(
+            requests,
+            choice,
+            {**settings, "temperature": temperature, "seed": seed},
+            batch_size=batch_size,
+            block_length=block_length,
+            top_k=top_k,
+            top_p=top_p,
+            cfg_scale=cfg_scale,
+            remasking=remasking,
+            cache=cache,
+            smoothing=smoothing,
+            grow=grow,
+            raw=raw,
+            as_json=json,
+            output=output,
+        )
+        return
     from .generate import generate as run
     from .texts import read_texts
 
     run(
         read_texts(prompts, file, lines),
-        options.ModelChoice(model, dtype, quantization, device),
+        choice,
         gen_length=gen_length,
         block_length=block_length,
         steps=steps,
@@ -88,7 +125,9 @@ def generate(
         remasking=remasking,
         unmasker=unmasker,
         cache=cache,
+        smoothing=smoothing,
         stop_at_eos=stop_at_eos,
+        grow=grow,
         seed=seed,
         raw=raw,
         json=json,
@@ -117,7 +156,8 @@ def infill(
     cfg_scale: options.CfgScale = 0.0,
     remasking: options.RemaskingOption = options.Remasking.low_confidence,
     unmasker: options.Unmasker = "fixed",
-    cache: options.CacheOption = options.Cache.none,
+    cache: options.CacheOption = "none",
+    smoothing: options.Smoothing = "none",
     seed: options.Seed = None,
     dtype: options.DtypeOption = None,
     quantization: options.QuantizationOption = None,
@@ -142,6 +182,7 @@ def infill(
         remasking=remasking,
         unmasker=unmasker,
         cache=cache,
+        smoothing=smoothing,
         seed=seed,
         json=json,
         trace=trace,
@@ -202,7 +243,7 @@ def evaluate(
     batch_size: Annotated[int, typer.Option(min=1, help="Examples answered at once.")] = 50,
     seed: Annotated[int, typer.Option(help="Of the examples.")] = 0,
     unmasker: options.Unmasker = "fixed",
-    cache: options.CacheOption = options.Cache.none,
+    cache: options.CacheOption = "none",
     block_length: options.BlockLength = None,
     dtype: options.DtypeOption = None,
     quantization: options.QuantizationOption = None,

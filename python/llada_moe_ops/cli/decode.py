@@ -12,7 +12,7 @@ import typer
 from ..files import write_aside
 from .checkpoint import load
 from .evaluate import check_tasks
-from .generate import check_unmasker
+from .generate import check_parts
 from .options import ModelChoice
 from .output import as_json, write
 
@@ -41,24 +41,32 @@ def decode(
     from tqdm import tqdm
 
     from ..machine import machine_facts
-    from ..sampling.cache import CACHES, build_cache
+    from ..sampling.cache import CACHES, build_cache, check_pair
+    from ..sampling.unmaskers import build_unmasker
     from ..training.decoding import PUBLISHED, RULES, compare_decodings
     from ..training.tasks import EVALUATION_TASKS
 
-    rules, policies = list(unmaskers or RULES), list(caches or CACHES)
+    # Not what is for models that attend otherwise, unless it is asked for.
+    rules, policies = list(unmaskers or RULES), list(caches or [name for name in CACHES if name != "block_causal"])
     for rule in rules:
-        check_unmasker(rule)
+        check_parts(rule)
     for policy in policies:
+        check_parts("fixed", policy)
+
+    def goes(rule: str, policy: str) -> bool:
         try:
-            build_cache(policy)
-        except (TypeError, ValueError) as error:
-            raise typer.BadParameter(str(error), param_hint="--cache") from None
+            check_pair(build_unmasker(rule), build_cache(policy))
+        except ValueError as error:
+            typer.echo(f"left out: {rule} under {policy}: {error}", err=True)
+            return False
+        return True
+
     names = tasks or list(EVALUATION_TASKS)
     check_tasks(names)
     if plot is not None:
         _figure_class()
     loaded = load(model)
-    pairs = [(rule, policy) for rule in rules for policy in policies]
+    pairs = [(rule, policy) for rule in rules for policy in policies if goes(rule, policy)]
     runs = len({PUBLISHED, *pairs, *((rule, "none") for rule in rules)})
     with tqdm(total=runs * len(names) * count, unit="answer", disable=not sys.stderr.isatty()) as bar:
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import typer
 
 from .checkpoint import load
-from .generate import check_unmasker
-from .options import Cache, ModelChoice
+from .generate import check_parts
+from .options import ModelChoice
 from .output import as_json, write
 
 
@@ -33,14 +33,14 @@ def evaluate(
     batch_size: int,
     seed: int,
     unmasker: str,
-    cache: Cache,
+    cache: str,
     block_length: int | None,
     *,
     json: bool,
     output: Path | None,
 ) -> None:
     """Measure held-out accuracies and print them."""
-    check_unmasker(unmasker)
+    check_parts(unmasker, cache)
     from tqdm import tqdm
 
     from .. import training
@@ -62,7 +62,7 @@ def evaluate(
             count=count,
             batch_size=batch_size,
             seed=seed,
-            decoding=training.Decoding(unmasker, cache.value, block_length),
+            decoding=training.Decoding(unmasker, cache, block_length),
             on_progress=on_progress,
         )
     if json:
@@ -78,7 +78,7 @@ def evaluate(
             }
             for result in results
         ]
-        values = {"model": loaded.name, "seed": seed, "unmasker": unmasker, "cache": cache.value, "results": rows}
+        values = {"model": loaded.name, "seed": seed, "unmasker": unmasker, "cache": cache, "results": rows}
         write(as_json(values), output)
         return
     lines = [f"{'task':<12} {'accuracy':>8}  95 % interval    correct      steps seconds"]

@@ -10,11 +10,11 @@ import typer
 
 from . import live
 from .checkpoint import load, reply_text
-from .options import Cache, ModelChoice, Remasking
+from .options import ModelChoice, Remasking
 from .output import as_json, figures, speed_line, write
 
 if TYPE_CHECKING:
-    from ..sampling import GenerationResult, TraceStep
+    from ..sampling import GenerationResult, Growth, TraceStep
 
 _PUBLISHED_BLOCK = 128
 
@@ -32,18 +32,46 @@ def check_lengths(gen_length: int, block_length: int | None, steps: int | None) 
         raise typer.BadParameter(f"--steps {steps} is not a multiple of the number of blocks {gen_length // block}")
 
 
-def check_unmasker(unmasker: str) -> None:
-    """A rule that does not exist, or parameters it does not take, are wrong usage.
+def check_parts(unmasker: str, cache: str = "none", smoothing: str = "none") -> None:
+    """A rule or policy that does not exist, or parameters it does not take, or a pair that does not go, is wrong usage.
 
     Raises:
         typer.BadParameter
     """
+    from ..sampling.cache import build_cache, check_pair
+    from ..sampling.smoothing import build_smoothing
     from ..sampling.unmaskers import build_unmasker
 
+    checks: dict[str, Callable[[], object]] = {
+        "--unmasker": lambda: build_unmasker(unmasker),
+        "--cache": lambda: check_pair(build_unmasker(unmasker), build_cache(cache)),
+        "--smoothing": lambda: build_smoothing(smoothing),
+    }
+    for option, check in checks.items():
+        try:
+            check()
+        except (TypeError, ValueError) as error:
+            raise typer.BadParameter(str(error), param_hint=option) from None
+
+
+def growth_of(written: str | None, gen_length: int | None, steps: int | None) -> Growth | None:
+    """The growth that ``--grow`` asks for.
+
+    Raises:
+        typer.BadParameter: it is not INITIAL,MOST, or does not go with the lengths.
+    """
+    if written is None:
+        return None
+    from ..sampling import Growth
+
+    if gen_length is not None or steps is not None:
+        raise typer.BadParameter("it finds the length, so --gen-length and --steps are left out", param_hint="--grow")
     try:
-        build_unmasker(unmasker)
+        values = [float(value) if "." in value else int(value) for value in written.split(",")]
+        return Growth(*values)  # type: ignore[arg-type]
     except (TypeError, ValueError) as error:
-        raise typer.BadParameter(str(error), param_hint="--unmasker") from None
+        message = f"must be INITIAL,MOST such as 64,2048, got {written!r} ({error})"
+        raise typer.BadParameter(message, param_hint="--grow") from None
 
 
 def generate(
@@ -59,8 +87,10 @@ def generate(
     cfg_scale: float,
     remasking: Remasking,
     unmasker: str,
-    cache: Cache,
+    cache: str,
+    smoothing: str,
     stop_at_eos: bool,
+    grow: str | None,
     seed: int | None,
     raw: bool,
     json: bool,
@@ -70,13 +100,15 @@ def generate(
     """Reply to prompts and print the replies."""
     if gen_length is not None:
         check_lengths(gen_length, block_length, steps)
-    check_unmasker(unmasker)
+    check_parts(unmasker, cache, smoothing)
+    growth = growth_of(grow, gen_length, steps)
     from .. import sampling
 
     loaded = load(model)
     tokenizer, end = loaded.tokenizer, loaded.eos_token_id
     length = loaded.default_gen_length if gen_length is None else gen_length
-    check_lengths(length, block_length, steps)
+    if growth is None:
+        check_lengths(length, block_length, steps)
     texts = prompts if raw else [tokenizer.chat([{"role": "user", "content": prompt}]) for prompt in prompts]
     ids = [tokenizer.encode(text) for text in texts]
 
@@ -84,7 +116,7 @@ def generate(
         return sampling.generate(
             loaded.model,
             ids,
-            gen_length=length,
+            gen_length=length if growth is None else None,
             block_length=block_length,
             steps=steps,
             temperature=temperature,
@@ -93,15 +125,17 @@ def generate(
             cfg_scale=cfg_scale,
             remasking=remasking.value,
             unmasker=unmasker,
-            cache=cache.value,
+            cache=cache,
+            smoothing=smoothing,
             stop_at_eos=stop_at_eos,
+            grow=growth,
             seed=seed,
             mask_token_id=loaded.mask_token_id,
             eos_token_id=end,
             on_step=on_step,
         )
 
-    if live.wanted() and not (json or trace or output):
+    if live.wanted() and not (json or trace or output or growth):  # whose view has as many masks as there will be
         first = max(map(len, ids))
         rows = [live.Row(prompt, [loaded.mask_token_id] * length, [True] * length, first) for prompt in prompts]
         result = live.run(live.View(tokenizer, rows, end), sample)

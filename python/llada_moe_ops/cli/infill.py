@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from . import live
 from .checkpoint import load
-from .generate import check_unmasker
-from .options import Cache, ModelChoice, Remasking
+from .generate import check_parts
+from .options import ModelChoice, Remasking
 from .output import as_json, figures, speed_line, write
 from .texts import encode_masked
 
@@ -29,14 +29,15 @@ def infill(
     cfg_scale: float,
     remasking: Remasking,
     unmasker: str,
-    cache: Cache,
+    cache: str,
+    smoothing: str,
     seed: int | None,
     json: bool,
     trace: bool,
     output: Path | None,
 ) -> None:
     """Fill texts and print them."""
-    check_unmasker(unmasker)
+    check_parts(unmasker, cache, smoothing)
     import torch
 
     from .. import sampling
@@ -60,7 +61,8 @@ def infill(
             cfg_scale=cfg_scale,
             remasking=remasking.value,
             unmasker=unmasker,
-            cache=cache.value,
+            cache=cache,
+            smoothing=smoothing,
             seed=seed,
             mask_token_id=loaded.mask_token_id,
             eos_token_id=loaded.eos_token_id,

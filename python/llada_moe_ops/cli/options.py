@@ -49,15 +49,6 @@ class Remasking(str, Enum):
     random = "random"
 
 
-class Cache(str, Enum):
-    """What a step need not recompute."""
-
-    none = "none"
-    prefix = "prefix"
-    dual = "dual"
-    vicinity = "vicinity"
-
-
 Model = Annotated[
     str | None,
     typer.Option(
@@ -115,10 +106,17 @@ TopP = Annotated[
 CfgScale = Annotated[float, typer.Option(min=0.0, help="Classifier-free guidance; 0 switches it off.")]
 RemaskingOption = Annotated[Remasking, typer.Option(help="Which positions are committed first.")]
 CacheOption = Annotated[
-    Cache,
+    str,
     typer.Option(
-        help="Positions whose keys and values are kept within a block: none (exact), those before it (prefix), all but "
-        "the block (dual), or but the block and its neighbours (vicinity)."
+        help="What a step need not recompute: a policy with its parameters, such as none (exact), prefix, dual or "
+        "vicinity:8. An unknown name lists them."
+    ),
+]
+Smoothing = Annotated[
+    str,
+    typer.Option(
+        help="What a step is told of the predictions before it: none, or iteration with its parameters, such as "
+        "iteration:limit=0.2."
     ),
 ]
 Unmasker = Annotated[
@@ -126,6 +124,15 @@ Unmasker = Annotated[
     typer.Option(
         help="Which positions a step commits: a rule with its parameters, such as fixed, threshold:0.9 or "
         "hierarchical:0.92,low_threshold=0.5. An unknown name lists them."
+    ),
+]
+Grow = Annotated[
+    str | None,
+    typer.Option(
+        metavar="INITIAL,MOST",
+        help="Find the length of a reply first, by adding masks until the model sees its end, such as 64,2048; instead "
+        "of --gen-length and --steps. What may follow is the stride (8), the threshold (0.5) and the window (32).",
+        show_default=False,
     ),
 ]
 Seed = Annotated[int | None, typer.Option(help="Makes random runs repeatable.", show_default=False)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import TYPE_CHECKING
 
 import torch
@@ -43,22 +44,38 @@ class KeyValueCache:
         """Bytes held."""
         return self._buffer.nbytes
 
-    def keep(self, rows: Tensor) -> None:
-        """Keep only ``rows`` int64 [B'], in that order."""
-        self._hold(self._buffer[:, :, rows])
+    def select(self, rows: Tensor) -> KeyValueCache:
+        """A copy of ``rows`` int64 [B'], in that order."""
+        chosen = copy(self)
+        chosen._hold(self._buffer[:, :, rows])
+        return chosen
+
+    def put(self, rows: Tensor, values: KeyValueCache) -> None:
+        """Replace ``rows`` int64 [B'] by those of ``values``."""
+        self._buffer[:, :, rows] = values._buffer
 
     def layer(self, index: int) -> Tensor:
         """The keys and values of a layer, [2, B, L, Hkv, D], in place."""
         return self._layers[index]
 
-    def write(self, layer: int, k: Tensor, v: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+    def write(
+        self,
+        layer: int,
+        k: Tensor,
+        v: Tensor,
+        positions: Tensor,
+        *,
+        key_positions: Tensor | None = None,
+        rows: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """Store k and v [B, W, Hkv, D] at ``positions`` [B, W]; returns all keys and values of a layer, [B, L, Hkv, D].
 
-        Positions from L on lie outside the canvas: what is written there is never read.
+        Positions from L on lie outside the canvas: what is written there is never read. ``key_positions`` are those of
+        k where they differ. With ``rows`` int64 [B'] all this is of these rows, and what is returned a copy.
         """
-        rows = torch.arange(self.batch, device=positions.device)[:, None]
-        inside = positions.clamp(max=self.length)
-        for stored, new in zip(self._buffer[layer], (k, v), strict=True):
-            stored[rows, inside] = new
+        every = torch.arange(self.batch, device=positions.device) if rows is None else rows
+        places = (positions if key_positions is None else key_positions, positions)
+        for stored, new, at in zip(self._buffer[layer], (k, v), places, strict=True):
+            stored[every[:, None], at.clamp(max=self.length)] = new
         keys, values = self._layers[layer]
-        return keys, values
+        return (keys, values) if rows is None else (keys[rows], values[rows])

@@ -40,6 +40,13 @@ class Attention(nn.Module):
         self.k_norm = RMSNorm(size, config.rms_norm_eps) if config.qk_layernorm else None
 
     def forward(self, x: Tensor, place: Place) -> Tensor:
+        q, k, v = self.project(x, place.positions)
+        if place.cache is not None:
+            k, v = place.cache.write(self.index, k, v, place.positions)
+        return self.o_proj(place.keys.attend(q, k, v).flatten(2))
+
+    def project(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries [B, W, Hq, D], keys and values [B, W, Hkv, D] of normalised x [B, W, H] at positions [B, W]."""
         config = self.config
         batch, length = x.shape[:2]
         q, k, v = (
@@ -51,7 +58,7 @@ class Attention(nn.Module):
             k,
             None if self.q_norm is None else self.q_norm.weight,
             None if self.k_norm is None else self.k_norm.weight,
-            place.positions,
+            positions,
             theta=config.rope_theta,
             rotary_dim=config.rotary_dim,
             eps=config.rms_norm_eps,
@@ -59,10 +66,7 @@ class Attention(nn.Module):
         )
         if config.clip_qkv is not None:
             v = v.clamp(-config.clip_qkv, config.clip_qkv)
-        if place.cache is not None:
-            k, v = place.cache.write(self.index, k, v, place.positions)
-        out = ops.attention(q, k, v, mask=place.keys.mask, key_range=place.keys.key_range)
-        return self.o_proj(out.flatten(2))
+        return q, k, v
 
 
 class SwiGLU(nn.Module):
@@ -179,10 +183,12 @@ class Layer(nn.Module):
         if whole is not None:
             return whole
         h, residual = self.post_attention_layernorm.add(update, residual)
-        out = self.mlp(h, router_logits)
-        if self.shared_expert is not None:
-            out = out + self.shared_expert(h)
-        return out, residual
+        return self.feed_forward(h, router_logits), residual
+
+    def feed_forward(self, h: Tensor, router_logits: list[Tensor] | None = None) -> Tensor:
+        """What experts, or a dense layer, make of normalised h [B, L, H]."""
+        out: Tensor = self.mlp(h, router_logits)
+        return out if self.shared_expert is None else out + self.shared_expert(h)
 
 
 @dataclass
@@ -202,6 +208,7 @@ class LLaDAMoEModel(nn.Module):
         super().__init__()
         self.config = config
         self.quantization: str | None = None
+        self._columns: tuple[tuple[int, torch.dtype], Tensor | PackedLinear] | None = None
         self.embed_tokens = nn.Parameter(torch.empty(config.vocab_size, config.hidden_size))
         self.layers = nn.ModuleList(Layer(config, index) for index in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
@@ -314,6 +321,8 @@ class LLaDAMoEModel(nn.Module):
         positions: Tensor | None = None,
         cache: KeyValueCache | None = None,
         *,
+        block_size: int | None = None,
+        added: Tensor | None = None,
         router_logits: list[Tensor] | None = None,
     ) -> Tensor:
         """The final hidden states [B, W, H], normalised, before the head.
@@ -326,21 +335,51 @@ class LLaDAMoEModel(nn.Module):
                 is relative. With a cache also the places in it; positions from L on are padding.
             cache: keys and values of the whole canvas; those of ``input_ids`` are written to it, then all L are
                 attended to. None: ``input_ids`` is the whole canvas.
+            block_size: for models trained block-causally: a position attends to its own block of so many positions,
+                counted from 0, and to earlier ones. With a cache, ``input_ids`` are whole blocks, a run of them in each
+                row, or without positions the first W of the canvas; None attends to everything.
+            added: float32 [B, W, H], added to the tokens' embeddings before these are rounded to the model's dtype.
             router_logits: a list that receives each expert layer's router logits [B·W, E] (for training losses).
 
         Raises:
             TypeError, ValueError: an argument of the wrong type, dtype, shape or range; the message names it.
         """
-        check_inputs(self.config, input_ids, attention_mask, positions, cache)
-        return self.run(input_ids, Place.build(input_ids, attention_mask, positions, cache), router_logits)
+        check_inputs(self.config, input_ids, attention_mask, positions, cache, block_size, added)
+        place = Place.build(input_ids, attention_mask, positions, cache, block_size)
+        return self.run(input_ids, place, router_logits, added)
 
-    def run(self, input_ids: Tensor, place: Place, router_logits: list[Tensor] | None = None) -> Tensor:
+    def run(
+        self,
+        input_ids: Tensor,
+        place: Place,
+        router_logits: list[Tensor] | None = None,
+        added: Tensor | None = None,
+    ) -> Tensor:
         """:meth:`hidden` of checked inputs: no value is read on the host, so a GPU need not be waited for."""
-        residual = functional.embedding(input_ids, self.embed_tokens)
+        residual = self.embed(input_ids, added)
         update = None
         for layer in self.layers:
             update, residual = layer(update, residual, place, router_logits)
         return self.norm.add(update, residual)[0]
+
+    def embed(self, input_ids: Tensor, added: Tensor | None = None) -> Tensor:
+        """Embeddings [B, W, H] of tokens [B, W], with ``added`` as for :meth:`hidden`."""
+        embedded = functional.embedding(input_ids, self.embed_tokens)
+        return embedded if added is None else (embedded + added).to(embedded.dtype)
+
+    @torch.no_grad()
+    def expected_embedding(self, probabilities: Tensor) -> Tensor:
+        """Σ p_v · embedding of v, [R, H], of probabilities [R, V] in the model's dtype; a row's bits are its own.
+
+        The product needs the embedding by columns: a copy of it, kept from the first call on unless it is trained.
+        """
+        embedding = self.embed_tokens
+        held = self._columns
+        if held is None or held[0] != (embedding.data_ptr(), embedding.dtype) or embedding.requires_grad:
+            columns = embedding.detach().T.contiguous()
+            held = (embedding.data_ptr(), embedding.dtype), columns if columns.is_cuda else ops.pack_linear(columns)
+            self._columns = held
+        return ops.linear(probabilities, held[1])
 
     def forward(
         self,

@@ -36,7 +36,7 @@ def attend(
     qkv_weight, out_weight = qkv.__dict__.get("weight"), out.__dict__.get("weight")
     if not isinstance(qkv_weight, PackedLinear) or not isinstance(out_weight, PackedLinear):
         return None
-    if config.clip_qkv is not None or place.keys.mask is not None:
+    if config.clip_qkv is not None or place.keys.mask is not None or place.keys.block_size is not None:
         return None
     if not _alone(residual, norm, attention, qkv, out):
         return None

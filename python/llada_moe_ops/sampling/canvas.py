@@ -38,11 +38,20 @@ class Canvas:
 
     @classmethod
     def build(
-        cls, layout: Tensor, to_fill: Tensor, real: Tensor | None, first_block: Tensor, blocks: int, block_length: int
+        cls,
+        layout: Tensor,
+        to_fill: Tensor,
+        real: Tensor | None,
+        first_block: Tensor,
+        blocks: int,
+        block_length: int,
+        *,
+        aligned: bool = False,
     ) -> Canvas:
         """From the caller's canvas [B, L'], with ``real`` bool [B, L'] (None: no padding).
 
-        ``first_block`` int64 [B] is the column of the first block in the caller's layout.
+        ``first_block`` int64 [B] is the column of the first block in the caller's layout. ``aligned`` cuts a row into
+        blocks from its first token on, so the first one begins with the end of what stands before ``first_block``.
         """
         batch, columns = layout.shape
         index = torch.arange(columns, device=layout.device)
@@ -55,7 +64,11 @@ class Canvas:
         inside = index[:longest] < lengths[:, None]
         tokens = layout.gather(1, source)[:, :longest]
         filled = to_fill.gather(1, source)[:, :longest] & inside
-        starts = (first_block - padding)[None, :] + block_length * torch.arange(blocks, device=layout.device)[:, None]
+        first = first_block - padding
+        if aligned:
+            blocks += int((first % block_length).any())
+            first = first - first % block_length
+        starts = first[None, :] + block_length * torch.arange(blocks, device=layout.device)[:, None]
         return cls(tokens, filled.clone(), filled, lengths, padding, layout.clone(), starts, block_length)
 
     def attention_mask(self, rows: Tensor) -> Tensor | None:
@@ -111,9 +124,9 @@ class Canvas:
         self.commit(rows, columns, torch.full_like(rows, end_token))
         return rows, columns
 
-    def end_rows_in_place(self, positions: Tensor, end_token: int) -> Tensor:
+    def end_rows_in_place(self, positions: Tensor, end_token: int, unfinished: Tensor) -> Tensor:
         """:meth:`end_rows` in fixed sizes, for a CUDA graph; where it changed the canvas, bool [B, L]."""
-        changed = self._ending(positions, end_token, torch.zeros_like(self.to_fill[:, 0]))
+        changed = self._ending(positions, end_token, unfinished)
         self.tokens.masked_fill_(changed, end_token)
         self.to_fill.masked_fill_(changed, False)
         return changed
@@ -125,6 +138,11 @@ class Canvas:
         ends = in_block & self.filled & (self.tokens == end_token) & complete[:, None]
         after = ends.int().cumsum(1).bool() & self.filled
         return after & (self.to_fill | (self.tokens != end_token))
+
+    def aligned(self, layout: Tensor) -> Tensor:
+        """A canvas in the caller's layout, int64 [B, L'], with the real tokens of each row first, [B, L]."""
+        index = torch.arange(self.tokens.shape[1], device=layout.device)
+        return layout.gather(1, (index + self.padding[:, None]) % layout.shape[1])
 
     def sequences(self) -> Tensor:
         """The canvas in the caller's layout, int64 [B, L']."""

@@ -15,10 +15,13 @@ from ..model.captured import Recorder, can_capture, record_cuda_graph
 from ..model.inputs import KeyMask, Place
 from ..model.key_value_cache import KeyValueCache
 from ..ops._library import has_cuda_kernel
+from .breakdown import breakdown
+from .cache import IntervalCache
 from .canvas import Canvas
 from .forward import MOST_GRAPHS
 from .predictor import Predictor, Statistics
-from .trace import NonFiniteLogitsError, Trace, TraceStep
+from .stopping import Stopping
+from .trace import Trace, TraceStep
 from .unmaskers import Unmasker, decide
 
 NEVER = 1 << 62  # an index that no step has
@@ -75,12 +78,15 @@ class CapturedSteps:
         self,
         predictor: Predictor,
         unmasker: Unmasker,
-        end_token: int | None,
+        stopping: Stopping | None,
         watched: bool,
         record: Recorder,
     ) -> None:
-        self._predictor, self._unmasker, self._end_token, self._watched = predictor, unmasker, end_token, watched
-        self._model, self._canvas, self._policy = predictor.model, predictor.canvas, predictor.forward.policy
+        self._predictor, self._unmasker, self._stopping, self._watched = predictor, unmasker, stopping, watched
+        self._model, self._canvas = predictor.model, predictor.canvas
+        policy = predictor.forward.policy
+        assert not isinstance(policy, IntervalCache)  # not capturable
+        self._policy = policy
         self._lengths = self._canvas.lengths.cpu()
         self._ragged = bool((self._lengths != self._canvas.tokens.shape[1]).any())
         self._record = record
@@ -91,20 +97,25 @@ class CapturedSteps:
 
     @classmethod
     def build(
-        cls, predictor: Predictor, unmasker: Unmasker, end_token: int | None, *, watched: bool
+        cls, predictor: Predictor, unmasker: Unmasker, stopping: Stopping | None, *, watched: bool
     ) -> CapturedSteps | None:
         """None where the steps of these parts cannot be captured.
 
         Args:
-            end_token: as for :func:`denoise`.
+            stopping: as for :func:`denoise`.
             watched: each step is wanted as soon as it is done, not when its block is.
         """
-        parts = [unmasker, predictor.noise] + [predictor.forward.policy] * (predictor.forward.policy is not None)
-        if unmasker.adaptive or not all(getattr(part, "capturable", False) for part in parts):
+        optional = [part for part in (predictor.forward.policy, stopping) if part is not None]
+        parts = [unmasker, predictor.noise, *optional]
+        if (
+            predictor.smoother is not None
+            or unmasker.adaptive
+            or not all(getattr(part, "capturable", False) for part in parts)
+        ):
             return None
         if not can_capture(predictor.model) or not has_cuda_kernel("token_confidence"):
             return None
-        return cls(predictor, unmasker, end_token, watched, record_cuda_graph)
+        return cls(predictor, unmasker, stopping, watched, record_cuda_graph)
 
     def steps(self, trace: Trace, block: int, positions: Tensor, counts: Tensor) -> Iterator[TraceStep]:
         """Run a block of ``positions`` [B, W] and ``counts`` [B, steps], of which each row's do not increase.
@@ -172,7 +183,10 @@ class CapturedSteps:
         commit, statistics = decision.commit, decision.statistics
         # −1 where numbers are not finite, which the host sees later: until then it has to be a token.
         canvas.commit_block(rows, positions[:, 0], commit, statistics.token.clamp(min=0))
-        ended = None if self._end_token is None else canvas.end_rows_in_place(state.positions, self._end_token)
+        ended = None
+        if self._stopping is not None:
+            going_on = ~self._stopping.at_end_token
+            ended = canvas.end_rows_in_place(state.positions, self._stopping.end_token, going_on)
         state.record(commit, statistics, finite, ended)
         return commit
 
@@ -200,11 +214,11 @@ class CapturedSteps:
         row, slot = (state.committed_at >= indices.start).nonzero(as_tuple=True)
         index, rows = state.committed_at[row, slot], state.rows[row]
         columns, tokens, logprobs = state.positions[rows, slot], state.token[row, slot], state.logprob[row, slot]
-        if self._end_token is not None:
+        if self._stopping is not None:
             ended, after = (state.ended_at >= indices.start).nonzero(as_tuple=True)
             index, rows = torch.cat([index, state.ended_at[ended, after]]), torch.cat([rows, ended])
             columns = torch.cat([columns, after])
-            tokens = torch.cat([tokens, torch.full_like(ended, self._end_token)])
+            tokens = torch.cat([tokens, torch.full_like(ended, self._stopping.end_token)])
             logprobs = torch.cat([logprobs, logprobs.new_zeros(len(ended))])
         order = index.argsort(stable=True)
         rows, columns, tokens, logprobs = (values[order] for values in (rows, columns, tokens, logprobs))
@@ -213,7 +227,7 @@ class CapturedSteps:
         parts = (rows, columns + canvas.padding[rows], tokens, logprobs.exp())
         for at, *values in zip(indices, *(part.split(sizes) for part in parts), strict=True):
             if at >= failed:
-                raise NonFiniteLogitsError(first + at, trace)
+                raise breakdown(self._predictor, trace)
             yield TraceStep(first + at, block, *values)
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,6 +17,43 @@ if TYPE_CHECKING:
 
 
 MOST_GRAPHS = 8  # each holds the memory of a pass
+
+
+@dataclass(frozen=True)
+class Canvases:
+    """What a step predicts, A rows.
+
+    Attributes:
+        rows: int64 [A], the canvases' numbers, by which a cache knows them.
+        tokens: int64 [A, L].
+        mask: bool [A, L], True at real tokens; None when all are.
+        filled: bool [A, L], what was to be filled at the start.
+        block, lengths, index: as for :meth:`CachePolicy.window`.
+        added: float32 [A, W, H], what is added to the embeddings of the block's tokens; None adds nothing.
+    """
+
+    rows: Tensor
+    tokens: Tensor
+    mask: Tensor | None
+    filled: Tensor
+    block: Tensor
+    lengths: Tensor
+    index: int
+    added: Tensor | None
+
+    def cut(self, length: int) -> Canvases:
+        """Their first ``length`` columns."""
+        mask = None if self.mask is None else self.mask[:, :length]
+        return replace(self, tokens=self.tokens[:, :length], mask=mask, filled=self.filled[:, :length])
+
+    def added_at(self, positions: Tensor) -> Tensor | None:
+        """The same at ``positions`` [A, S] or [S], float32 [A, S, H]."""
+        if self.added is None:
+            return None
+        slots = positions - self.block[:, :1]
+        inside = slots.clamp(0, self.block.shape[1] - 1)
+        every = torch.arange(len(slots), device=slots.device)[:, None]
+        return self.added[every, inside] * (slots == inside)[..., None]
 
 
 class Forward:
@@ -34,50 +72,49 @@ class Forward:
         self._graphs: dict[tuple[int, int, bool], CapturedPass | None] = {}
 
     @torch.inference_mode()  # a tenth less time between kernels than without gradients alone
-    def __call__(
-        self,
-        rows: Tensor,
-        tokens: Tensor,
-        mask: Tensor | None,
-        *,
-        block: Tensor,
-        lengths: Tensor,
-        index: int,
-        row: Tensor,
-        position: Tensor,
-    ) -> Tensor:
-        """Hidden states [R, H] of position[r] in canvas row[r].
-
-        Args:
-            rows: int64 [A], which canvases these are: the cache knows them by these numbers.
-            tokens: int64 [A, L]; ``mask`` [A, L] is True at real tokens, None when all are.
-            block, lengths, index: as for :meth:`CachePolicy.window`.
-            row, position: int64 [R], within ``tokens`` and its block.
-        """
+    def __call__(self, canvases: Canvases, row: Tensor, position: Tensor) -> Tensor:
+        """Hidden states [R, H] of position[r] in canvas row[r], int64 [R] each: an index of ``canvases``."""
+        longest = int(canvases.lengths.max())  # of the rows that go on
         if self.policy is None:
-            return self._hidden(tokens, mask, None, None)[row, position]
-        window = self.policy.window(index, block, lengths) if index else None
-        if window is None or not self._keep(rows):
-            return self._refresh(rows, tokens, mask)[row, position]
-        return self._recompute(tokens, mask, window)[row, position - window.start[row]]
+            return self._whole(canvases.cut(longest), None)[row, position]
+        window = None
+        if canvases.index:
+            window = self.policy.window(canvases.index, canvases.block, canvases.lengths)
+        if window is None or not self._keep(canvases.rows):
+            return self._refresh(canvases.cut(longest))[row, position]
+        assert self._cache is not None
+        canvases = canvases.cut(self._cache.length)
+        return self._recompute(canvases, canvases.mask, window)[row, position - window.start[row]]
 
-    def _refresh(self, rows: Tensor, tokens: Tensor, mask: Tensor | None) -> Tensor:
-        batch, length = tokens.shape
+    def _refresh(self, canvases: Canvases) -> Tensor:
+        batch, length = canvases.tokens.shape
         if self._cache is None or (self._cache.batch, self._cache.length) != (batch, length):
             self._cache = KeyValueCache(self.model, batch, length)
             self._graphs.clear()
-        self._rows = rows
-        return self._hidden(tokens, mask, None, self._cache)
+        self._rows = canvases.rows
+        return self._whole(canvases, self._cache)
 
-    def _recompute(self, tokens: Tensor, mask: Tensor | None, window: Window) -> Tensor:
-        positions = window.start[:, None] + torch.arange(window.size, device=tokens.device)
+    def _whole(self, canvases: Canvases, cache: KeyValueCache | None) -> Tensor:
+        tokens = canvases.tokens
+        added = canvases.added_at(torch.arange(tokens.shape[1], device=tokens.device))
+        return self._hidden(tokens, canvases.mask, None, cache, added)
+
+    def _recompute(self, canvases: Canvases, mask: Tensor | None, window: Window) -> Tensor:
+        positions, tokens = window.positions(), canvases.tokens
         inside = positions.clamp(max=tokens.shape[1] - 1)
-        return self._hidden(tokens.gather(1, inside), mask, positions, self._cache)
+        return self._hidden(tokens.gather(1, inside), mask, positions, self._cache, canvases.added_at(positions))
 
     def _hidden(
-        self, tokens: Tensor, mask: Tensor | None, positions: Tensor | None, cache: KeyValueCache | None
+        self,
+        tokens: Tensor,
+        mask: Tensor | None,
+        positions: Tensor | None,
+        cache: KeyValueCache | None,
+        added: Tensor | None,
     ) -> Tensor:
-        """``model.hidden``, or the graph of it."""
+        """``model.hidden``, or the graph of it where nothing is added."""
+        if added is not None:
+            return self.model.hidden(tokens, mask, positions, cache, added=added)
         key = (*tokens.shape, mask is not None)
         if self._capture and key not in self._graphs:
             self._graphs[key] = None
@@ -116,7 +153,7 @@ class Forward:
         where = (rows[:, None] == self._rows).nonzero()
         if len(where) != len(rows):
             return False
-        self._cache.keep(where[:, 1])
+        self._cache = self._cache.select(where[:, 1])
         self._graphs.clear()
         self._rows = rows
         return True

@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from .breakdown import breakdown
 from .captured_steps import CapturedSteps
 from .predictor import Predictor
 from .schedule import Schedule
-from .trace import NonFiniteLogitsError, Trace, TraceStep
+from .stopping import Stopping
+from .trace import Trace, TraceStep
 from .unmaskers import Unmasker, decide
 
 
@@ -19,13 +21,13 @@ def denoise(
     schedule: Schedule,
     unmasker: Unmasker,
     *,
-    end_token: int | None = None,
+    stopping: Stopping | None = None,
     on_step: Callable[[TraceStep], None] | None = None,
 ) -> Trace:
     """Fill ``predictor.canvas`` in place and return the record of it.
 
     Args:
-        end_token: ends a row early, in the block that produces it; None fills every row to its end.
+        stopping: ends rows early, in the block that produces their end; None fills every row to its last position.
         on_step: called after each step, also after those that had nothing to commit.
 
     Raises:
@@ -33,17 +35,16 @@ def denoise(
     """
     canvas = predictor.canvas
     trace = Trace(canvas.layout)
-    captured = CapturedSteps.build(predictor, unmasker, end_token, watched=on_step is not None)
+    captured = CapturedSteps.build(predictor, unmasker, stopping, watched=on_step is not None)
     for block in range(canvas.block_starts.shape[0]):
         positions = canvas.block(block)
         masked = canvas.masked(positions)
         if not bool(masked.any()):
             continue
-        counts = schedule.counts(masked.sum(1))
         for step in (
-            _steps(predictor, unmasker, trace, block, positions, counts, end_token)
+            _steps(predictor, schedule, unmasker, trace, block, positions, stopping)
             if captured is None
-            else captured.steps(trace, block, positions, counts)
+            else captured.steps(trace, block, positions, schedule.counts(masked.sum(1)))
         ):
             trace.steps.append(step)
             if on_step is not None:
@@ -53,18 +54,20 @@ def denoise(
 
 def _steps(
     predictor: Predictor,
+    schedule: Schedule,
     unmasker: Unmasker,
     trace: Trace,
     block: int,
     positions: Tensor,
-    counts: Tensor,
-    end_token: int | None,
+    stopping: Stopping | None,
 ) -> Iterator[TraceStep]:
     canvas = predictor.canvas
-    index, unfinished = 0, torch.zeros_like(counts[:, 0], dtype=torch.bool)
-    while bool(canvas.masked(positions).any() | unfinished.any()) if unmasker.adaptive else index < counts.shape[1]:
-        quota = counts[:, min(index, counts.shape[1] - 1)].clamp(min=int(unmasker.adaptive))
-        yield _step(predictor, unmasker, trace, (block, index), positions, quota, unfinished, end_token)
+    masked = canvas.masked(positions).sum(1)
+    counts = None if unmasker.adaptive else schedule.counts(masked)
+    index, unfinished = 0, torch.zeros_like(masked, dtype=torch.bool)
+    while bool(canvas.masked(positions).any() | unfinished.any()) if counts is None else index < counts.shape[1]:
+        quota = schedule.quota(masked, index) if counts is None else counts[:, index]
+        yield _step(predictor, unmasker, trace, (block, index), positions, quota, unfinished, stopping)
         index += 1
 
 
@@ -76,13 +79,16 @@ def _step(
     positions: Tensor,
     quota: Tensor,
     unfinished: Tensor,
-    end_token: int | None,
+    stopping: Stopping | None,
 ) -> TraceStep:
     """One step; ``unfinished`` [B] tells which rows want it though nothing is masked, and is brought up to date."""
     canvas, step = predictor.canvas, len(trace.steps)
     block, index = place
     masked = canvas.masked(positions)
-    predicted = masked | canvas.written(positions) if getattr(unmasker, "revises", False) else masked
+    revises = getattr(unmasker, "revises", False)
+    predicted = masked
+    if revises is not False:
+        predicted = masked | canvas.written(positions) & torch.as_tensor(revises, device=masked.device)[..., None]
     # Rows that are done, or have nothing to commit in this step, are left out of the forward pass.
     active = ((masked.any(1) | unfinished) & (quota > 0)).nonzero().squeeze(1)
     rows = columns = tokens = active.new_empty(0)
@@ -91,7 +97,7 @@ def _step(
         try:
             statistics = predictor(active, positions[active], predicted[active], step, index)
         except FloatingPointError as error:
-            raise NonFiniteLogitsError(step, trace) from error
+            raise breakdown(predictor, trace) from error
         decision = decide(unmasker, statistics, masked[active], quota[active])
         commit, statistics = decision.commit, decision.statistics
         if not bool((commit.any(1) | unfinished[active]).all()):
@@ -103,9 +109,9 @@ def _step(
         again = decision.remask[row, slot]
         tokens = tokens.masked_fill(again, predictor.options.mask_token_id)
         canvas.commit(rows, columns, tokens, again)
-    if end_token is not None:
-        ended, after = canvas.end_rows(positions, end_token, unfinished)
+    if stopping is not None:
+        ended, after = stopping.end_rows(canvas, active, positions, unfinished)
         rows, columns = torch.cat([rows, ended]), torch.cat([columns, after])
-        tokens = torch.cat([tokens, torch.full_like(ended, end_token)])
+        tokens = torch.cat([tokens, torch.full_like(ended, stopping.end_token)])
         probabilities = torch.cat([probabilities, probabilities.new_ones(len(ended))])
     return TraceStep(step, block, rows, columns + canvas.padding[rows], tokens, probabilities)

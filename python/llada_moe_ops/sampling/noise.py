@@ -40,6 +40,10 @@ class Draw:
     positions: Tensor
     row_steps: Tensor
 
+    def only(self, index: Tensor) -> Draw:
+        """For some of the R, int64 [R']."""
+        return Draw(self.step, self.rows[index], self.positions[index], self.row_steps[index])
+
 
 class NoiseSource(Protocol):
     """Chooses tokens under noise, and draws the confidences of random remasking.
@@ -54,7 +58,7 @@ class NoiseSource(Protocol):
         lm_head: Tensor | PackedLinear,
         draw: Draw,
         *,
-        temperature: float,
+        temperature: float | Tensor,
         forbidden: Sequence[int],
         mask_token_id: int,
         bias: tuple[Tensor, Tensor] | None = None,
@@ -63,7 +67,8 @@ class NoiseSource(Protocol):
     ) -> TokenConfidence:
         """Tokens and statistics of hidden states [R, H], one row per entry of ``draw``.
 
-        The options are those of :func:`~llada_moe_ops.ops.token_confidence`.
+        ``temperature`` is that of all rows, or float64 [R] where requests have their own. The options are those of
+        :func:`~llada_moe_ops.ops.token_confidence`.
         """
         ...
 
@@ -91,7 +96,7 @@ class CounterNoise:
         lm_head: Tensor | PackedLinear,
         draw: Draw,
         *,
-        temperature: float,
+        temperature: float | Tensor,
         forbidden: Sequence[int],
         mask_token_id: int,
         bias: tuple[Tensor, Tensor] | None = None,
@@ -134,7 +139,7 @@ class RecordedNoise:
         lm_head: Tensor | PackedLinear,
         draw: Draw,
         *,
-        temperature: float,
+        temperature: float | Tensor,
         forbidden: Sequence[int],
         mask_token_id: int,
         bias: tuple[Tensor, Tensor] | None = None,
@@ -142,7 +147,7 @@ class RecordedNoise:
         top_p: float | None = None,
     ) -> TokenConfidence:
         best = ops.token_confidence(hidden, lm_head, forbidden=forbidden, mask_token_id=mask_token_id, bias=bias)
-        if temperature == 0:
+        if not isinstance(temperature, Tensor) and temperature == 0:
             return best
         if self.tokens is None:
             raise ValueError("noise must hold the uniforms of the token choice when temperature is above 0, got none")
@@ -151,7 +156,8 @@ class RecordedNoise:
             logits.scatter_add_(1, *bias)
         choosable = logits.clone()
         choosable[:, [*forbidden, mask_token_id]] = -torch.inf
-        noised = gumbel_noise(choosable, self.tokens[draw.step, draw.rows, draw.positions], temperature)
+        scale = temperature[:, None] if isinstance(temperature, Tensor) else temperature
+        noised = gumbel_noise(choosable, self.tokens[draw.step, draw.rows, draw.positions], scale)
         token = noised.masked_fill(~may_be_drawn(choosable, temperature, top_k, top_p), -torch.inf).argmax(-1)
         logprob = logits.gather(-1, token[:, None]).squeeze(-1) - best.logsumexp
         return best._replace(token=token.to(best.token.dtype), logprob=logprob)
@@ -162,12 +168,14 @@ class RecordedNoise:
         return self.confidence[draw.step, draw.rows, draw.positions]
 
 
-def gumbel_noise(logits: Tensor, uniform: Tensor, temperature: float) -> Tensor:
+def gumbel_noise(logits: Tensor, uniform: Tensor, temperature: float | Tensor) -> Tensor:
     """Noised logits in float64, l − T·log(−log U): same order as the published exp(l) / (−log U)^T."""
     return logits.double() - temperature * (-uniform.double().log()).log()
 
 
-def request_keys(tokens: Tensor, given: Tensor, lengths: Sequence[int], seeds: Sequence[int]) -> Tensor:
+def request_keys(
+    tokens: Tensor, given: Tensor, lengths: Sequence[int], seeds: Sequence[int], *, copies_differ: bool = True
+) -> Tensor:
     """A key per row of the batch, int64 [B]: from its seed, its given tokens, and how many such rows came before.
 
     So a request draws the same noise alone and in any batch, and copies of one prompt still differ.
@@ -175,6 +183,7 @@ def request_keys(tokens: Tensor, given: Tensor, lengths: Sequence[int], seeds: S
     Args:
         tokens: int64 [B, L], real tokens first; given: bool [B, L], false where the row is to be filled.
         lengths: real tokens of each row; seeds: one per row.
+        copies_differ: false where each row brings a seed of its own, so that even copies depend on nothing else.
     """
     keys: list[int] = []
     copies: Counter[bytes] = Counter()
@@ -183,7 +192,7 @@ def request_keys(tokens: Tensor, given: Tensor, lengths: Sequence[int], seeds: S
         content = repr((seed, contents[row, :length].tolist())).encode()
         digest = hashlib.blake2b(content + str(copies[content]).encode(), digest_size=8).digest()
         keys.append(int.from_bytes(digest, "little", signed=True))
-        copies[content] += 1
+        copies[content] += copies_differ
     return torch.tensor(keys, dtype=torch.int64, device=tokens.device)
 
 

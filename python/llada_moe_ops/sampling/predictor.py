@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,11 +12,13 @@ from torch import Tensor
 
 from .. import ops
 from ..ops import TokenConfidence
-from .cache import CachePolicy
+from .cache import Cache
 from .canvas import Canvas
 from .details import Details, Distributions
-from .forward import Forward
+from .forward import Canvases
+from .forwards import build_forward
 from .noise import Draw, NoiseSource
+from .smoothing import IterationSmoothing, Smoother
 
 if TYPE_CHECKING:
     from ..model import LLaDAMoEModel
@@ -46,9 +49,9 @@ class Statistics:
 
 @dataclass(frozen=True)
 class PredictorOptions:
-    """How tokens are chosen; see :func:`generate` for the meaning of each."""
+    """How tokens are chosen; see :func:`generate` for the meaning of each. One temperature, or float64 [B]."""
 
-    temperature: float
+    temperature: float | Tensor
     cfg_scale: float
     remasking: str
     mask_token_id: int
@@ -68,13 +71,15 @@ class Predictor:
         self,
         model: LLaDAMoEModel,
         canvas: Canvas,
-        cache: CachePolicy | None,
+        cache: Cache | None,
         noise: NoiseSource,
         options: PredictorOptions,
+        smoothing: IterationSmoothing | None = None,
     ) -> None:
         self.model = model
         self.canvas = canvas
-        self.forward = Forward(model, cache)
+        self.forward = build_forward(model, cache, canvas, 1 if options.cfg_scale == 0 else 2)
+        self.smoother = None if smoothing is None else Smoother(model, smoothing)
         self.noise = noise
         self.options = options
         self.forward_passes = 0
@@ -89,20 +94,18 @@ class Predictor:
             FloatingPointError: NaN or infinity in the hidden states or logits.
         """
         row, slot = masked.nonzero(as_tuple=True)
-        position = positions[row, slot]
-        hidden = self._hidden(rows, positions, index, row, position)
-        draw = Draw(step, rows[row], position, self.row_steps[rows[row]])
+        position, steps = positions[row, slot], self.row_steps[rows]
+        added = None if self.smoother is None else self.smoother.added(rows, self._open(rows, positions), index)
+        hidden = self._hidden(rows, positions, index, added, row, position)
+        draw = Draw(step, rows[row], position, steps[row])
         self.row_steps[rows] += 1
         best = self._choose(hidden, draw)
         if not bool(hidden.isfinite().all() & best.logprob.isfinite().all()):
             raise FloatingPointError("the model's logits are not finite")
-
-        def dense(values: Tensor) -> Tensor:
-            grid = torch.zeros(masked.shape, dtype=values.dtype, device=values.device)
-            return grid.index_put((row, slot), values)
-
         whole = self._whole(hidden, best, rows, row, slot, masked)
-        return self._statistics(best, draw, whole, positions, masked, index, dense)
+        if self.smoother is not None:
+            self.smoother.keep(whole, steps)
+        return self._statistics(best, draw, whole, positions, masked, index, steps)
 
     def in_fixed_sizes(
         self, rows: Tensor, positions: Tensor, masked: Tensor, run: Callable[[Tensor], Tensor]
@@ -121,7 +124,7 @@ class Predictor:
         if scale == 0:
             hidden = run(tokens)
         else:
-            both = run(torch.cat([tokens, self._without_given(rows, tokens)]))
+            both = run(torch.cat([tokens, self.without_given(rows, tokens)]))
             hidden = guide(both[: len(rows)], both[len(rows) :], scale)
         hidden = hidden.flatten(0, 1)
         everywhere, steps = rows[:, None].expand_as(positions), self.row_steps[rows]
@@ -138,7 +141,7 @@ class Predictor:
             for size, shape in zip(masked.shape, ((-1, 1), (1, -1)), strict=True)
         )
         whole = self._whole(hidden, best, rows, row, slot, masked)
-        return self._statistics(best, draw, whole, positions, masked, -1, dense), (finite | ~masked).all()
+        return self._statistics(best, draw, whole, positions, masked, -1, steps, dense), (finite | ~masked).all()
 
     @property
     def passes_per_step(self) -> int:
@@ -159,10 +162,12 @@ class Predictor:
         positions: Tensor,
         masked: Tensor,
         index: int,
-        dense: Callable[[Tensor], Tensor],
+        steps: Tensor,
+        dense: Callable[[Tensor], Tensor] | None = None,
     ) -> Statistics:
-        """``dense`` lays values [R] out in [A, W]."""
+        """``dense`` lays values [R] out in [A, W]; None: where ``whole`` says."""
         hidden = whole.hidden
+        dense = dense or partial(_laid_out, whole, masked)
 
         def statistics(best: TokenConfidence, bias: tuple[Tensor, Tensor] | None = None) -> Statistics:
             return Statistics(
@@ -179,11 +184,23 @@ class Predictor:
             bias = (tokens[whole.row, whole.slot], values[whole.row, whole.slot])
             return statistics(self._choose(hidden, draw, bias), bias)
 
+        def only(rows: Tensor) -> Statistics:
+            part, own = whole.only(rows)
+            chosen = TokenConfidence(*(values[own] for values in best))
+            return self._statistics(chosen, draw.only(own), part, positions[rows], masked[rows], index, steps[rows])
+
         tokens = self.canvas.tokens[whole.rows].gather(1, positions.clamp(max=self.canvas.tokens.shape[1] - 1))
-        details = Details(whole.rows, index, tokens, masked, lambda: dense(self.noise.uniform(draw)), whole, biased)
+        uniform = lambda: dense(self.noise.uniform(draw))  # noqa: E731
+        details = Details(whole.rows, index, steps, tokens, masked, uniform, whole, biased, only)
         return statistics(best)
 
-    def _hidden(self, rows: Tensor, block: Tensor, index: int, row: Tensor, position: Tensor) -> Tensor:
+    def _open(self, rows: Tensor, positions: Tensor) -> Tensor:
+        """Which of the rows' positions [A, W] are masked; meaningless past a row's end."""
+        return self.canvas.to_fill[rows].gather(1, positions.clamp(max=self.canvas.tokens.shape[1] - 1))
+
+    def _hidden(
+        self, rows: Tensor, block: Tensor, index: int, added: Tensor | None, row: Tensor, position: Tensor
+    ) -> Tensor:
         """Final hidden states [R, H] of position[r] in the canvas rows[row[r]].
 
         With guidance w they are u + (w + 1)(l − u), u being those of the canvas with its given tokens masked: the
@@ -191,33 +208,35 @@ class Predictor:
         """
         canvas, scale = self.canvas, self.options.cfg_scale
         tokens, mask, lengths = canvas.tokens[rows], canvas.attention_mask(rows), canvas.lengths[rows]
+        filled = canvas.filled[rows]
         self.forward_passes += self.passes_per_step
         if scale == 0:
-            return self.forward(
-                rows, tokens, mask, block=block, lengths=lengths, index=index, row=row, position=position
-            )
-        both = self.forward(
+            return self.forward(Canvases(rows, tokens, mask, filled, block, lengths, index, added), row, position)
+        twice = Canvases(
             torch.cat([rows, rows + len(canvas.tokens)]),
-            torch.cat([tokens, self._without_given(rows, tokens)]),
+            torch.cat([tokens, self.without_given(rows, tokens)]),
             None if mask is None else torch.cat([mask, mask]),
-            block=torch.cat([block, block]),
-            lengths=torch.cat([lengths, lengths]),
-            index=index,
-            row=torch.cat([row, row + len(rows)]),
-            position=torch.cat([position, position]),
+            torch.cat([filled, filled]),
+            torch.cat([block, block]),
+            torch.cat([lengths, lengths]),
+            index,
+            None if added is None else torch.cat([added, added]),
         )
+        both = self.forward(twice, torch.cat([row, row + len(rows)]), torch.cat([position, position]))
         return guide(both[: len(row)], both[len(row) :], scale)
 
-    def _without_given(self, rows: Tensor, tokens: Tensor) -> Tensor:
+    def without_given(self, rows: Tensor, tokens: Tensor) -> Tensor:
+        """The canvases [A, L] of ``rows`` with their given tokens masked, for guidance."""
         return tokens.masked_fill(~self.canvas.filled[rows], self.options.mask_token_id)
 
     def _choose(self, hidden: Tensor, draw: Draw, bias: tuple[Tensor, Tensor] | None = None) -> TokenConfidence:
         options = self.options
+        temperature = options.temperature
         return self.noise.choose(
             hidden,
             self.model.lm_head,
             draw,
-            temperature=options.temperature,
+            temperature=temperature[draw.rows] if isinstance(temperature, Tensor) else temperature,
             forbidden=options.forbidden,
             mask_token_id=options.mask_token_id,
             bias=bias,
@@ -243,6 +262,11 @@ class Predictor:
         for token in unconfident:
             probability = probability.masked_fill(best.token == token, 0.0)
         return probability
+
+
+def _laid_out(whole: Distributions, masked: Tensor, values: Tensor) -> Tensor:
+    grid = torch.zeros(masked.shape, dtype=values.dtype, device=values.device)
+    return grid.index_put((whole.row, whole.slot), values)
 
 
 def guide(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:

@@ -11,27 +11,29 @@ from torch import Tensor
 
 from . import _arguments as arguments
 from ._arguments import TokenIds, require
-from .cache import CachePolicy
+from .cache import Cache
 from .canvas import Canvas
+from .growth import Growth
 from .loop import denoise
 from .noise import NoiseSource
 from .options import SamplerOptions
 from .result import GenerationResult
 from .schedule import Schedule
+from .smoothing import IterationSmoothing
 from .trace import TraceStep
 from .unmaskers import Unmasker, build_unmasker
 
 if TYPE_CHECKING:
     from ..model import LLaDAMoEModel
 
-DEFAULT_BLOCK_LENGTH = 128
+DEFAULT_GEN_LENGTH = DEFAULT_BLOCK_LENGTH = 128
 
 
 def generate(
     model: LLaDAMoEModel,
     prompt_ids: TokenIds,
     *,
-    gen_length: int = 128,
+    gen_length: int | None = None,
     block_length: int | None = None,
     steps: int | None = None,
     temperature: float = 0.0,
@@ -41,7 +43,8 @@ def generate(
     remasking: str = "low_confidence",
     attention_mask: Tensor | None = None,
     unmasker: str | Unmasker = "fixed",
-    cache: str | CachePolicy = "none",
+    cache: str | Cache = "none",
+    smoothing: str | IterationSmoothing = "none",
     seed: int | Sequence[int] | None = None,
     mask_token_id: int | None = None,
     eos_token_id: int | None = None,
@@ -50,6 +53,7 @@ def generate(
     suppress_eos_confidence: bool = False,
     stop_at_eos: bool = False,
     noise: NoiseSource | None = None,
+    grow: Growth | None = None,
     on_step: Callable[[TraceStep], None] | None = None,
 ) -> GenerationResult:
     """Continue prompts with the published sampler of LLaDA (arXiv 2502.09992; 2509.24389 for LLaDA-MoE).
@@ -60,7 +64,7 @@ def generate(
     Args:
         model: a loaded model.
         prompt_ids: int32 or int64 [B, P], or B lists of different lengths, which are padded on the left and masked.
-        gen_length: G, tokens to generate; a multiple of ``block_length``. 0 returns the prompts.
+        gen_length: G, tokens to generate; a multiple of ``block_length``. 0 returns the prompts, None takes 128.
         block_length: blocks are finished one after another; None takes 128, or ``gen_length`` when that is less.
         steps: over all blocks, a multiple of their number; None commits one token a step.
         temperature: of the Gumbel noise on the logits when a token is chosen; 0 takes the most probable.
@@ -74,7 +78,10 @@ def generate(
         unmasker: the commit rule: a name in ``UNMASKERS``, with parameters as in "threshold:0.8" or
             "hierarchical:0.9,low_threshold=0.5", or an object. Rules that decide the count themselves end a block as
             soon as nothing is masked; ``steps`` then only bounds how slow they may be.
-        cache: what a step need not recompute, a name in ``CACHES`` or an object; "none" is exact.
+        cache: what a step need not recompute, a name in ``CACHES``, with parameters as in "vicinity:8", or an object;
+            "none" is exact, and for models trained block-causally "block_causal".
+        smoothing: "iteration" tells each step what masked positions last predicted, with parameters or as an
+            :class:`IterationSmoothing`; "none" doesn't.
         seed: one for all rows, or one per row; None draws one from torch's global generator. A row's noise depends on
             its seed, its prompt and, for copies of one prompt in a batch, on how many came before.
         mask_token_id: None takes the config's. It is never predicted; in a prompt it is text.
@@ -86,6 +93,8 @@ def generate(
         stop_at_eos: end a row at an end-of-text in a finished block: what follows becomes end-of-text and its work is
             not done. The published sampler fills everything.
         noise: where random numbers come from; None is counter-based noise from ``seed``.
+        grow: finds the length of each row, instead of ``gen_length`` and ``steps``; G is the longest, and shorter rows
+            end in end-of-text.
         on_step: called with each :class:`TraceStep`.
 
     Returns:
@@ -97,7 +106,7 @@ def generate(
         NonFiniteLogitsError: the model broke down; the trace so far is attached.
     """
     options = SamplerOptions(
-        temperature, cfg_scale, remasking, unmasker, cache, seed, mask_token_id, eos_token_id, eot_token_id,
+        temperature, cfg_scale, remasking, unmasker, cache, smoothing, seed, mask_token_id, eos_token_id, eot_token_id,
         suppress_eos, suppress_eos_confidence, stop_at_eos, noise, on_step, top_k, top_p,
     )  # fmt: skip
     started = time.perf_counter()
@@ -109,22 +118,32 @@ def generate(
     if real is not None:
         require(bool(real.any(1).all()), "prompt_ids", "at least one real token per row", "an empty prompt")
         require(bool(real[:, -1].all()), "attention_mask", "1 at the prompt's end (padding on the left)", "0")
-    arguments.integer("gen_length", gen_length, 0)
-    length = min(DEFAULT_BLOCK_LENGTH, gen_length) or 1 if block_length is None else block_length
-    arguments.integer("block_length", length, 1)
-    require(gen_length % length == 0, "gen_length", f"a multiple of block_length {length}", gen_length)
-    blocks = gen_length // length
-    masks = prompts.new_full((batch, gen_length), mask_id)
-    layout = torch.cat([prompts, masks], dim=1)
+    passes = 0
+    if grow is None:
+        gen_length = DEFAULT_GEN_LENGTH if gen_length is None else arguments.integer("gen_length", gen_length, 0)
+        length = min(DEFAULT_BLOCK_LENGTH, gen_length) or 1 if block_length is None else block_length
+        arguments.integer("block_length", length, 1)
+        require(gen_length % length == 0, "gen_length", f"a multiple of block_length {length}", gen_length)
+        masks = prompts.new_full((batch, gen_length), mask_id)
+        filled = torch.ones_like(masks, dtype=torch.bool)
+    else:
+        for name, given in (("gen_length", gen_length), ("steps", steps), ("suppress_eos", suppress_eos or None)):
+            require(given is None, name, "left out where grow finds the length", given)
+        length = DEFAULT_BLOCK_LENGTH if block_length is None else arguments.integer("block_length", block_length, 1)
+        masks, filled, passes = _grown(model, grow, prompts, real, mask_id, options.end_token(model.config))
+    blocks = -(-masks.shape[1] // length)
+    if real is not None or not bool(filled.all()):
+        real = torch.cat([torch.ones_like(prompts, dtype=torch.bool) if real is None else real, filled], dim=1)
     canvas = Canvas.build(
-        layout,
-        torch.arange(layout.shape[1], device=layout.device).expand_as(layout) >= prompt_length,
-        None if real is None else torch.cat([real, real.new_ones(batch, gen_length)], dim=1),
-        torch.full_like(layout[:, 0], prompt_length),
+        torch.cat([prompts, masks], dim=1),
+        torch.cat([torch.zeros_like(prompts, dtype=torch.bool), filled], dim=1),
+        real,
+        prompts.new_full((batch,), prompt_length),
         blocks,
         length,
+        aligned=options.aligned_blocks,
     )
-    return _fill(model, canvas, options, steps_per_block(steps, blocks), prompt_length, started)
+    return fill(model, canvas, options, steps_per_block(steps, blocks), prompt_length, started, passes)
 
 
 def infill(
@@ -141,7 +160,8 @@ def infill(
     cfg_scale: float = 0.0,
     remasking: str = "low_confidence",
     unmasker: str | Unmasker = "fixed",
-    cache: str | CachePolicy = "none",
+    cache: str | Cache = "none",
+    smoothing: str | IterationSmoothing = "none",
     seed: int | Sequence[int] | None = None,
     mask_token_id: int | None = None,
     eos_token_id: int | None = None,
@@ -165,7 +185,7 @@ def infill(
     The other arguments, the result and the errors are those of :func:`generate`, the given text being the prompt.
     """
     options = SamplerOptions(
-        temperature, cfg_scale, remasking, unmasker, cache, seed, mask_token_id, eos_token_id, eot_token_id,
+        temperature, cfg_scale, remasking, unmasker, cache, smoothing, seed, mask_token_id, eos_token_id, eot_token_id,
         suppress_eos, suppress_eos_confidence, stop_at_eos, noise, on_step, top_k, top_p,
     )  # fmt: skip
     started = time.perf_counter()
@@ -183,7 +203,20 @@ def infill(
     blocks = -(-columns // length)
     first = layout.new_zeros(len(layout)) if real is None else real.int().argmax(1)
     canvas = Canvas.build(torch.where(fill_mask, mask_id, layout), fill_mask, real, first, blocks, length)
-    return _fill(model, canvas, options, steps_per_block(steps, blocks), 0, started)
+    return fill(model, canvas, options, steps_per_block(steps, blocks), 0, started)
+
+
+def _grown(
+    model: LLaDAMoEModel, grow: Growth, prompts: Tensor, real: Tensor | None, mask_id: int, end: int | None
+) -> tuple[Tensor, Tensor, int]:
+    """Masks int64 [B, G] with end-of-text behind those of shorter rows, where they are, and the passes it took."""
+    if end is None:
+        raise ValueError("eos_token_id must be given when grow is set, got None")
+    rows = list(prompts) if real is None else [row[own] for row, own in zip(prompts, real, strict=True)]
+    lengths, passes = grow.lengths(model, rows, mask_id, end)
+    columns = torch.arange(max(lengths, default=0), device=prompts.device)
+    filled = columns < torch.tensor(lengths, device=prompts.device)[:, None]
+    return torch.where(filled, mask_id, end), filled, passes
 
 
 def steps_per_block(steps: int | None, blocks: int) -> int | None:
@@ -197,14 +230,19 @@ def steps_per_block(steps: int | None, blocks: int) -> int | None:
 
 
 @torch.no_grad()
-def _fill(
+def fill(
     model: LLaDAMoEModel,
     canvas: Canvas,
     options: SamplerOptions,
-    steps: int | None,
+    steps: int | Sequence[int | None] | None,
     prompt_length: int,
     started: float,
+    passes: int = 0,
 ) -> GenerationResult:
+    """What every entry comes to: fill a canvas in place.
+
+    ``steps`` are those of a block, of all rows or one per row; ``passes`` were made before.
+    """
     longest, limit = canvas.tokens.shape[1], model.config.max_position_embeddings
     name = "prompt_ids and gen_length" if prompt_length else "input_ids"
     require(longest <= limit, name, f"at most max_position_embeddings {limit} positions together", longest)
@@ -214,12 +252,11 @@ def _fill(
         predictor,
         Schedule(steps),
         build_unmasker(options.unmasker),
-        end_token=end if options.stop_at_eos else None,
+        stopping=options.stopping(model.config, canvas),
         on_step=options.on_step,
     )
     filled = canvas.tokens[canvas.filled]
     tokens = filled.numel() if end is None else int((filled != end).sum())
     seconds = time.perf_counter() - started
-    return GenerationResult(
-        canvas.sequences(), prompt_length, trace, predictor.forward_passes, predictor.row_steps, tokens, seconds
-    )
+    passes += predictor.forward_passes
+    return GenerationResult(canvas.sequences(), prompt_length, trace, passes, predictor.row_steps, tokens, seconds)

@@ -49,12 +49,17 @@ class NonFiniteLogitsError(ValueError):
     Attributes:
         step: the step at which it happened.
         trace: every step before it.
+        layer: the first whose output is not finite; None where it is the embedding, the final norm or the head, as the
+            message tells.
     """
 
-    def __init__(self, step: int, trace: Trace) -> None:
-        super().__init__(f"the model's logits are not finite at step {step}; are the weights damaged?")
+    def __init__(self, step: int, trace: Trace, layer: int | None, where: str) -> None:
+        super().__init__(
+            f"the model's logits are not finite at step {step}, first behind {where}; are the weights damaged?"
+        )
         self.step = step
         self.trace = trace
+        self.layer = layer
 
 
 @dataclass
@@ -79,6 +84,13 @@ class Trace:
         for step in self.steps:
             steps[step.rows, step.positions] = step.step
         return steps
+
+    def probabilities(self) -> Tensor:
+        """The probability with which each token was committed, float32 [B, L]; 1 for given ones."""
+        probabilities = torch.ones_like(self.initial, dtype=torch.float32)
+        for step in self.steps:
+            probabilities[step.rows, step.positions] = step.probabilities
+        return probabilities
 
     def to_dict(self) -> dict[str, Any]:
         """The trace in plain numbers: ``initial`` and ``steps``."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from tokenizers import Tokenizer
 
-from ..sampling import CachePolicy, Unmasker, generate, infill
+from ..sampling import Cache, Unmasker, generate, infill
 from .tasks import EVALUATION_TASKS, MASK, Example, draw
 from .vocabulary import END_OF_TEXT, MASK_TOKEN, chat_prompt
 
@@ -27,7 +27,7 @@ class Decoding:
     """How answers are generated, as :func:`~llada_moe_ops.generate` takes it."""
 
     unmasker: str | Unmasker = "fixed"
-    cache: str | CachePolicy = "none"
+    cache: str | Cache = "none"
     block_length: int | None = None
 
 

@@ -9,6 +9,7 @@ from .confident import (
 )
 from .history import CreditUnmasker, KlassUnmasker, ProphetUnmasker, RowHistory
 from .ordered import EntropyUnmasker, FixedUnmasker, MarginUnmasker, RandomUnmasker
+from .per_row import PerRowUnmasker, put_together
 from .revising import EditingUnmasker, RemaskUnmasker
 from .specification import UNMASKERS, build_unmasker
 from .unmasker import Decision, Unmasker, decide, ranks
@@ -26,6 +27,7 @@ __all__ = [
     "KlassUnmasker",
     "LocalLeapUnmasker",
     "MarginUnmasker",
+    "PerRowUnmasker",
     "ProphetUnmasker",
     "RandomUnmasker",
     "RemaskUnmasker",
@@ -34,5 +36,6 @@ __all__ = [
     "Unmasker",
     "build_unmasker",
     "decide",
+    "put_together",
     "ranks",
 ]

@@ -23,18 +23,25 @@ class ThresholdUnmasker:
 
     Args:
         threshold: from 0 to 1.
+        decay: from 0 to 1; above 0, the threshold at a row's own step i is max(1 − decay · i, ``threshold``): dInfer's
+            rule beside iteration smoothing, with 0.02.
     """
 
     threshold: float = 0.9
+    decay: float = 0.0
     adaptive = True
 
     def __post_init__(self) -> None:
         arguments.fraction("threshold", self.threshold)
+        arguments.fraction("decay", self.decay)
 
     def select(self, statistics: Statistics, masked: Tensor, quota: Tensor) -> Tensor:
         confidence = statistics.confidence.masked_fill(~masked, -torch.inf)
-        needed = (confidence.amax(1, keepdim=True) - _TIE).clamp(max=self.threshold)
-        return masked & (confidence >= needed)
+        needed = confidence.amax(1, keepdim=True) - _TIE
+        if self.decay > 0:
+            falling = (1 - self.decay * statistics.details.steps.double()).clamp(min=self.threshold)
+            return masked & (confidence >= torch.minimum(needed, falling.float()[:, None]))
+        return masked & (confidence >= needed.clamp(max=self.threshold))
 
 
 @dataclass

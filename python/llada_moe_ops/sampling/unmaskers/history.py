@@ -54,6 +54,7 @@ class CreditUnmasker:
     decay: float = 0.8
     boost: float = 0.2
     adaptive = True
+    compares_steps = True
     _tokens: RowHistory = field(default_factory=RowHistory, init=False, repr=False, compare=False)
     _credit: RowHistory = field(default_factory=RowHistory, init=False, repr=False, compare=False)
 
@@ -99,6 +100,7 @@ class KlassUnmasker:
     divergence: float = 0.01
     history: int = 2
     adaptive = True
+    compares_steps = True
     _stable: RowHistory = field(default_factory=RowHistory, init=False, repr=False, compare=False)
     _earlier: Distributions | None = field(default=None, init=False, repr=False, compare=False)
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from torch import Tensor
 
 from ..predictor import Statistics
 from .unmasker import ranks
 
 
+@dataclass
 class FixedUnmasker:
     """The published rule (LLaDA, arXiv 2502.09992): the schedule's count of positions of highest confidence."""
 
@@ -18,6 +21,7 @@ class FixedUnmasker:
         return (ranks(statistics.confidence, masked) < quota[:, None]) & masked
 
 
+@dataclass
 class RandomUnmasker:
     """The schedule's count in random order, as masked diffusion is trained (arXiv 2502.09992); the baseline of others.
 
@@ -31,6 +35,7 @@ class RandomUnmasker:
         return (ranks(statistics.details.uniform(), masked) < quota[:, None]) & masked
 
 
+@dataclass
 class MarginUnmasker:
     """The schedule's count of positions where the token is furthest before the second-best (Dream, arXiv 2508.15487).
 
@@ -46,6 +51,7 @@ class MarginUnmasker:
         return (ranks(margin, masked) < quota[:, None]) & masked
 
 
+@dataclass
 class EntropyUnmasker:
     """The schedule's count of positions whose distribution has the lowest entropy (Dream, arXiv 2508.15487)."""
 

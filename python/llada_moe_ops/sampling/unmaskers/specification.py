@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from difflib import get_close_matches
 
-from .._names import choose
+from .._specification import build_part
 from .confident import (
     EntropyBoundUnmasker,
     FactorUnmasker,
@@ -54,44 +53,15 @@ def build_unmasker(unmasker: str | Unmasker) -> Unmasker:
             raise TypeError(f"unmasker must be a name or an object with select(), got {type(unmasker).__name__}")
         return unmasker
     first, *others = unmasker.split("+")
-    built = _build(first, {})
+    built = build_part("unmasker", first, UNMASKERS)
     for other in others:
-        built = _build(other, {"rule": built})
+        built = _around(built, other)
     return built
 
 
-def _build(written_rule: str, values: dict[str, object]) -> Unmasker:
-    name, _, written = written_rule.partition(":")
-    rule = choose("unmasker", name, UNMASKERS)
-    parameters = list(inspect.signature(rule).parameters)
-    if "rule" in values and "rule" not in parameters:
-        revising = [key for key, other in UNMASKERS.items() if "rule" in inspect.signature(other).parameters]
+def _around(rule: Unmasker, written: str) -> Unmasker:
+    name = written.partition(":")[0]
+    revising = [key for key, other in UNMASKERS.items() if "rule" in inspect.signature(other).parameters]
+    if name in UNMASKERS and name not in revising:
         raise ValueError(f"unmasker after '+' must be one of {', '.join(map(repr, revising))}, got {name!r}")
-    known = [key for key in parameters if key != "rule"]
-    for place, item in enumerate(filter(None, written.split(","))):
-        key, equals, value = item.rpartition("=")
-        if not equals:
-            if place >= len(known):
-                raise ValueError(f"unmasker {name!r} must have {_listed(known)}, got the further value {item!r}")
-            key = known[place]
-        if key not in known:
-            close = get_close_matches(key, known, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise ValueError(f"unmasker {name!r} must have {_listed(known)}, got {key!r}{hint}")
-        if key in values:
-            raise ValueError(f"unmasker {name!r} must have {key} once, got {written_rule!r}")
-        values[key] = _value(value)
-    return rule(**values)
-
-
-def _listed(known: list[str]) -> str:
-    return f"parameters among {', '.join(known)}" if known else "no parameters"
-
-
-def _value(written: str) -> int | float | str:
-    for kind in (int, float):
-        try:
-            return kind(written)
-        except ValueError:
-            continue
-    return written
+    return build_part("unmasker", written, UNMASKERS, {"rule": rule})

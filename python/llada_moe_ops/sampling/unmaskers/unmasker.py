@@ -43,8 +43,12 @@ class Unmasker(Protocol):
     decisions on the host depend on what tensors hold: on a GPU, steps become CUDA graphs. Its ``masked`` may have rows
     without a position, and quota 0, where it commits none.
 
-    One with an attribute ``revises`` that is true is also told the predictions in place of the tokens that it has
-    written in this block, and may replace or mask them; rows that it calls unfinished come without a masked position.
+    One with an attribute ``revises`` that is true, or bool [B] of the whole batch's rows, is also told the predictions
+    in place of the tokens that it has written in this block, and may replace or mask them; rows that it calls
+    unfinished come without a masked position.
+
+    One with an attribute ``compares_steps`` that is true takes what a position has predicted at several steps for
+    several observations; caches that repeat predictions are refused.
     """
 
     adaptive: bool

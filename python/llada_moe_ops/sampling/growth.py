@@ -1,0 +1,101 @@
+"""How long a reply should be, asked of the model before it is written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from .. import ops
+from . import _arguments as arguments
+from ._arguments import require
+
+if TYPE_CHECKING:
+    from ..model import LLaDAMoEModel
+
+
+@dataclass(frozen=True)
+class Growth:
+    """Adds masks until the model sees the reply's end among them (DAEDAL, arXiv 2508.00819, its first stage).
+
+    A model that finds a canvas too short predicts no end-of-text at its end. A reply starts with ``initial`` masks and
+    gets ``stride`` more as long as its confidence in an end is below ``threshold``: the sum of the probabilities of
+    end-of-text at the last ``window`` masks where it is the likeliest token, divided by ``window``. Each addition costs
+    a forward pass of the rows that still grow. As published, but for the 16 end-of-text tokens that its code then puts
+    behind the reply, and for the masks that its second stage inserts while the reply is written.
+
+    Attributes:
+        initial: masks at the start, at least 1.
+        most: masks at the end; a reply never goes beyond the model's positions either.
+        stride: masks added at once.
+        threshold: from 0 to 1.
+        window: the masks whose end-of-text makes full confidence, at least 1.
+    """
+
+    initial: int = 64
+    most: int = 2048
+    stride: int = 8
+    threshold: float = 0.5
+    window: int = 32
+
+    def __post_init__(self) -> None:
+        for name in ("initial", "stride", "window"):
+            arguments.integer(name, getattr(self, name), 1)
+        arguments.integer("most", self.most, 1)
+        require(self.most >= self.initial, "most", f"at least initial {self.initial}", self.most)
+        arguments.fraction("threshold", self.threshold)
+
+    @torch.no_grad()
+    def lengths(
+        self, model: LLaDAMoEModel, prompts: Sequence[Tensor], mask_token: int, end_token: int
+    ) -> tuple[list[int], int]:
+        """How many masks each prompt int64 [P] should have behind it, and how many forward passes it took to know.
+
+        A prompt's number depends on that prompt alone.
+        """
+        limit = model.config.max_position_embeddings
+        most = [min(self.most, limit - len(prompt)) for prompt in prompts]
+        lengths = [min(self.initial, bound) for bound in most]
+        growing = [row for row, length in enumerate(lengths) if length < most[row]]
+        passes = 0
+        while growing:
+            passes += 1
+            confidence = self._confidence(
+                model, [prompts[row] for row in growing], [lengths[row] for row in growing], mask_token, end_token
+            )
+            growing = [row for row, found in zip(growing, confidence, strict=True) if found < self.threshold]
+            for row in growing:
+                lengths[row] = min(lengths[row] + self.stride, most[row])
+            growing = [row for row in growing if lengths[row] < most[row]]
+        return lengths, passes
+
+    def _confidence(
+        self, model: LLaDAMoEModel, prompts: Sequence[Tensor], lengths: Sequence[int], mask_token: int, end_token: int
+    ) -> list[float]:
+        """Of each canvas in an end-of-text."""
+        tokens, masked, real = with_masks(prompts, lengths, mask_token)
+        hidden = model.hidden(tokens, None if bool(real.all()) else real)[masked]
+        best = ops.token_confidence(hidden, model.lm_head, mask_token_id=mask_token)
+        # In double, where such a sum does not depend on its order.
+        ends = torch.zeros(tokens.shape, dtype=torch.float64, device=tokens.device)
+        ends[masked] = best.logprob.exp().double().masked_fill(best.token != end_token, 0)
+        counted = (ends > 0).flip(1).cumsum(1).flip(1) <= self.window
+        return ((ends * counted).sum(1) / self.window).tolist()
+
+
+def with_masks(prompts: Sequence[Tensor], lengths: Sequence[int], mask_token: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Prompts int64 [P] with masks behind them, padded on the right with more masks.
+
+    Returns:
+        tokens int64 [B, L]; what is to be filled, and what is no padding, bool [B, L].
+    """
+    pairs = zip(prompts, lengths, strict=True)
+    rows = [torch.nn.functional.pad(row, (0, more), value=mask_token) for row, more in pairs]
+    tokens = pad_sequence(rows, batch_first=True, padding_value=mask_token)
+    index = torch.arange(tokens.shape[1], device=tokens.device)
+    starts, ends = (torch.tensor([len(row) for row in each], device=tokens.device)[:, None] for each in (prompts, rows))
+    return tokens, (index >= starts) & (index < ends), index < ends

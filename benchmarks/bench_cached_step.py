@@ -25,7 +25,7 @@ from llada_moe_ops.machine import machine_facts
 from llada_moe_ops.sampling.cache import build_cache
 from llada_moe_ops.sampling.canvas import Canvas
 from llada_moe_ops.sampling.forward import Canvases
-from llada_moe_ops.sampling.forwards import build_forward
+from llada_moe_ops.sampling.passes import build_forward
 from torch import Tensor
 
 from .bench_step import FORMATS, random_model

@@ -13,7 +13,7 @@ from tests.ops.budget import AVAILABLE, ISAS, forced_isa
 with suppress(ModuleNotFoundError):  # a machine that only runs make gpu-check may lack it
     from hypothesis import settings
 
-    settings.register_profile("thorough", max_examples=5000)
+    settings.register_profile("thorough", max_examples=2500)
 
 
 @pytest.fixture(params=ISAS if AVAILABLE else ["reference"])

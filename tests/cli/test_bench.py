@@ -84,6 +84,16 @@ def test_decode(command: Command, checkpoint: Path, tmp_path: Path) -> None:
     assert plot.read_bytes().startswith(b"\x89PNG")
 
 
+def test_decode_leaves_out_what_does_not_go_together(command: Command, checkpoint: Path, tmp_path: Path) -> None:
+    path = tmp_path / "decode.json"
+    pairs = ("--unmasker", "klass", "--cache", "interval", "--cache", "prefix")
+    done = command("bench", "decode", "sort", "-m", checkpoint, "--count", "1", *pairs, "--json", path)
+    assert done.code == 0, done.err
+    assert done.err.startswith("left out: klass under interval: unmasker KlassUnmasker compares")
+    values = json.loads(path.read_text(encoding="utf-8"))
+    assert [(one["unmasker"], one["cache"]) for one in values["pairs"]] == [("fixed", "none"), ("klass", "prefix")]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -28,6 +28,7 @@ from .conftest import Command
         (("infill", "[MASK]", "--smoothing", "iteraton"), "did you mean 'iteration'"),
         (("generate", "x", "--unmasker", "treshold:0.9"), "did you mean 'threshold'"),
         (("infill", "[MASK]", "--unmasker", "threshold:9"), "threshold must be from 0 to 1, got 9"),
+        (("eval", "sort", "--smoothing", "iteration:limit=x"), "limit must be a number, got str"),
         (("eval", "sort", "--unmasker", "fixed:9"), "'fixed' must have no parameters"),
         (("generate", "x", "--dtype", "float16"), "bfloat16"),
         (("generate", "x", "--quantization", "int2"), "int4"),

@@ -10,10 +10,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from llada_moe_ops import LLaDAMoEModel, generate, infill
 from llada_moe_ops.model.inputs import KeyMask, Place
-from llada_moe_ops.sampling import GenerationResult, predictor
+from llada_moe_ops.sampling import (
+    GenerationResult,
+    Growth,
+    NonFiniteLogitsError,
+    Request,
+    generate_requests,
+    predictor,
+)
 from llada_moe_ops.sampling.cache import BlockCausalCache
 from llada_moe_ops.sampling.forward import Canvases
 from torch import Tensor
+
+from tests.golden import GOLDEN
 
 from .models import load, random_prompts
 
@@ -112,6 +121,30 @@ def test_infilled_rows_that_skip_blocks(monkeypatch: pytest.MonkeyPatch) -> None
     assert kept.trace.to_dict() == expected.trace.to_dict()
     for index, row in enumerate(ids):
         assert torch.equal(kept.sequences[index, -len(row) :], infill(model, [row], **call).sequences[0])
+
+
+def test_whole_passes_have_the_mask_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that find a reply's length, and the one that finds where numbers stopped being finite."""
+    hidden, sizes = LLaDAMoEModel.hidden, []
+
+    def watched(model: LLaDAMoEModel, *arguments: Any, block_size: int | None = None, **named: Any) -> Tensor:
+        sizes.append(block_size)
+        return hidden(model, *arguments, block_size=block_size, **named)
+
+    model, grow = load("base-fp32"), Growth(initial=4, most=12, stride=4)
+    call: dict[str, Any] = {"block_length": 4, "cache": "block_causal", "grow": grow, "eos_token_id": 17}
+    with monkeypatch.context() as patch:
+        patch.setattr(LLaDAMoEModel, "hidden", watched)
+        patch.setattr(predictor, "build_forward", Uncached)
+        generate(model, prompts([5, 9]), **call)
+        generate_requests(model, [Request(row) for row in prompts([5, 9])], **call)
+        grown = len(sizes)
+        broken = LLaDAMoEModel.from_pretrained(GOLDEN / "base-fp32", dtype=torch.float32)
+        broken.norm.weight.data.fill_(torch.nan)
+        with pytest.raises(NonFiniteLogitsError):
+            generate(broken, prompts([5]), gen_length=8, block_length=4, cache="block_causal")
+    assert set(sizes) == {4}
+    assert len(sizes) == grown + 2  # the step's and the search's
 
 
 def test_what_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:

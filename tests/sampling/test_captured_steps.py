@@ -29,7 +29,7 @@ from llada_moe_ops.sampling.canvas import Canvas
 from llada_moe_ops.sampling.captured_steps import BlockState, CapturedSteps
 from llada_moe_ops.sampling.options import SamplerOptions
 from llada_moe_ops.sampling.stopping import Stopping
-from llada_moe_ops.sampling.unmaskers import FixedUnmasker
+from llada_moe_ops.sampling.unmaskers import FixedUnmasker, MarginUnmasker, RandomUnmasker, put_together
 from torch import Tensor
 
 from tests.captured import CAPTURABLE_CACHES, on_the_device_alone, record_eagerly
@@ -147,6 +147,22 @@ def test_cuda_kernels_within_captured_steps(recorded: Recorded, seed: int, cache
         assert torch.equal(found.sequences, generate(tiny(), PROMPTS, **options).sequences)
 
 
+@needs_emulator
+def test_cuda_kernels_under_settings_of_rows(recorded: Recorded) -> None:
+    requests = [
+        Request([5, 6, 7], 6, temperature=0.3, seed=1),
+        Request([9, 8, 7, 6, 5], 4, unmasker="margin"),
+        Request([9], 5, unmasker="random", temperature=1.2, seed=2),
+    ]
+    with emulated(3):
+        found = generate_requests(tiny(), requests, cache="dual")
+    assert recorded.replays > 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(captured_steps, "can_capture", lambda model: False)
+        expected = generate_requests(tiny(), requests, cache="dual")
+    assert [one.tokens for one in found] == [one.tokens for one in expected]
+
+
 def test_a_model_that_breaks_down_within_a_block(recorded: Recorded) -> None:
     class Broken(CounterNoise):
         capturable = True
@@ -255,6 +271,16 @@ def test_a_step_needs_no_value_on_the_host(cache: str, options: dict[str, Any]) 
             commit = steps._step(size)
         assert commit.is_meta
         assert commit.shape == (3, 4)
+
+
+def test_nor_does_a_step_of_rows_with_settings_of_their_own() -> None:
+    meta = torch.device("meta")
+    together = put_together([FixedUnmasker(), RandomUnmasker(), MarginUnmasker()], torch.device("cpu"))
+    together._rule_of = together._rule_of.to(meta)  # type: ignore[attr-defined]
+    steps = on_meta(unmasker=together, temperature=torch.rand(3, dtype=torch.float64, device=meta))
+    steps._step(4)
+    with on_the_device_alone():
+        assert steps._step(4).shape == (3, 4)
 
 
 FAULTS: dict[str, Callable[[Statistics, Tensor], Any]] = {

@@ -9,13 +9,14 @@ import pytest
 import torch
 from llada_moe_ops import LLaDAMoEModel
 from llada_moe_ops.model import captured
-from llada_moe_ops.sampling import captured_steps, generate
+from llada_moe_ops.sampling import CACHES, Growth, Request, captured_steps, generate, generate_requests
 
 from tests.captured import CAPTURABLE_CACHES
 from tests.golden import GOLDEN, facts
 from tests.on_gpu import needs_gpu
 
 from . import test_golden_sampler as golden
+from .test_requests import MIXED, PROMPTS
 
 pytestmark = needs_gpu
 
@@ -62,3 +63,19 @@ def test_captured_steps_have_the_bits_of_the_host_s_loop(
     expected = generate(load("base-fp32"), prompts, **call)
     assert found.trace.to_dict() == expected.trace.to_dict()
     assert found.forward_passes == expected.forward_passes
+
+
+@pytest.mark.parametrize("requests", [MIXED, [one for one in MIXED if one.unmasker == "fixed"]], ids=["all", "fixed"])
+@pytest.mark.parametrize("policy", CACHES)
+def test_requests_are_answered_as_alone(policy: str, requests: list[Request]) -> None:
+    model = load("base-fp32")
+    requests = [one for one in requests if policy != "interval" or not str(one.unmasker).startswith("credit")]
+    together = generate_requests(model, requests, block_length=4, cache=policy)
+    assert together == [generate_requests(model, [one], block_length=4, cache=policy)[0] for one in requests]
+
+
+def test_a_length_is_found_as_alone() -> None:
+    model, growth = load("base-fp32"), Growth(initial=2, most=15, threshold=0.06, window=1)
+    requests = [Request(prompt) for prompt in PROMPTS]
+    together = generate_requests(model, requests, grow=growth)
+    assert together == [generate_requests(model, [one], grow=growth)[0] for one in requests]

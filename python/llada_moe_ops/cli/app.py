@@ -244,6 +244,7 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="Of the examples.")] = 0,
     unmasker: options.Unmasker = "fixed",
     cache: options.CacheOption = "none",
+    smoothing: options.Smoothing = "none",
     block_length: options.BlockLength = None,
     dtype: options.DtypeOption = None,
     quantization: options.QuantizationOption = None,
@@ -255,7 +256,7 @@ def evaluate(
     from .evaluate import evaluate as run
 
     choice = options.ModelChoice(model, dtype, quantization, device)
-    run(tasks, choice, count, batch_size, seed, unmasker, cache, block_length, json=json, output=output)
+    run(tasks, choice, count, batch_size, seed, unmasker, cache, smoothing, block_length, json=json, output=output)
 
 
 @app.command()

@@ -34,13 +34,14 @@ def evaluate(
     seed: int,
     unmasker: str,
     cache: str,
+    smoothing: str,
     block_length: int | None,
     *,
     json: bool,
     output: Path | None,
 ) -> None:
     """Measure held-out accuracies and print them."""
-    check_parts(unmasker, cache)
+    check_parts(unmasker, cache, smoothing)
     from tqdm import tqdm
 
     from .. import training
@@ -62,7 +63,7 @@ def evaluate(
             count=count,
             batch_size=batch_size,
             seed=seed,
-            decoding=training.Decoding(unmasker, cache, block_length),
+            decoding=training.Decoding(unmasker, cache, block_length, smoothing),
             on_progress=on_progress,
         )
     if json:
@@ -78,8 +79,8 @@ def evaluate(
             }
             for result in results
         ]
-        values = {"model": loaded.name, "seed": seed, "unmasker": unmasker, "cache": cache, "results": rows}
-        write(as_json(values), output)
+        how = {"unmasker": unmasker, "cache": cache, "smoothing": smoothing}
+        write(as_json({"model": loaded.name, "seed": seed, **how, "results": rows}), output)
         return
     lines = [f"{'task':<12} {'accuracy':>8}  95 % interval    correct      steps seconds"]
     for result in results:

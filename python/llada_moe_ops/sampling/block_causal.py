@@ -41,10 +41,12 @@ class BlockCausalForward(Forward):
         else:
             kept = self._keep(canvases.rows)
             assert kept, "rows only leave a block"
-            start, width = canvases.block[:, 0], canvases.block.shape[1]
-            index = torch.arange(canvases.tokens.shape[1], device=start.device)
-            seen = index < torch.minimum(start + width, canvases.lengths)[:, None]
-            hidden = self._recompute(canvases, seen, Window(start, width))
+            assert self.policy is not None
+            window = self.policy.window(canvases.index, canvases.block, canvases.lengths)
+            assert window is not None
+            index = torch.arange(canvases.tokens.shape[1], device=row.device)
+            seen = index < torch.minimum(canvases.block[:, -1] + 1, canvases.lengths)[:, None]
+            start, hidden = window.start, self._recompute(canvases, seen, window)
         return hidden[row, position - start[row]]
 
     def _begin(self, canvases: Canvases) -> tuple[Tensor, Tensor]:

@@ -35,7 +35,7 @@ def breakdown(predictor: Predictor, trace: Trace) -> NonFiniteLogitsError:
 
     hooks = [layer.register_forward_hook(partial(note, index)) for index, layer in enumerate(model.layers)]
     try:
-        hidden = model.hidden(tokens, mask)
+        hidden = model.hidden(tokens, mask, block_size=predictor.block_size)
     finally:
         for hook in hooks:
             hook.remove()

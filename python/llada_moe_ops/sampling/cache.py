@@ -40,6 +40,9 @@ class CachePolicy(Protocol):
 
     One with an attribute ``capturable`` that is true takes its tensors on the CPU as well, whatever the model's
     device: on a GPU, steps become CUDA graphs, and no step waits for the one before.
+
+    One with an attribute ``block_causal`` that is true is for models that attend so: its window is the block, and no
+    step recomputes everything.
     """
 
     def window(self, index: int, block: Tensor, lengths: Tensor) -> Window | None:

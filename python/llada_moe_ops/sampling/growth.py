@@ -51,11 +51,16 @@ class Growth:
 
     @torch.no_grad()
     def lengths(
-        self, model: LLaDAMoEModel, prompts: Sequence[Tensor], mask_token: int, end_token: int
+        self,
+        model: LLaDAMoEModel,
+        prompts: Sequence[Tensor],
+        mask_token: int,
+        end_token: int,
+        block_size: int | None = None,
     ) -> tuple[list[int], int]:
         """How many masks each prompt int64 [P] should have behind it, and how many forward passes it took to know.
 
-        A prompt's number depends on that prompt alone.
+        A prompt's number depends on that prompt alone. ``block_size`` is that of :meth:`LLaDAMoEModel.hidden`.
         """
         limit = model.config.max_position_embeddings
         most = [min(self.most, limit - len(prompt)) for prompt in prompts]
@@ -64,9 +69,8 @@ class Growth:
         passes = 0
         while growing:
             passes += 1
-            confidence = self._confidence(
-                model, [prompts[row] for row in growing], [lengths[row] for row in growing], mask_token, end_token
-            )
+            rows, masks = [prompts[row] for row in growing], [lengths[row] for row in growing]
+            confidence = self._confidence(model, rows, masks, mask_token, end_token, block_size)
             growing = [row for row, found in zip(growing, confidence, strict=True) if found < self.threshold]
             for row in growing:
                 lengths[row] = min(lengths[row] + self.stride, most[row])
@@ -74,11 +78,17 @@ class Growth:
         return lengths, passes
 
     def _confidence(
-        self, model: LLaDAMoEModel, prompts: Sequence[Tensor], lengths: Sequence[int], mask_token: int, end_token: int
+        self,
+        model: LLaDAMoEModel,
+        prompts: Sequence[Tensor],
+        lengths: Sequence[int],
+        mask_token: int,
+        end_token: int,
+        block_size: int | None = None,
     ) -> list[float]:
         """Of each canvas in an end-of-text."""
         tokens, masked, real = with_masks(prompts, lengths, mask_token)
-        hidden = model.hidden(tokens, None if bool(real.all()) else real)[masked]
+        hidden = model.hidden(tokens, None if bool(real.all()) else real, block_size=block_size)[masked]
         best = ops.token_confidence(hidden, model.lm_head, mask_token_id=mask_token)
         # In double, where such a sum does not depend on its order.
         ends = torch.zeros(tokens.shape, dtype=torch.float64, device=tokens.device)

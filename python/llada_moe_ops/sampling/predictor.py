@@ -16,8 +16,8 @@ from .cache import Cache
 from .canvas import Canvas
 from .details import Details, Distributions
 from .forward import Canvases
-from .forwards import build_forward
 from .noise import Draw, NoiseSource
+from .passes import build_forward
 from .smoothing import IterationSmoothing, Smoother
 
 if TYPE_CHECKING:
@@ -142,6 +142,11 @@ class Predictor:
         )
         whole = self._whole(hidden, best, rows, row, slot, masked)
         return self._statistics(best, draw, whole, positions, masked, -1, steps, dense), (finite | ~masked).all()
+
+    @property
+    def block_size(self) -> int | None:
+        """Of the blocks in which the model attends, as for :meth:`LLaDAMoEModel.hidden`."""
+        return self.canvas.block_length if getattr(self.forward.policy, "block_causal", False) else None
 
     @property
     def passes_per_step(self) -> int:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -141,14 +141,10 @@ def generate_requests(
     for name, request in named:
         check_request(model, request, tokenizer=tokenizer, block_length=block_length, cache=cache, grow=grow, name=name)
     prompts = [torch.tensor(one.prompt_ids, dtype=torch.int64, device=model.device) for one in requests]
-    temperatures = [float(request.temperature) for request in requests]
     options = SamplerOptions(
-        temperature=temperatures[0]
-        if len(set(temperatures)) == 1
-        else torch.tensor(temperatures, dtype=torch.float64, device=model.device),
+        **_of_rows(requests, tokenizer, model.device),
         cfg_scale=cfg_scale,
         remasking=remasking,
-        unmasker=put_together([build_unmasker(request.unmasker) for request in requests], model.device),
         cache=cache,
         smoothing=smoothing,
         seed=None,
@@ -157,14 +153,13 @@ def generate_requests(
         eot_token_id=None,
         suppress_eos=False,
         suppress_eos_confidence=False,
-        stop_at_eos=torch.tensor([request.stop_at_eos for request in requests], dtype=torch.bool, device=model.device),
         noise=None,
         on_step=on_step,
         top_k=top_k,
         top_p=top_p,
-        stop=[_stop_sequences(request, tokenizer) for request in requests],
     )
-    lengths = _lengths(model, requests, prompts, grow, mask_id, options.end_token(model.config))
+    seen = (block_length or DEFAULT_BLOCK_LENGTH) if options.aligned_blocks else None
+    lengths = _lengths(model, requests, prompts, grow, mask_id, options.end_token(model.config), seen)
     length = block_length
     if length is None:  # where blocks are aligned their number would depend on the longest
         length = DEFAULT_BLOCK_LENGTH if options.aligned_blocks else min(DEFAULT_BLOCK_LENGTH, max(lengths)) or 1
@@ -175,8 +170,7 @@ def generate_requests(
     canvas = Canvas.build(layout, to_fill, real, first, blocks, length, aligned=options.aligned_blocks)
     seeds = [arguments.seeds(request.seed, 1)[0] for request in requests]
     keys = request_keys(canvas.tokens, ~canvas.filled, canvas.lengths.tolist(), seeds, copies_differ=False)
-    options = replace(options, noise=CounterNoise(keys))
-    result = fill(model, canvas, options, steps, 0, started)
+    result = fill(model, canvas, replace(options, noise=CounterNoise(keys)), steps, 0, started)
     return _results(result, options.stopping(model.config, canvas), first.tolist(), lengths, tokenizer)
 
 
@@ -217,6 +211,17 @@ def check_request(
             arguments.token_id(f"{name}: stop", token, model.config.vocab_size)
 
 
+def _of_rows(requests: Sequence[Request], tokenizer: Tokenizer | None, device: torch.device) -> dict[str, Any]:
+    """The options that each row has for itself."""
+    temperatures = torch.tensor([request.temperature for request in requests], dtype=torch.float64, device=device)
+    return {
+        "temperature": temperatures if len(temperatures.unique()) > 1 else float(temperatures[0]),
+        "unmasker": put_together([build_unmasker(request.unmasker) for request in requests], device),
+        "stop_at_eos": torch.tensor([request.stop_at_eos for request in requests], device=device),
+        "stop": [_stop_sequences(request, tokenizer) for request in requests],
+    }
+
+
 def _lengths(
     model: LLaDAMoEModel,
     requests: Sequence[Request],
@@ -224,13 +229,14 @@ def _lengths(
     grow: Growth | None,
     mask_id: int,
     end: int | None,
+    block_size: int | None,
 ) -> list[int]:
     if grow is None:
         return [DEFAULT_GEN_LENGTH if one.gen_length is None else one.gen_length for one in requests]
     if end is None:
         raise ValueError("eos_token_id must be given when grow is set, got None")
     growing = [index for index, request in enumerate(requests) if request.gen_length is None]
-    grown = iter(grow.lengths(model, [prompts[index] for index in growing], mask_id, end)[0])
+    grown = iter(grow.lengths(model, [prompts[index] for index in growing], mask_id, end, block_size)[0])
     return [next(grown) if request.gen_length is None else request.gen_length for request in requests]
 
 

@@ -130,7 +130,8 @@ def generate(
         for name, given in (("gen_length", gen_length), ("steps", steps), ("suppress_eos", suppress_eos or None)):
             require(given is None, name, "left out where grow finds the length", given)
         length = DEFAULT_BLOCK_LENGTH if block_length is None else arguments.integer("block_length", block_length, 1)
-        masks, filled, passes = _grown(model, grow, prompts, real, mask_id, options.end_token(model.config))
+        seen = length if options.aligned_blocks else None
+        masks, filled, passes = _grown(model, grow, prompts, real, mask_id, options.end_token(model.config), seen)
     blocks = -(-masks.shape[1] // length)
     if real is not None or not bool(filled.all()):
         real = torch.cat([torch.ones_like(prompts, dtype=torch.bool) if real is None else real, filled], dim=1)
@@ -207,13 +208,19 @@ def infill(
 
 
 def _grown(
-    model: LLaDAMoEModel, grow: Growth, prompts: Tensor, real: Tensor | None, mask_id: int, end: int | None
+    model: LLaDAMoEModel,
+    grow: Growth,
+    prompts: Tensor,
+    real: Tensor | None,
+    mask_id: int,
+    end: int | None,
+    block_size: int | None,
 ) -> tuple[Tensor, Tensor, int]:
     """Masks int64 [B, G] with end-of-text behind those of shorter rows, where they are, and the passes it took."""
     if end is None:
         raise ValueError("eos_token_id must be given when grow is set, got None")
     rows = list(prompts) if real is None else [row[own] for row, own in zip(prompts, real, strict=True)]
-    lengths, passes = grow.lengths(model, rows, mask_id, end)
+    lengths, passes = grow.lengths(model, rows, mask_id, end, block_size)
     columns = torch.arange(max(lengths, default=0), device=prompts.device)
     filled = columns < torch.tensor(lengths, device=prompts.device)[:, None]
     return torch.where(filled, mask_id, end), filled, passes

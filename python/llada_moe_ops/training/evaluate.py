@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tokenizers import Tokenizer
 
-from ..sampling import Cache, Unmasker, generate, infill
+from ..sampling import Cache, IterationSmoothing, Unmasker, generate, infill
 from .tasks import EVALUATION_TASKS, MASK, Example, draw
 from .vocabulary import END_OF_TEXT, MASK_TOKEN, chat_prompt
 
@@ -29,6 +29,7 @@ class Decoding:
     unmasker: str | Unmasker = "fixed"
     cache: str | Cache = "none"
     block_length: int | None = None
+    smoothing: str | IterationSmoothing = "none"
 
 
 _PUBLISHED = Decoding()
@@ -97,10 +98,10 @@ def answer(
     model: LLaDAMoEModel, tokenizer: Tokenizer, examples: Sequence[Example], decoding: Decoding = _PUBLISHED
 ) -> list[Answer]:
     """The model's answers to examples of one task, at temperature 0."""
-    unmasker, cache, block_length = decoding.unmasker, decoding.cache, decoding.block_length
+    options: dict[str, Any] = {"seed": 0, **vars(decoding)}
     if examples[0].infill:
         puzzles = [tokenizer.encode(example.text.replace(MASK, MASK_TOKEN)).ids for example in examples]
-        result = infill(model, puzzles, block_length=block_length, unmasker=unmasker, cache=cache, seed=0)
+        result = infill(model, puzzles, **options)
         mask = tokenizer.token_to_id(MASK_TOKEN)
         rows = [row[-len(ids) :] for row, ids in zip(result.sequences.tolist(), puzzles, strict=True)]
         texts = [tokenizer.decode(row) for row in rows]
@@ -110,9 +111,7 @@ def answer(
         ]
     else:
         prompts = [tokenizer.encode(chat_prompt(example.text)).ids for example in examples]
-        result = generate(
-            model, prompts, gen_length=REPLY_LENGTH, block_length=block_length, unmasker=unmasker, cache=cache, seed=0
-        )
+        result = generate(model, prompts, gen_length=REPLY_LENGTH, **options)
         end = tokenizer.token_to_id(END_OF_TEXT)
         replies = result.completions.tolist()
         texts = [tokenizer.decode(reply[: reply.index(end)] if end in reply else reply) for reply in replies]

@@ -13,6 +13,8 @@
 
 namespace llada {
 
+inline constexpr std::int64_t kWideRows = 32;  // from which on packing rows costs more than two streams of weights
+
 struct WideProduct {
   WideGemm gemm;
   const PanelWeights& weights;

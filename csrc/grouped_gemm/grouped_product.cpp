@@ -9,7 +9,6 @@
 namespace llada {
 namespace {
 
-constexpr std::int64_t kWideRows = 32;          // from which on packing rows costs more than two streams of weights
 constexpr std::int64_t kPackedWords = 1 << 24;  // 64 MB of packed rows at a time
 
 }  // namespace

@@ -9,6 +9,11 @@
 
 namespace llada {
 
+void BestCandidates::set_capacity(std::int64_t capacity) {
+  capacity_ = capacity;
+  keys_.reserve(2 * capacity + kPanelColumns);
+}
+
 void BestCandidates::offer(const float* logits, float highest, std::int64_t first, const PanelStatistics& statistics) {
   const std::uint64_t threshold = threshold_.load(std::memory_order_relaxed);
   const float least = logit_of(threshold);

@@ -19,7 +19,7 @@ namespace llada {
 class BestCandidates {
  public:
   // Before all else.
-  void set_capacity(std::int64_t capacity) { capacity_ = capacity; }
+  void set_capacity(std::int64_t capacity);
 
   // Offers a panel's logits, of tokens first, first + 1, ...; minus infinity is no candidate, `highest` is that of the
   // others. By any thread.

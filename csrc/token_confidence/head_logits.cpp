@@ -48,14 +48,24 @@ HeadLogits::HeadLogits(const TokenConfidenceArgs& args, const LogitChanges& chan
       weights_(args.packed ? packed_weights(kOp, "lm_head", args.weight, -1, args.vocabulary, args.hidden.size(1),
                                             false, args.hidden.dtype)
                            : plain_weights(args.weight, false)),
-      rows_(count_ * weights_.words_per_row()) {
-  const std::int32_t offsets[2] = {0, static_cast<std::int32_t>(count_)};
-  cut_rows(offsets, 1, chunks_);
-  const RowSource source{args.hidden.dtype, args.hidden.data, args.hidden.stride(0),
-                         picked.empty() ? nullptr : picked.data()};
-  parallel_for(
-      0, static_cast<std::int64_t>(chunks_.size()), grain_of(args.hidden.size(1) * kMaxPanelRows),
-      [&](std::int64_t begin, std::int64_t end) { pack_chunks(weights_, source, chunks_, begin, end, rows_.data()); });
+      wide_(count_ >= kWideRows ? select_wide(weights_) : nullptr),
+      rows_(wide_ == nullptr || !picked.empty() ? count_ * weights_.words_per_row() : 0),
+      source_{args.hidden.dtype, args.hidden.data, args.hidden.stride(0), picked.empty() ? nullptr : picked.data()} {
+  cut_rows(count_, wide_ == nullptr ? kMaxPanelRows : kMaxWideRows, chunks_);
+  if (wide_ == nullptr) {
+    parallel_for(0, static_cast<std::int64_t>(chunks_.size()), grain_of(args.hidden.size(1) * kMaxPanelRows),
+                 [&](std::int64_t begin, std::int64_t end) {
+                   pack_chunks(weights_, source_, chunks_, begin, end, rows_.data());
+                 });
+  } else if (!picked.empty()) {
+    const std::int64_t bytes = dtype_bytes(source_.dtype), row_bytes = weights_.k * bytes;
+    auto* copies = reinterpret_cast<char*>(rows_.data());
+    for (std::int64_t r = 0; r < count_; ++r) {
+      const char* row = static_cast<const char*>(source_.data) + picked[r] * source_.row_stride * bytes;
+      std::copy(row, row + row_bytes, copies + r * row_bytes);
+    }
+    source_ = {source_.dtype, copies, weights_.k, nullptr};
+  }
 }
 
 void HeadLogits::finish(float* logits, std::int64_t panel, const SparseBias::Entry*& next) const {

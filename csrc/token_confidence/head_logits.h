@@ -6,8 +6,8 @@
 #include <span>
 #include <vector>
 
-#include "cpu/panel_product.h"
 #include "cpu/scratch.h"
+#include "cpu/wide_product.h"
 #include "token_confidence/panel_statistics.h"
 #include "token_confidence/sparse_bias.h"
 #include "token_confidence/token_confidence.h"
@@ -30,22 +30,26 @@ class HeadLogits {
   std::int64_t panels() const { return weights_.panels(); }
   std::int64_t rows() const { return count_; }
 
-  // Calls visit(r, first_token, logits [32]) for panels [begin, end) of all rows; those of a row come in order.
+  // Calls visit(r, first_token, logits [32]) for panels [begin, end) of all rows, those of a row in order. Both are
+  // even, or the end of all.
   template <class Visit>
   void run(std::int64_t begin, std::int64_t end, const Visit& visit) const {
     auto* next = thread_scratch<struct NextBias, const SparseBias::Entry*>(count_);
     for (std::int64_t r = 0; r < count_ && !changes_.bias.empty(); ++r) {
       next[r] = changes_.bias.first_from(row_of(r), begin * kPanelColumns);
     }
-    run_group({weights_, rows_.data(), chunks_}, 0, static_cast<std::int64_t>(chunks_.size()), begin, end,
-              [&](const RowChunk& chunk, std::int64_t panel, float* tile) {
-                for (int i = 0; i < chunk.num_rows; ++i) {
-                  const std::int64_t r = chunk.first_row + i;
-                  float* logits = tile + i * kPanelColumns;
-                  finish(logits, panel, next[r]);
-                  visit(r, panel * kPanelColumns, logits);
-                }
-              });
+    const auto epilogue = [&](const RowChunk& chunk, std::int64_t panel, float* tile) {
+      for (int i = 0; i < chunk.num_rows; ++i) {
+        const std::int64_t r = chunk.first_row + i;
+        float* logits = tile + i * kPanelColumns;
+        finish(logits, panel, next[r]);
+        visit(r, panel * kPanelColumns, logits);
+      }
+    };
+    const auto chunks = static_cast<std::int64_t>(chunks_.size());
+    if (wide_ != nullptr)
+      return run_wide({wide_, weights_, source_, chunks_}, 0, chunks, begin / 2, (end + 1) / 2, epilogue);
+    run_group({weights_, rows_.data(), chunks_}, 0, chunks, begin, end, epilogue);
   }
 
  private:
@@ -58,8 +62,10 @@ class HeadLogits {
   std::int64_t count_;
   const PanelStatistics& statistics_;
   PanelWeights weights_;
+  WideGemm wide_;  // or null
   std::vector<RowChunk> chunks_;
-  Scratch<std::uint32_t> rows_;
+  Scratch<std::uint32_t> rows_;  // packed, or as they lie in memory
+  RowSource source_;
 };
 
 }  // namespace llada

@@ -58,7 +58,7 @@ std::vector<RowNoise> row_noise(const TokenConfidenceArgs& args) {
 template <class Sums, class Add, class Merge>
 std::vector<Sums> sum_parts(const HeadLogits& logits, std::int64_t hidden, const Add& add, const Merge& merge) {
   const std::int64_t rows = logits.rows(), panels = logits.panels();
-  const std::int64_t part_panels = (panels + kMaxParts - 1) / kMaxParts;
+  const std::int64_t part_panels = (panels + 2 * kMaxParts - 1) / (2 * kMaxParts) * 2;
   const std::int64_t parts = (panels + part_panels - 1) / part_panels;
   std::vector<Sums> sums(parts * rows);
   const std::int64_t part_operations = part_panels * kPanelColumns * rows * hidden / kProductsPerOperation;

@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 
 from benchmarks import full_size
-from benchmarks.gpu_check import attention, bench, bench_group, experts, rows, step
+from benchmarks.gpu_check import attention, bench, bench_group, experts, head, rows, step
 from benchmarks.gpu_check.case import OURS, Case, Geometry, run_case
 from benchmarks.gpu_check.roofs import Roofs, figures
 from benchmarks.gpu_check.stage import Findings
 from benchmarks.gpu_check.timing import MIN_REPLAYS, MOST_SETS, Times, measure, number_of_sets
 
 ROOT = Path(__file__).resolve().parent.parent
-TINY = Geometry(hidden=32, intermediate=16, experts=4, slots=2, heads=2, head_size=16, device="cpu")
+TINY = Geometry(hidden=32, intermediate=16, experts=4, slots=2, heads=2, head_size=16, vocabulary=300, device="cpu")
 ROOFS = Roofs(read=2e12, copy=1e12, product=5e14)
 MISSING_TRITON = importlib.util.find_spec("triton") is None
 
@@ -56,10 +56,12 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
         (experts, "TOKENS", (1, 9)),
         (experts, "PRODUCT_TOKENS", (9,)),
         (rows, "TOKENS", (9,)),
+        (head, "ROWS", (9,)),
         (attention, "LENGTHS", ((4, 12), (8, 8))),
     ):
         monkeypatch.setattr(module, name, value)
-    monkeypatch.setattr(rows, "compiled", lambda function: function)
+    for module in (rows, head):
+        monkeypatch.setattr(module, "compiled", lambda function: function)
     monkeypatch.setattr(attention, "flex", lambda: attention.sdpa(attention.SDPBackend.MATH))
     monkeypatch.setattr("benchmarks.gpu_check.case.measure", lambda *a, **k: measure(*a, **{**k, "budget": 0.0}))
 
@@ -86,7 +88,7 @@ def test_every_case_is_right_and_is_measured(findings: Findings) -> None:
     groups = {figure["group"] for figure in findings.values["figures"]}
     assert groups == {
         *("expert layer", "gate and up product, SwiGLU", "down product", "attention"),
-        *("router and order", "permute", "unpermute"),
+        *("router and order", "permute", "unpermute", "token_confidence"),
     }
     if MISSING_TRITON:
         assert "expert layer, T=9: Triton is left out: No module named 'triton'" in findings.values["notes"]
@@ -181,6 +183,7 @@ def test_the_geometry_is_the_7b_model_s() -> None:
     assert (config.hidden_size, config.expert_intermediate_size) == (full.hidden, full.intermediate)
     assert (config.num_experts, config.num_experts_per_tok) == (full.experts, full.slots)
     assert (config.num_attention_heads, config.head_dim) == (full.heads, full.head_size)
+    assert config.vocab_size == full.vocabulary
     case = experts.layer_case(full, 64)
     assert case.bytes_moved == pytest.approx(806e6, rel=0.01)
     assert case.flops == pytest.approx(6.44e9, rel=0.01)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from . import attention, experts, rows
+from . import attention, experts, head, rows
 from .case import Case, Geometry, run_case
 from .roofs import Roofs, measure_roofs
 from .stage import Findings
@@ -25,6 +25,7 @@ CASES: dict[str, Callable[[Geometry], Iterator[Case]]] = {
     "experts": experts.cases,
     "attention": attention.cases,
     "routing": rows.cases,
+    "head": head.cases,
 }
 LIMITS, STEP = "limits", "decode step"
 GROUPS = (LIMITS, STEP, *CASES)

@@ -27,6 +27,7 @@ class Geometry:
     slots: int = 8
     heads: int = 16
     head_size: int = 128
+    vocabulary: int = 157184
     device: str = "cuda"
     dtype: torch.dtype = torch.bfloat16
 

@@ -64,6 +64,11 @@ def calls() -> Iterator[Call]:
         yield "attention", ops.attention, ops.attention_reference, (q, k, v), {"key_range": bounds}
     hidden, head = random(5, 72, seed=13), random(301, 72, seed=14)
     yield "token_confidence", ops.token_confidence, ops.token_confidence_reference, (hidden, head), {}
+    by_row = {"temperature": torch.tensor([0.9, 0.0, 1.4, 0.6, 1.0]), "seed": 3, "forbidden": [300], "mask_token_id": 0}
+    bias = torch.arange(10).view(5, 2) * 30, random(5, 2, seed=16).float()
+    for cut in ({}, {"top_k": 9, "top_p": 0.9}, {"top_p": 0.8}):
+        options = {**by_row, "bias": bias, **cut}
+        yield "token_confidence", ops.token_confidence, ops.token_confidence_reference, (hidden, head), options
 
 
 def _in_bytes(function: Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -11,7 +11,9 @@ from collections.abc import Callable
 
 import torch
 from llada_moe_ops import ops
+from llada_moe_ops.machine import extension
 from llada_moe_ops.ops._library import has_cuda_kernel
+from llada_moe_ops.ops.confidence_of_logits import confidence_of_logits
 from torch import Tensor
 
 HIDDEN, INTERMEDIATE, EXPERTS, SLOTS, VOCABULARY = 2048, 1024, 64, 8, 157184
@@ -167,6 +169,23 @@ def token_confidence() -> str:
     return compare(whole.logprob[rows], alone.logprob, exact.logprob)
 
 
+def token_confidence_draws() -> str:
+    hidden, head = random(16384, HIDDEN), random(VOCABULARY, HIDDEN, scale=HIDDEN**-0.5)
+    keys, temperature = torch.arange(16384, device="cuda"), torch.linspace(0, 1.5, 16384, device="cuda")
+    bias = torch.randint(VOCABULARY, (16384, 8), device="cuda"), torch.randn(16384, 8, device="cuda")
+    rows = rows_to_see(len(hidden), VOCABULARY)
+    extension().force_isa("sm80")  # the head's product is of that path
+    logits = ops.linear(hidden[rows], head)
+    extension().force_isa("")
+    by_row = {"noise_keys": keys[rows], "temperature": temperature[rows], "bias": tuple(part[rows] for part in bias)}
+    for cut in ({}, {"top_k": 50}, {"top_p": 0.9}, {"top_k": 256, "top_p": 0.5}):
+        whole = ops.token_confidence(hidden, head, noise_keys=keys, temperature=temperature, bias=bias, seed=1, **cut)
+        alone = ops.token_confidence(hidden[rows], head, seed=1, **by_row, **cut)
+        exact = confidence_of_logits(logits, seed=1, **by_row, **cut)
+        assert torch.equal(whole.token[rows], exact.token), f"other tokens with {cut}"
+    return compare(whole.logprob[rows], alone.logprob, exact.logprob)
+
+
 SHAPES: dict[str, tuple[str, Callable[[], str]]] = {
     "rms_norm": ("rms_norm", rms_norm),
     "qk_norm_rope": ("qk_norm_rope", qk_norm_rope),
@@ -180,6 +199,7 @@ SHAPES: dict[str, tuple[str, Callable[[], str]]] = {
     "attention_of_16384_keys": ("attention", attention_of_16384_keys),
     "attention_of_a_large_batch": ("attention", attention_of_a_large_batch),
     "token_confidence": ("token_confidence", token_confidence),
+    "token_confidence_draws": ("token_confidence", token_confidence_draws),
 }
 
 

@@ -1,5 +1,5 @@
 // Counter-based Gumbel noise: a pure function of (seed, key of the row, token), the same in gumbel_noise of
-// ops/token_confidence.py. 53 random bits, evaluated in double so that the tail is not cut.
+// ops/gumbel_noise.py. 53 random bits, evaluated in double so that the tail is not cut.
 //
 // The logarithms here are made of operations that IEEE rounds, none of them contracted: a CPU and a GPU give the same
 // bits of noise, which their libraries' logarithms would not.

@@ -13,12 +13,31 @@ namespace {
 constexpr const char* kOp = "token_confidence";
 constexpr std::int64_t kPassFloats = 1 << 24, kPassMultiple = 128;  // of the workspace: 64 MB; of the rows of a pass
 
-std::int64_t floats_per_row(const TokenConfidenceArgs& args) {
-  return (args.vocabulary + kVocabularyTile - 1) / kVocabularyTile * kTilePartFloats;
-}
+// One of the whole vocabulary keeps all.
+std::int64_t effective_top_k(const TokenConfidenceArgs& args) { return args.top_k < args.vocabulary ? args.top_k : 0; }
+
+constexpr std::int64_t kKeyFloats = sizeof(std::uint64_t) / sizeof(float);
+
+// Floats of workspace for each row.
+struct RowFloats {
+  std::int64_t parts, open_row = 0, candidates = 0, tile_choices = 0;
+
+  explicit RowFloats(const TokenConfidenceArgs& args) {
+    const std::int64_t tiles = (args.vocabulary + kVocabularyTile - 1) / kVocabularyTile, top_k = effective_top_k(args);
+    parts = tiles * kTilePartFloats;
+    if (top_k > 0 || args.top_p < 1.0) open_row = kOpenRowFloats;
+    if (top_k > 0) {
+      candidates = kCandidatesPerKept * std::min(top_k, kMaxTopK) * kKeyFloats;
+    } else if (args.top_p < 1.0) {
+      tile_choices = tiles * kTileChoices * kKeyFloats;
+    }
+  }
+
+  std::int64_t all() const { return parts + open_row + candidates + tile_choices; }
+};
 
 std::int64_t rows_per_pass(const TokenConfidenceArgs& args) {
-  const std::int64_t fitting = kPassFloats / std::max<std::int64_t>(floats_per_row(args), 1);
+  const std::int64_t fitting = kPassFloats / std::max<std::int64_t>(RowFloats(args).all(), 1);
   return std::min(args.hidden.size(0), std::max(fitting / kPassMultiple * kPassMultiple, kPassMultiple));
 }
 
@@ -60,7 +79,19 @@ void run_pass(const TokenConfidenceArgs& args, const ArrayView& workspace, const
       params.bias_value_strides[dim] = values.stride(dim);
     }
   }
-  params.parts = workspace.as<float>();
+  params.top_k = effective_top_k(args);
+  params.top_p = args.top_p;
+  const RowFloats floats(args);
+  float* rest = workspace.as<float>();
+  const auto take = [&](std::int64_t of_row) {
+    float* taken = of_row > 0 ? rest : nullptr;
+    rest += rows * of_row;
+    return taken;
+  };
+  params.parts = take(floats.parts);
+  params.open_rows = take(floats.open_row);
+  params.candidates = reinterpret_cast<std::uint64_t*>(take(floats.candidates));
+  params.tile_choices = reinterpret_cast<std::uint64_t*>(take(floats.tile_choices));
   params.token = args.token.as<std::int32_t>() + first;
   params.runner_up = args.runner_up.as<std::int32_t>() + first;
   params.logprob = args.logprob.as<float>() + first;
@@ -73,14 +104,15 @@ void run_pass(const TokenConfidenceArgs& args, const ArrayView& workspace, const
 }  // namespace
 
 std::int64_t token_confidence_workspace(const TokenConfidenceArgs& args) {
-  return rows_per_pass(args) * floats_per_row(args);
+  return rows_per_pass(args) * RowFloats(args).all();
 }
 
 void token_confidence(const TokenConfidenceArgs& args, const ArrayView& workspace, const Stream& stream) {
   const Backend backend = backend_of(args.hidden);
   require(kOp, "lm_head", !args.packed, "a plain tensor on a GPU", "a packed one");
-  require(kOp, "top_k and top_p", args.top_k == 0 && args.top_p == 1.0, "none in the kernels of a GPU", "one");
   check_token_confidence(args, backend);
+  require(kOp, "top_k", effective_top_k(args) <= kMaxTopK,
+          "at most " + std::to_string(kMaxTopK) + " on a GPU, or the whole vocabulary", std::to_string(args.top_k));
   Check(kOp, "workspace", workspace).on(backend).dtype({DType::kFloat32}).shape({token_confidence_workspace(args)});
   const std::int64_t rows = args.hidden.size(0), step = rows_per_pass(args);
   require(kOp, "hidden", rows <= std::numeric_limits<std::int32_t>::max(), "of fewer than 2^31 rows",

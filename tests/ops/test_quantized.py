@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from llada_moe_ops import ops
 from llada_moe_ops.ops._panels import pack_panels_reference, quantize_rows_reference
-from llada_moe_ops.ops.token_confidence import confidence_of_logits
+from llada_moe_ops.ops.confidence_of_logits import confidence_of_logits
 from torch import Tensor
 
 from tests import cases

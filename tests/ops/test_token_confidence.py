@@ -11,14 +11,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from llada_moe_ops.machine import extension
-from llada_moe_ops.ops import linear, pack_linear
-from llada_moe_ops.ops.token_confidence import (
+from llada_moe_ops.ops import (
     TokenConfidence,
-    confidence_of_logits,
     gumbel_noise,
+    linear,
+    pack_linear,
     token_confidence,
     token_confidence_reference,
 )
+from llada_moe_ops.ops.confidence_of_logits import confidence_of_logits
 from torch import Tensor
 
 from .budget import DTYPES, ISAS, assert_within_budget, forced_isa, threads

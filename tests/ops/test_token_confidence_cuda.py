@@ -7,13 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from llada_moe_ops.ops import linear
-from llada_moe_ops.ops.token_confidence import (
-    TokenConfidence,
-    confidence_of_logits,
-    gumbel_noise,
-    token_confidence,
-)
+from llada_moe_ops.ops import TokenConfidence, gumbel_noise, linear, token_confidence
+from llada_moe_ops.ops.confidence_of_logits import confidence_of_logits
 from torch import Tensor
 
 from tests.emulated import SEEDS, emulated, emulated_ops, needs_emulator
@@ -47,6 +42,8 @@ def emulated_confidence(order: int, hidden: Tensor, head: Tensor, **options: Any
             -1 if mask_token is None else mask_token,
             temperature if several else None,
             *options.get("bias", (None, None)),
+            options.get("top_k") or 0,
+            options.get("top_p") or 1.0,
         )
     )
 
@@ -210,6 +207,7 @@ def test_the_package_s_function_runs_it() -> None:
 
 def test_checks() -> None:
     hidden, head, op = torch.zeros(3, 8), torch.zeros(10, 8), emulated_ops().token_confidence
+    plain = (0.0, 0, None, None, -1, None, None, None)
     bad: list[tuple[tuple[Any, ...], str]] = [
         ((hidden.double(), head.double(), False, 10), "hidden must be float32 or bfloat16 or float16, got float64"),
         ((hidden, head.half(), False, 10), "lm_head must be float32, got float16"),
@@ -222,7 +220,9 @@ def test_checks() -> None:
         ((hidden, head, False, 10, 0.0, 0, None, torch.zeros(2)), "forbidden must be int32 or int64, got float32"),
         ((hidden, head, False, 10, 0.0, 0, None, None, 10), "mask_token_id must be a token id below 10"),
         ((hidden, head, False, 10, 0.0, 0, None, None, -1, torch.ones(2)), "temperature must have shape"),
-        ((hidden, head, False, 10, 0.0, 0, None, None, -1, None, None, None, 3), "none in the kernels of a GPU"),
+        ((hidden, head, False, 10, 0.0, 0, None, None, -1, None, None, None, -1), "top_k must be at least 1, or 0"),
+        ((hidden, head, False, 10, 0.0, 0, None, None, -1, None, None, None, 0, 0.0), "top_p must be above 0"),
+        ((hidden, torch.zeros(258, 8), False, 258, *plain, 257), "top_k must be at most 256 on a GPU, or the whole"),
     ]
     for arguments, message in bad:
         with pytest.raises(RuntimeError, match=f"token_confidence: .*{message}"):

@@ -8,13 +8,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from llada_moe_ops.ops import linear, pack_linear
-from llada_moe_ops.ops.token_confidence import (
-    _of_logits_in_memory,
-    confidence_of_logits,
-    may_be_drawn,
-    token_confidence,
-)
+from llada_moe_ops.ops import linear, pack_linear, token_confidence
+from llada_moe_ops.ops.confidence_of_logits import confidence_of_logits, may_be_drawn
+from llada_moe_ops.ops.token_confidence import _of_logits_in_memory
 from torch import Tensor
 
 from .budget import DTYPES, ISAS, forced_isa

@@ -7,8 +7,10 @@ once.
 
 from .attention import attention, attention_reference
 from .attention_layer import attention_layer, attention_layer_reference
+from .confidence_of_logits import TokenConfidence
 from .expert_layer import expert_layer, expert_layer_reference
 from .grouped_gemm import grouped_gemm, grouped_gemm_reference, grouped_swiglu, grouped_swiglu_reference
+from .gumbel_noise import gumbel_noise
 from .int8_experts import Int8Experts, quantize_experts
 from .linear import linear, linear_reference
 from .moe_mlp import moe_mlp, moe_mlp_reference
@@ -30,7 +32,7 @@ from .permute import (
     unpermute_reference,
 )
 from .router_topk import router, router_reference, router_topk, router_topk_reference
-from .token_confidence import TokenConfidence, gumbel_noise, token_confidence, token_confidence_reference
+from .token_confidence import token_confidence, token_confidence_reference
 
 __all__ = [
     "Int8Experts",

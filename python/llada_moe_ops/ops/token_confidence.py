@@ -4,73 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from . import _check
 from ._library import native, overload, runs_natively
+from .confidence_of_logits import TokenConfidence, confidence_of_logits
+from .gumbel_noise import wrap_to_int64
 from .linear import linear, linear_reference
 from .packing import PackedLinear
 
-# splitmix64 (Steele, Lea, Flood 2014) and the steps of its two counters, as signed 64-bit integers.
-_FIRST = 0xBF58476D1CE4E5B9 - (1 << 64)
-_SECOND = 0x94D049BB133111EB - (1 << 64)
-_GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
-_TOKEN_STEP = 0xD1B54A32D192ED03 - (1 << 64)
-_ROWS_AT_ONCE = 16  # whose logits exist together where a bias is given
-
-
-class TokenConfidence(NamedTuple):
-    """Per row: the chosen token and how sure the model is. See :func:`token_confidence`."""
-
-    token: Tensor
-    """int32 [R]; -1 where the row's distribution is not finite."""
-    logprob: Tensor
-    """float32 [R]: log-softmax of the plain logits (no noise, no temperature) at the token; NaN where it is -1."""
-    runner_up: Tensor
-    """int32 [R]: of the other tokens that may be chosen, that of the largest plain logit; -1 without one."""
-    runner_up_logprob: Tensor
-    """float32 [R]; minus infinity without a runner-up."""
-    entropy: Tensor
-    """float32 [R], in nats."""
-    logsumexp: Tensor
-    """float32 [R], of the plain logits."""
-
-
-def gumbel_noise(seed: int, noise_keys: Tensor, num_tokens: int) -> Tensor:
-    """Standard Gumbel noise, float64 [R, V]: a pure function of (seed, noise_keys[row], token).
-
-    53 bits of splitmix64 give a uniform number u in (0, 1); the noise is -log(-log(1 - u)), so that its long tail comes
-    from small u, where float64 is dense.
-
-    Args:
-        seed: any integer, taken modulo 2^64.
-        noise_keys: int64 [R].
-        num_tokens: V.
-    """
-    _check.tensor("gumbel_noise", "noise_keys", noise_keys, dtypes=(torch.int64,), shape=("R",))
-    start = _mix(_mix(torch.full_like(noise_keys, _wrap(seed + _GOLDEN))) ^ (noise_keys * _GOLDEN))
-    counters = (torch.arange(num_tokens, device=noise_keys.device) + 1) * _TOKEN_STEP
-    bits = _shift_right(_mix(start[:, None] + counters), 11)
-    uniform = ((bits.double() + 0.5) * 2.0**-53).clamp(max=1.0 - 2.0**-53)
-    return -(-(-uniform).log1p()).log()
-
-
-def _wrap(value: int) -> int:
-    return (value + (1 << 63)) % (1 << 64) - (1 << 63)
-
-
-def _shift_right(x: Tensor, count: int) -> Tensor:
-    """The logical shift of signed 64-bit integers."""
-    return (x >> count) & ((1 << (64 - count)) - 1)
-
-
-def _mix(x: Tensor) -> Tensor:
-    x = (x ^ _shift_right(x, 30)) * _FIRST
-    x = (x ^ _shift_right(x, 27)) * _SECOND
-    return x ^ _shift_right(x, 31)
+_GPU_TOP_K = 256  # the largest that the kernels of a GPU take
+_ROWS_AT_ONCE = 16  # whose logits exist together where top_k is larger
 
 
 def token_confidence_reference(
@@ -100,84 +47,6 @@ def token_confidence_reference(
     )
 
 
-def confidence_of_logits(
-    logits: Tensor,
-    *,
-    temperature: float | Tensor = 0.0,
-    seed: int | None = None,
-    noise_keys: Tensor | None = None,
-    forbidden: Tensor | Sequence[int] | None = None,
-    mask_token_id: int | None = None,
-    bias: tuple[Tensor, Tensor] | None = None,
-    top_k: int | None = None,
-    top_p: float | None = None,
-) -> TokenConfidence:
-    """The same of logits [R, V] that exist."""
-    logits = logits.float().clone() if bias is None else logits.float().scatter_add(1, *bias)
-    if forbidden is not None:
-        logits[:, torch.as_tensor(forbidden, dtype=torch.int64, device=logits.device)] = -torch.inf
-    logsumexp = logits.logsumexp(-1)
-    logprobs = logits - logsumexp[:, None]
-    entropy = -(logprobs.exp() * logprobs.masked_fill(logits == -torch.inf, 0.0)).sum(-1)
-    choosable = logits
-    if mask_token_id is not None:
-        choosable = logits.clone()
-        choosable[:, mask_token_id] = -torch.inf
-    scores = choosable.double()
-    if isinstance(temperature, Tensor) or temperature > 0:
-        keys = torch.arange(len(logits), device=logits.device) if noise_keys is None else noise_keys
-        scores = scores + _per_row(temperature, logits) * gumbel_noise(seed or 0, keys, logits.shape[1])
-        scores = scores.masked_fill(~may_be_drawn(choosable, temperature, top_k, top_p), -torch.inf)
-    token = _first_maximum(scores)
-    others = choosable.scatter(-1, token[:, None], -torch.inf)
-    runner_up = _first_maximum(others)
-
-    def at(index: Tensor) -> Tensor:
-        return logprobs.gather(-1, index[:, None]).squeeze(-1)
-
-    bad = ~logsumexp.isfinite() | (choosable.gather(-1, token[:, None]).squeeze(-1) == -torch.inf)
-    alone = others.gather(-1, runner_up[:, None]).squeeze(-1) == -torch.inf
-    return TokenConfidence(
-        token.masked_fill(bad, -1).int(),
-        at(token).masked_fill(bad, torch.nan),
-        runner_up.masked_fill(bad | alone, -1).int(),
-        at(runner_up).masked_fill(alone, -torch.inf).masked_fill(bad, torch.nan),
-        entropy.masked_fill(bad, torch.nan),
-        logsumexp.masked_fill(bad, torch.nan),
-    )
-
-
-def may_be_drawn(logits: Tensor, temperature: float | Tensor, top_k: int | None, top_p: float | None) -> Tensor:
-    """What top_k and top_p of :func:`token_confidence` leave of logits [R, V]: bool [R, V], the likeliest always."""
-    if top_k is None and top_p is None:
-        return torch.ones_like(logits, dtype=torch.bool)
-    values, tokens = logits.double().sort(dim=-1, descending=True, stable=True)
-    rank = torch.arange(logits.shape[1], device=logits.device)
-    kept = (rank < (logits.shape[1] if top_k is None else top_k)).expand_as(values)
-    if top_p is not None and top_p < 1:
-        scale = _per_row(temperature, logits)
-        mass = ((values - values[:, :1]) / scale.masked_fill(scale == 0, 1.0)).exp() * kept
-        reached = mass.cumsum(-1)
-        before = torch.cat([torch.zeros_like(reached[:, :1]), reached[:, :-1]], dim=1)
-        kept = kept & (before < top_p * reached[:, -1:])
-    return torch.zeros_like(kept).scatter(-1, tokens, kept)
-
-
-def _per_row(temperature: float | Tensor, logits: Tensor) -> Tensor:
-    """Temperatures as float64 [R, 1]; 0 where one is out of range."""
-    if not isinstance(temperature, Tensor):
-        return torch.full_like(logits[:, :1], temperature, dtype=torch.float64)
-    return torch.where((temperature > 0) & (temperature <= 1e30), temperature.double(), 0.0)[:, None]
-
-
-def _first_maximum(values: Tensor) -> Tensor:
-    """The lowest index of the maximum of each row; 0 where there is none (NaN)."""
-    index = torch.arange(values.shape[-1], device=values.device)
-    last = values.shape[-1]
-    first = torch.where(values == values.amax(-1, keepdim=True), index, last).amin(-1)
-    return first.masked_fill(first == last, 0)
-
-
 def token_confidence(
     hidden: Tensor,
     lm_head: Tensor | PackedLinear,
@@ -198,8 +67,9 @@ def token_confidence(
     noise g of :func:`gumbel_noise` (the Gumbel-max trick: a sample of softmax(l / T)). Not differentiable.
 
     Which tokens noise may choose, ``top_k`` and ``top_p`` say; the statistics stay those of the plain distribution, and
-    at temperature 0 they change nothing. On the CPU memory is O(R · top_k), and ``top_p`` alone takes a further pass
-    over the head for rows whose nucleus has more than 256 tokens. On a GPU the logits then exist, of 16 rows at a time.
+    at temperature 0 they change nothing. Memory is O(R · top_k). On the CPU ``top_p`` alone takes a further pass over
+    the head for rows whose nucleus has more than 256 tokens; on a GPU either takes one where it may change the choice,
+    and with a ``top_k`` above 256 that is not the whole vocabulary the logits exist, of 16 rows at a time.
 
     Args:
         hidden: [R, H] float32 or bfloat16, or float16 on a GPU, last dimension contiguous.
@@ -231,7 +101,8 @@ def token_confidence(
     _check_cuts(top_k, top_p)
     packed = isinstance(lm_head, PackedLinear)
     natively = runs_natively(hidden, "" if packed else "token_confidence")
-    if not natively or (hidden.is_cuda and (top_k is not None or top_p is not None)):
+    beyond_the_kernels = hidden.is_cuda and top_k is not None and _GPU_TOP_K < top_k < vocabulary
+    if not natively or beyond_the_kernels:
         run = _of_logits_in_memory if natively else token_confidence_reference
         return run(
             hidden,
@@ -252,7 +123,7 @@ def token_confidence(
         packed,
         vocabulary,
         0.0 if several else temperature,
-        _wrap(seed or 0),
+        wrap_to_int64(seed or 0),
         noise_keys,
         ids,
         -1 if mask_token_id is None else mask_token_id,

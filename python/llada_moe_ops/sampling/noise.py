@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .. import ops
 from ..ops import PackedLinear, TokenConfidence
-from ..ops.token_confidence import may_be_drawn
+from ..ops.confidence_of_logits import may_be_drawn
 
 # The increment and the two multipliers of splitmix64, as signed 64-bit integers.
 _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)

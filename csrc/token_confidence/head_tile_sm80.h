@@ -14,9 +14,8 @@
 namespace llada::cuda {
 
 inline constexpr int kLogitPitch = kVocabularyTile + 4;
-// Blocks of a multiprocessor that registers must suffice for: the stages of FewRows leave room for two.
-template <class Shape>
-inline constexpr int kLeastBlocks = Shape::kRows == FewRows::kRows ? 2 : 1;
+// Blocks of a multiprocessor that registers must suffice for: the stages leave room for two.
+inline constexpr int kLeastBlocks = 2;
 
 LLADA_HOST_DEVICE inline std::int64_t tiles_of(const ProductParams& product) {
   return (product.columns + kVocabularyTile - 1) / kVocabularyTile;

@@ -16,8 +16,7 @@ namespace {
 constexpr int kMergeThreads = 128, kMergeWarps = kMergeThreads / kWarpLanes;
 
 // By one warp: what a tile adds to a row, and what it offers.
-__device__ __forceinline__ TilePart summarize(const TokenConfidenceParams& params, const LaneTokens& own,
-                                              const RowNoise& noise) {
+__device__ __forceinline__ TilePart summarize(const LaneTokens& own) {
   TilePart part{-INFINITY, 0.0f, 0.0f, 0.0f, {0, 0}, no_choice()};
 #pragma unroll
   for (int i = 0; i < kLaneTokens; ++i) {
@@ -35,24 +34,28 @@ __device__ __forceinline__ TilePart summarize(const TokenConfidenceParams& param
   part.sum = warp_sum(part.sum);
   part.weighted = warp_sum(part.weighted);
   merge_lanes(part.two);
-  if (noise.temperature == 0.0 || params.top_k > 0) return part;
-  part.noised = choose_noised(own.keys, 0, noise);
-  if (params.top_p < 1.0) part.mass = mass_above(own, 0, logit_of(part.two.best), noise);
   return part;
 }
 
-// By one warp: what noise chooses from a tile, from what is likelier than that, and so on, until it is the likeliest.
-__device__ __forceinline__ void write_choices(const LaneTokens& own, const TilePart& part, const RowNoise& noise,
-                                              std::uint64_t* choices) {
-  std::uint64_t choice = part.noised.key;
-  for (int i = 0; i < kTileChoices; ++i) {
-    if (threadIdx.x % kWarpLanes == 0) choices[i] = choice;
-    if (choice != 0) choice = choice < part.two.best ? choose_noised(own.keys, choice, noise).key : 0;
+// By one warp: what noise chooses from a tile; where `choices` is not null it gets that, too, then what noise chooses
+// from what is likelier, and so on, until it is the likeliest.
+__device__ __forceinline__ NoisedChoice choose(const LaneTokens& own, std::uint64_t best, const RowNoise& noise,
+                                               std::uint64_t* choices) {
+  NoisedChoice first = no_choice();
+  std::uint64_t above = 0;
+#pragma unroll 1
+  for (int i = 0; i < (choices != nullptr ? kTileChoices : 1); ++i) {
+    NoisedChoice next = no_choice();
+    if (above < best && (i == 0 || above != 0)) next = choose_noised(own.keys, above, noise);
+    if (i == 0) first = next;
+    if (choices != nullptr && threadIdx.x % kWarpLanes == 0) choices[i] = next.key;
+    above = next.key;
   }
+  return first;
 }
 
 template <class Element, class Shape, bool kAligned>
-__global__ void __launch_bounds__(Shape::kThreads, kLeastBlocks<Shape>) tile_kernel(TokenConfidenceParams params) {
+__global__ void __launch_bounds__(Shape::kThreads, kLeastBlocks) tile_kernel(TokenConfidenceParams params) {
   LLADA_DYNAMIC_SHARED(char, shared);
   LLADA_SHARED_ARRAY(unsigned, absent, kVocabularyTile / 32);
   const TilePlace place = tile_place<Shape>(params.product);
@@ -61,12 +64,16 @@ __global__ void __launch_bounds__(Shape::kThreads, kLeastBlocks<Shape>) tile_ker
   const std::int64_t tiles = tiles_of(params.product);
   for (int within = threadIdx.x / kWarpLanes; within < place.rows; within += head.kWarps) {
     const std::int64_t row = place.first_row + within, at = row * tiles + place.tile;
-    const RowNoise noise = row_noise(params, row);
     const LaneTokens own = head.tokens(within);
-    const TilePart part = summarize(params, own, noise);
+    TilePart part = summarize(own);
+    const RowNoise noise = row_noise(params, row);
+    if (noise.temperature > 0.0 && params.top_k == 0) {
+      const bool nucleus = params.tile_choices != nullptr;
+      if (nucleus) part.mass = mass_above(own, 0, logit_of(part.two.best), noise);
+      std::uint64_t* choices = nucleus ? params.tile_choices + at * kTileChoices : nullptr;
+      part.noised = choose(own, part.two.best, noise, choices);
+    }
     if (threadIdx.x % kWarpLanes == 0) reinterpret_cast<TilePart*>(params.parts)[at] = part;
-    if (params.tile_choices != nullptr && noise.temperature > 0.0)
-      write_choices(own, part, noise, params.tile_choices + at * kTileChoices);
   }
 }
 

@@ -66,7 +66,7 @@ __global__ void __launch_bounds__(kThreads) choices_kernel(TokenConfidenceParams
 }
 
 template <class Element, class Shape, bool kAligned>
-__global__ void __launch_bounds__(Shape::kThreads, kLeastBlocks<Shape>) masses_kernel(TokenConfidenceParams params) {
+__global__ void __launch_bounds__(Shape::kThreads, kLeastBlocks) masses_kernel(TokenConfidenceParams params) {
   LLADA_DYNAMIC_SHARED(char, shared);
   LLADA_SHARED_ARRAY(unsigned, absent, kVocabularyTile / 32);
   const TilePlace place = tile_place<Shape>(params.product);
@@ -116,7 +116,7 @@ struct Search {
 };
 
 template <class Element, class Shape, bool kAligned>
-__global__ void __launch_bounds__(Shape::kThreads, kLeastBlocks<Shape>) search_kernel(TokenConfidenceParams params) {
+__global__ void __launch_bounds__(Shape::kThreads, kLeastBlocks) search_kernel(TokenConfidenceParams params) {
   LLADA_DYNAMIC_SHARED(char, shared);
   LLADA_SHARED_ARRAY(unsigned, absent, kVocabularyTile / 32);
   LLADA_SHARED_ARRAY(Search, search, 1);

@@ -48,7 +48,7 @@ __global__ void __launch_bounds__(kThreads) bound_kernel(TokenConfidenceParams p
 }
 
 template <class Element, class Shape, bool kAligned>
-__global__ void __launch_bounds__(Shape::kThreads, kLeastBlocks<Shape>) collect_kernel(TokenConfidenceParams params) {
+__global__ void __launch_bounds__(Shape::kThreads, kLeastBlocks) collect_kernel(TokenConfidenceParams params) {
   LLADA_DYNAMIC_SHARED(char, shared);
   LLADA_SHARED_ARRAY(unsigned, absent, kVocabularyTile / 32);
   const TilePlace place = tile_place<Shape>(params.product);

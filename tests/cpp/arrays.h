@@ -70,10 +70,15 @@ inline Array numbers(DType dtype, const Sizes& sizes, std::int64_t seed) {
   return array;
 }
 
-inline Array integers(const Sizes& sizes, const std::function<std::int64_t(std::int64_t)>& value) {
-  Array array(DType::kInt32, sizes);
+inline Array integers(const Sizes& sizes, const std::function<std::int64_t(std::int64_t)>& value,
+                      DType dtype = DType::kInt32) {
+  Array array(dtype, sizes);
   for (std::int64_t i = 0; i < array.view.elements(); ++i) {
-    array.view.as<std::int32_t>()[i] = static_cast<std::int32_t>(value(i));
+    if (dtype == DType::kInt32) {
+      array.view.as<std::int32_t>()[i] = static_cast<std::int32_t>(value(i));
+    } else {
+      array.view.as<std::int64_t>()[i] = value(i);
+    }
   }
   return array;
 }

@@ -155,7 +155,7 @@ Arrays run_token_confidence(DType dtype, std::int64_t rows, std::int64_t hidden,
   constexpr std::int64_t kVocabulary = 300;
   const Array states = numbers(dtype, {rows, hidden}, 1), head = numbers(dtype, {kVocabulary, hidden}, 2);
   const Array forbidden = integers({3}, [](std::int64_t i) { return 5 + 130 * i; });
-  const Array biased = integers({rows, 40}, [](std::int64_t i) { return i * 7 % kVocabulary; });
+  const Array biased = integers({rows, 40}, [](std::int64_t i) { return i * 7 % kVocabulary; }, DType::kInt64);
   const Array bias = numbers(kFloat32, {rows, 40}, 3);
   Arrays out;
   for (int i = 0; i < 6; ++i) out.emplace_back(i % 2 == 0 && i < 4 ? kInt32 : kFloat32, Sizes{rows});

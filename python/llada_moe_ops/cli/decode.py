@@ -19,7 +19,6 @@ from .output import as_json, write
 if TYPE_CHECKING:
     from rich.table import Table
 
-_LABELLED = 12  # of the best pairs in the plot
 _WIDTH = 140  # of the table: a line for each pair, also in a pipe
 
 
@@ -150,7 +149,10 @@ def _figure_class() -> Any:
 
 
 def _draw(figures: Sequence[dict[str, Any]], title: str, path: Path) -> None:
-    """Accuracy against tokens a pass and against tokens a second; the pairs that no other beats in both are joined."""
+    """Accuracy against tokens a pass and against tokens a second.
+
+    The pairs that no other beats in both are joined, numbered and listed; those at one point share the number.
+    """
     from ..training.decoding import pareto
 
     figure = _figure_class()(figsize=(14, 6), layout="constrained")
@@ -167,13 +169,19 @@ def _draw(figures: Sequence[dict[str, Any]], title: str, path: Path) -> None:
             mine = [point for one, point in zip(figures, points, strict=True) if one["cache"] == cache]
             axes.scatter(*zip(*mine, strict=True), s=18, label=cache)
         best = sorted(pareto(points), key=lambda index: points[index])
-        axes.plot(*zip(*(points[index] for index in best), strict=True), color="grey", linewidth=0.8, zorder=0)
-        for index in best[-_LABELLED:]:
-            name = f"{figures[index]['unmasker']} · {figures[index]['cache']}"
-            axes.annotate(name, points[index], xytext=(4, 4), textcoords="offset points", fontsize=7)
+        front: dict[tuple[float, float], list[int]] = {}
+        for index in best:
+            front.setdefault(points[index], []).append(index)
+        axes.plot(*zip(*front, strict=True), color="grey", linewidth=0.8, zorder=0)
+        names = []
+        for number, (point, pairs) in enumerate(front.items(), 1):
+            axes.annotate(str(number), point, xytext=(3, 3), textcoords="offset points", fontsize=8)
+            under = ", ".join(figures[index]["cache"] for index in pairs)
+            names.append(f"{number}  {figures[pairs[0]]['unmasker']} · {under}")
+        axes.text(0.99, 0.01, "\n".join(names), transform=axes.transAxes, fontsize=7, ha="right", va="bottom")
         axes.set_xlabel(label)
         axes.set_ylabel("right answers, %")
         axes.grid(alpha=0.3)
-    figure.axes[0].legend(title="cache")
+    figure.axes[0].legend(title="cache", loc="lower left")
     with write_aside(path) as aside:
         figure.savefig(aside, format="png", dpi=120)

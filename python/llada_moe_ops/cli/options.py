@@ -131,7 +131,9 @@ Grow = Annotated[
     typer.Option(
         metavar="INITIAL,MOST",
         help="Find the length of a reply first, by adding masks until the model sees its end, such as 64,2048; instead "
-        "of --gen-length and --steps. What may follow is the stride (8), the threshold (0.5) and the window (32).",
+        "of --gen-length and --steps. What may follow is the stride (8), the threshold (0.5) and the window (32); and, "
+        "to insert masks where the model is unsure, how many one becomes (1: none; published as 8) and the two "
+        "probabilities that decide it (0.1, 0.9).",
         show_default=False,
     ),
 ]

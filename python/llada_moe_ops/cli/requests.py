@@ -99,6 +99,7 @@ def generate_requests(
             tokenizer=tokenizer,
             block_length=block_length,
             cache=cache,
+            smoothing=smoothing,
             grow=growth,
             name=f"{path}:{number}",
         )

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .trace import Widened, repeat
+
 
 @dataclass
 class Canvas:
-    """Shapes: B rows, L columns (the longest row's real tokens).
+    """Shapes: B rows, L columns (the longest row's real tokens, or as many as it may grow to).
 
     Attributes:
         tokens: int64 [B, L].
@@ -47,11 +49,13 @@ class Canvas:
         block_length: int,
         *,
         aligned: bool = False,
+        grows: bool = False,
     ) -> Canvas:
         """From the caller's canvas [B, L'], with ``real`` bool [B, L'] (None: no padding).
 
         ``first_block`` int64 [B] is the column of the first block in the caller's layout. ``aligned`` cuts a row into
         blocks from its first token on, so the first one begins with the end of what stands before ``first_block``.
+        ``grows`` keeps the caller's columns behind each row's real ones.
         """
         batch, columns = layout.shape
         index = torch.arange(columns, device=layout.device)
@@ -60,7 +64,7 @@ class Canvas:
         else:
             lengths, padding = real.sum(1), real.int().argmax(1)
         source = (index + padding[:, None]) % max(columns, 1)
-        longest = int(lengths.max()) if batch else columns
+        longest = columns if grows or not batch else int(lengths.max())
         inside = index[:longest] < lengths[:, None]
         tokens = layout.gather(1, source)[:, :longest]
         filled = to_fill.gather(1, source)[:, :longest] & inside
@@ -99,6 +103,18 @@ class Canvas:
         """Write tokens [M] at (rows, positions) [M]; they are no longer to be filled, except where ``remask`` [M]."""
         self.tokens[rows, positions] = tokens
         self.to_fill[rows, positions] = False if remask is None else remask
+
+    def widen(self, rows: Tensor, positions: Tensor, more: int) -> Widened:
+        """Put ``more`` masks behind each of those at (rows, positions) [N], one a row; what lies behind moves on.
+
+        Returns:
+            the same in the caller's layout.
+        """
+        self.tokens, self.to_fill, self.filled = (
+            repeat(values, rows, positions, more) for values in (self.tokens, self.to_fill, self.filled)
+        )
+        self.lengths = self.lengths.index_add(0, rows, torch.full_like(rows, more))
+        return Widened(rows, positions + self.padding[rows], more)
 
     def commit_block(self, rows: Tensor, starts: Tensor, commit: Tensor, tokens: Tensor) -> None:
         """:meth:`commit` of tokens [A, W] where ``commit`` [A, W], in the blocks of ``rows`` [A] from ``starts`` [A].

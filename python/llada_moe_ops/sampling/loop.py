@@ -14,6 +14,7 @@ from .schedule import Schedule
 from .stopping import Stopping
 from .trace import Trace, TraceStep
 from .unmaskers import Unmasker, decide
+from .widening import Widening
 
 
 def denoise(
@@ -22,12 +23,14 @@ def denoise(
     unmasker: Unmasker,
     *,
     stopping: Stopping | None = None,
+    widening: Widening | None = None,
     on_step: Callable[[TraceStep], None] | None = None,
 ) -> Trace:
     """Fill ``predictor.canvas`` in place and return the record of it.
 
     Args:
         stopping: ends rows early, in the block that produces their end; None fills every row to its last position.
+        widening: lets rows grow meanwhile, within the canvas' columns.
         on_step: called after each step, also after those that had nothing to commit.
 
     Raises:
@@ -35,14 +38,16 @@ def denoise(
     """
     canvas = predictor.canvas
     trace = Trace(canvas.layout)
-    captured = CapturedSteps.build(predictor, unmasker, stopping, watched=on_step is not None)
+    captured = None
+    if widening is None:
+        captured = CapturedSteps.build(predictor, unmasker, stopping, watched=on_step is not None)
     for block in range(canvas.block_starts.shape[0]):
         positions = canvas.block(block)
         masked = canvas.masked(positions)
         if not bool(masked.any()):
             continue
         for step in (
-            _steps(predictor, schedule, unmasker, trace, block, positions, stopping)
+            _steps(predictor, schedule, unmasker, trace, block, positions, stopping, widening)
             if captured is None
             else captured.steps(trace, block, positions, _counts(schedule, unmasker, masked))
         ):
@@ -69,6 +74,7 @@ def _steps(
     block: int,
     positions: Tensor,
     stopping: Stopping | None,
+    widening: Widening | None,
 ) -> Iterator[TraceStep]:
     canvas = predictor.canvas
     masked = canvas.masked(positions).sum(1)
@@ -76,7 +82,7 @@ def _steps(
     index, unfinished = 0, torch.zeros_like(masked, dtype=torch.bool)
     while bool(canvas.masked(positions).any() | unfinished.any()) if counts is None else index < counts.shape[1]:
         quota = schedule.quota(masked, index) if counts is None else counts[:, index]
-        yield _step(predictor, unmasker, trace, (block, index), positions, quota, unfinished, stopping)
+        yield _step(predictor, unmasker, trace, (block, index), positions, quota, unfinished, stopping, widening)
         index += 1
 
 
@@ -89,6 +95,7 @@ def _step(
     quota: Tensor,
     unfinished: Tensor,
     stopping: Stopping | None,
+    widening: Widening | None,
 ) -> TraceStep:
     """One step; ``unfinished`` [B] tells which rows want it though nothing is masked, and is brought up to date."""
     canvas, step = predictor.canvas, len(trace.steps)
@@ -101,7 +108,7 @@ def _step(
     # Rows that are done, or have nothing to commit in this step, are left out of the forward pass.
     active = ((masked.any(1) | unfinished) & (quota > 0)).nonzero().squeeze(1)
     rows = columns = tokens = active.new_empty(0)
-    probabilities = torch.empty(0, device=active.device)
+    probabilities, widened = torch.empty(0, device=active.device), None
     if active.numel():
         try:
             statistics = predictor(active, positions[active], predicted[active], step, index)
@@ -112,15 +119,19 @@ def _step(
         if not bool((commit.any(1) | unfinished[active]).all()):
             raise ValueError(f"unmasker must commit at least one position in each row, {unmasker!r} committed none")
         unfinished[active] = decision.unfinished
+        if widening is not None:
+            wide_rows, wide_slots = widening.places(canvas, active, masked[active] & ~commit, statistics)
         row, slot = (commit | decision.remask).nonzero(as_tuple=True)
         rows, tokens, probabilities = active[row], statistics.token[row, slot], statistics.logprob[row, slot].exp()
         columns = positions[rows, slot]
         again = decision.remask[row, slot]
         tokens = tokens.masked_fill(again, predictor.options.mask_token_id)
         canvas.commit(rows, columns, tokens, again)
+        if widening is not None:
+            widened = widening.widen(canvas, wide_rows, positions[wide_rows, wide_slots])
     if stopping is not None:
         ended, after = stopping.end_rows(canvas, active, positions, unfinished)
         rows, columns = torch.cat([rows, ended]), torch.cat([columns, after])
         tokens = torch.cat([tokens, torch.full_like(ended, stopping.end_token)])
         probabilities = torch.cat([probabilities, probabilities.new_ones(len(ended))])
-    return TraceStep(step, block, rows, columns + canvas.padding[rows], tokens, probabilities)
+    return TraceStep(step, block, rows, columns + canvas.padding[rows], tokens, probabilities, widened)

@@ -20,10 +20,11 @@ from .noise import CounterNoise, request_keys
 from .options import SamplerOptions
 from .result import GenerationResult
 from .sampler import DEFAULT_BLOCK_LENGTH, DEFAULT_GEN_LENGTH, fill, steps_per_block
-from .smoothing import IterationSmoothing
+from .smoothing import IterationSmoothing, build_smoothing
 from .stopping import Stopping, StopSequences
 from .trace import TraceStep
 from .unmaskers import Unmasker, build_unmasker, put_together
+from .widening import Widening, check_widening
 
 if TYPE_CHECKING:
     from ..model import LLaDAMoEModel
@@ -139,7 +140,16 @@ def generate_requests(
     mask_id = arguments.find_mask_token_id(mask_token_id, model.config)
     named = [(f"requests[{index}]", request) for index, request in enumerate(requests)]
     for name, request in named:
-        check_request(model, request, tokenizer=tokenizer, block_length=block_length, cache=cache, grow=grow, name=name)
+        check_request(
+            model,
+            request,
+            tokenizer=tokenizer,
+            block_length=block_length,
+            cache=cache,
+            smoothing=smoothing,
+            grow=grow,
+            name=name,
+        )
     prompts = [torch.tensor(one.prompt_ids, dtype=torch.int64, device=model.device) for one in requests]
     options = SamplerOptions(
         **_of_rows(requests, tokenizer, model.device),
@@ -161,16 +171,27 @@ def generate_requests(
     seen = (block_length or DEFAULT_BLOCK_LENGTH) if options.aligned_blocks else None
     lengths = _lengths(model, requests, prompts, grow, mask_id, options.end_token(model.config), seen)
     length = block_length
-    if length is None:  # where blocks are aligned their number would depend on the longest
-        length = DEFAULT_BLOCK_LENGTH if options.aligned_blocks else min(DEFAULT_BLOCK_LENGTH, max(lengths)) or 1
+    end, widening, most = options.end_token(model.config), None, lengths
+    if grow is not None and grow.widen > 1 and end is not None:
+        growing = [request.gen_length is None for request in requests]
+        widening = Widening(grow, model, torch.tensor(growing, device=model.device), mask_id, end)
+        most = [
+            grow.bound(model, len(prompt)) if grows else length
+            for prompt, length, grows in zip(prompts, lengths, growing, strict=True)
+        ]
+    if length is None:  # where blocks are aligned or rows grow their number would depend on the longest
+        fixed = options.aligned_blocks or widening is not None
+        length = DEFAULT_BLOCK_LENGTH if fixed else min(DEFAULT_BLOCK_LENGTH, max(lengths)) or 1
     steps = [steps_per_block(one.steps, -(-total // length)) for one, total in zip(requests, lengths, strict=True)]
-    layout, to_fill, real = with_masks(prompts, lengths, mask_id)
+    layout, to_fill, real = with_masks(prompts, lengths, mask_id, most)
     first = torch.tensor([len(prompt) for prompt in prompts], device=model.device)
-    blocks = -(-max(lengths) // length)
-    canvas = Canvas.build(layout, to_fill, real, first, blocks, length, aligned=options.aligned_blocks)
+    blocks, grows = -(-max(most) // length), widening is not None
+    canvas = Canvas.build(layout, to_fill, real, first, blocks, length, aligned=options.aligned_blocks, grows=grows)
     seeds = [arguments.seeds(request.seed, 1)[0] for request in requests]
     keys = request_keys(canvas.tokens, ~canvas.filled, canvas.lengths.tolist(), seeds, copies_differ=False)
-    result = fill(model, canvas, replace(options, noise=CounterNoise(keys)), steps, 0, started)
+    options = replace(options, noise=CounterNoise(keys))
+    result = fill(model, canvas, options, steps, 0, started, widening=widening)
+    lengths = canvas.filled.sum(1).tolist()
     return _results(result, options.stopping(model.config, canvas), first.tolist(), lengths, tokenizer)
 
 
@@ -181,6 +202,7 @@ def check_request(
     tokenizer: Tokenizer | None = None,
     block_length: int | None = None,
     cache: str | Cache = "none",
+    smoothing: str | IterationSmoothing = "none",
     grow: Growth | None = None,
     name: str = "request",
 ) -> None:
@@ -201,7 +223,10 @@ def check_request(
     block = DEFAULT_BLOCK_LENGTH if block_length is None else arguments.integer("block_length", block_length, 1)
     try:
         steps_per_block(request.steps, -(-length // block))
-        check_pair(build_unmasker(request.unmasker), build_cache(cache))
+        rule, policy = build_unmasker(request.unmasker), build_cache(cache)
+        check_pair(rule, policy)
+        if grow is not None and grows:
+            check_widening(grow, rule, policy, build_smoothing(smoothing))
     except (TypeError, ValueError) as error:
         raise type(error)(f"{name}: {error}") from None
     for one in request.stop:

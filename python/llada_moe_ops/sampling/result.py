@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -30,6 +30,11 @@ class GenerationResult:
     row_steps: Tensor
     tokens: int
     seconds: float
+
+    def cut(self, columns: int) -> GenerationResult:
+        """Without what no row has grown to: the first ``columns``."""
+        trace = Trace(self.trace.initial[:, :columns], self.trace.steps)
+        return replace(self, sequences=self.sequences[:, :columns], trace=trace)
 
     @property
     def steps(self) -> int:

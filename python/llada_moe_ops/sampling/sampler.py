@@ -11,7 +11,7 @@ from torch import Tensor
 
 from . import _arguments as arguments
 from ._arguments import TokenIds, require
-from .cache import Cache
+from .cache import Cache, build_cache
 from .canvas import Canvas
 from .growth import Growth
 from .loop import denoise
@@ -19,9 +19,10 @@ from .noise import NoiseSource
 from .options import SamplerOptions
 from .result import GenerationResult
 from .schedule import Schedule
-from .smoothing import IterationSmoothing
+from .smoothing import IterationSmoothing, build_smoothing
 from .trace import TraceStep
 from .unmaskers import Unmasker, build_unmasker
+from .widening import Widening, check_widening
 
 if TYPE_CHECKING:
     from ..model import LLaDAMoEModel
@@ -118,7 +119,7 @@ def generate(
     if real is not None:
         require(bool(real.any(1).all()), "prompt_ids", "at least one real token per row", "an empty prompt")
         require(bool(real[:, -1].all()), "attention_mask", "1 at the prompt's end (padding on the left)", "0")
-    passes = 0
+    passes, widening = 0, None
     if grow is None:
         gen_length = DEFAULT_GEN_LENGTH if gen_length is None else arguments.integer("gen_length", gen_length, 0)
         length = min(DEFAULT_BLOCK_LENGTH, gen_length) or 1 if block_length is None else block_length
@@ -131,7 +132,11 @@ def generate(
             require(given is None, name, "left out where grow finds the length", given)
         length = DEFAULT_BLOCK_LENGTH if block_length is None else arguments.integer("block_length", block_length, 1)
         seen = length if options.aligned_blocks else None
-        masks, filled, passes = _grown(model, grow, prompts, real, mask_id, options.end_token(model.config), seen)
+        check_widening(grow, build_unmasker(unmasker), build_cache(cache), build_smoothing(smoothing))
+        end = options.end_token(model.config)
+        masks, filled, passes = _grown(model, grow, prompts, real, mask_id, end, seen)
+        if grow.widen > 1 and end is not None:
+            widening = Widening(grow, model, filled.any(1), mask_id, end)
     blocks = -(-masks.shape[1] // length)
     if real is not None or not bool(filled.all()):
         real = torch.cat([torch.ones_like(prompts, dtype=torch.bool) if real is None else real, filled], dim=1)
@@ -143,8 +148,10 @@ def generate(
         blocks,
         length,
         aligned=options.aligned_blocks,
+        grows=widening is not None,
     )
-    return fill(model, canvas, options, steps_per_block(steps, blocks), prompt_length, started, passes)
+    result = fill(model, canvas, options, steps_per_block(steps, blocks), prompt_length, started, passes, widening)
+    return result if widening is None else result.cut(prompt_length + int(canvas.filled.sum(1).max()))
 
 
 def infill(
@@ -221,7 +228,8 @@ def _grown(
         raise ValueError("eos_token_id must be given when grow is set, got None")
     rows = list(prompts) if real is None else [row[own] for row, own in zip(prompts, real, strict=True)]
     lengths, passes = grow.lengths(model, rows, mask_id, end, block_size)
-    columns = torch.arange(max(lengths, default=0), device=prompts.device)
+    most = lengths if grow.widen == 1 else [grow.bound(model, len(row)) for row in rows]
+    columns = torch.arange(max(most, default=0), device=prompts.device)
     filled = columns < torch.tensor(lengths, device=prompts.device)[:, None]
     return torch.where(filled, mask_id, end), filled, passes
 
@@ -245,10 +253,12 @@ def fill(
     prompt_length: int,
     started: float,
     passes: int = 0,
+    widening: Widening | None = None,
 ) -> GenerationResult:
     """What every entry comes to: fill a canvas in place.
 
-    ``steps`` are those of a block, of all rows or one per row; ``passes`` were made before.
+    ``steps`` are those of a block, of all rows or one per row; ``passes`` were made before; ``widening`` lets
+    rows grow.
     """
     longest, limit = canvas.tokens.shape[1], model.config.max_position_embeddings
     name = "prompt_ids and gen_length" if prompt_length else "input_ids"
@@ -260,10 +270,11 @@ def fill(
         Schedule(steps),
         build_unmasker(options.unmasker),
         stopping=options.stopping(model.config, canvas),
+        widening=widening,
         on_step=options.on_step,
     )
     filled = canvas.tokens[canvas.filled]
     tokens = filled.numel() if end is None else int((filled != end).sum())
     seconds = time.perf_counter() - started
-    passes += predictor.forward_passes
+    passes += predictor.forward_passes + (0 if widening is None else widening.passes)
     return GenerationResult(canvas.sequences(), prompt_length, trace, passes, predictor.row_steps, tokens, seconds)

@@ -10,6 +10,35 @@ import torch
 from torch import Tensor
 
 
+def repeat(values: Tensor, rows: Tensor, columns: Tensor, more: int) -> Tensor:
+    """Values [B, L] with that at (rows, columns) ``more`` times more behind it; what passes a row's end is lost.
+
+    Args:
+        rows, columns: int64 [N], at most one column in a row.
+    """
+    index = torch.arange(values.shape[1], device=values.device)
+    at = torch.full_like(values[:, 0], values.shape[1], dtype=torch.int64)
+    at[rows] = columns
+    behind = torch.maximum(at[:, None], index - more)
+    return values.gather(1, torch.where(index > at[:, None], behind, index).clamp(max=values.shape[1] - 1))
+
+
+@dataclass(frozen=True)
+class Widened:
+    """Masks that became several at a step's end: those at ``rows``, ``positions`` int64 [N] have ``more`` behind them.
+
+    What lay behind moves on.
+    """
+
+    rows: Tensor
+    positions: Tensor
+    more: int
+
+    def of(self, values: Tensor) -> Tensor:
+        """Values [B, L] of the positions before, at those after."""
+        return repeat(values, self.rows, self.positions, self.more)
+
+
 @dataclass(frozen=True)
 class TraceStep:
     """What one step committed; M tokens, none where a block had more steps than positions.
@@ -22,6 +51,7 @@ class TraceStep:
         probabilities: float32 [M], the model's probability of each token, before any noise; of the token it would now
             choose where the position was masked again. End-of-text that fills a row after its end carries 1: nothing is
             predicted there.
+        widened: what was inserted afterwards; None where nothing was.
     """
 
     step: int
@@ -30,10 +60,11 @@ class TraceStep:
     positions: Tensor
     tokens: Tensor
     probabilities: Tensor
+    widened: Widened | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The step in plain numbers."""
-        return {
+        values = {
             "step": self.step,
             "block": self.block,
             "rows": self.rows.tolist(),
@@ -41,6 +72,16 @@ class TraceStep:
             "tokens": self.tokens.tolist(),
             "probabilities": self.probabilities.tolist(),
         }
+        if self.widened is not None:
+            rows, positions = self.widened.rows.tolist(), self.widened.positions.tolist()
+            values["widened"] = {"rows": rows, "positions": positions, "more": self.widened.more}
+        return values
+
+    def then(self, values: Tensor, written: Tensor | int) -> Tensor:
+        """Values [B, L] with what the step wrote [M], and moved by what it inserted."""
+        values = values.clone()
+        values[self.rows, self.positions] = written
+        return values if self.widened is None else self.widened.of(values)
 
 
 class NonFiniteLogitsError(ValueError):
@@ -64,7 +105,7 @@ class NonFiniteLogitsError(ValueError):
 
 @dataclass
 class Trace:
-    """The canvas at the start, int64 [B, L], and every step."""
+    """The canvas at the start, int64 [B, L], as wide as at the end, and every step."""
 
     initial: Tensor
     steps: list[TraceStep] = field(default_factory=list)
@@ -73,23 +114,21 @@ class Trace:
         """The canvas before each step and at the end, int64 [steps + 1, B, L]."""
         states = [self.initial]
         for step in self.steps:
-            state = states[-1].clone()
-            state[step.rows, step.positions] = step.tokens
-            states.append(state)
+            states.append(step.then(states[-1], step.tokens))
         return torch.stack(states)
 
     def commit_steps(self) -> Tensor:
         """The step that committed each token, int64 [B, L]; −1 for given ones."""
         steps = torch.full_like(self.initial, -1)
         for step in self.steps:
-            steps[step.rows, step.positions] = step.step
+            steps = step.then(steps, step.step)
         return steps
 
     def probabilities(self) -> Tensor:
         """The probability with which each token was committed, float32 [B, L]; 1 for given ones."""
         probabilities = torch.ones_like(self.initial, dtype=torch.float32)
         for step in self.steps:
-            probabilities[step.rows, step.positions] = step.probabilities
+            probabilities = step.then(probabilities, step.probabilities)
         return probabilities
 
     def to_dict(self) -> dict[str, Any]:

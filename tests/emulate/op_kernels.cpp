@@ -260,7 +260,7 @@ const std::vector<Case> kCases = {
     {"token_confidence, few rows", [] { return run_token_confidence(kBFloat16, 20, 264); }},
     {"token_confidence, many rows", [] { return run_token_confidence(kBFloat16, 130, 200); }},
     {"token_confidence, fp32", [] { return run_token_confidence(kFloat32, 33, 132); }},
-    {"token_confidence, top_k", [] { return run_token_confidence(kBFloat16, 33, 40, 9, 0.8); }},
+    {"token_confidence, top_k", [] { return run_token_confidence(kBFloat16, 5, 40, 9, 0.8); }},
     {"token_confidence, top_p", [] { return run_token_confidence(kBFloat16, 33, 40, 0, 0.9); }},
     {"token_confidence, small top_p", [] { return run_token_confidence(kFloat32, 9, 36, 0, 0.03); }},
 };

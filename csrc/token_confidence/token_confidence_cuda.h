@@ -25,9 +25,9 @@ void token_confidence(const TokenConfidenceArgs& args, const ArrayView& workspac
 inline constexpr std::int64_t kMaxTopK = 256;
 // Floats of workspace for each row and each tile of the vocabulary, and for each row of a call with top_k or top_p.
 inline constexpr std::int64_t kVocabularyTile = 128, kTilePartFloats = 12, kOpenRowFloats = 32;
-inline constexpr std::int64_t kCandidatesPerKept = 64;  // of top_k's
-inline constexpr std::int64_t kTileChoices = 6,
-                              kRowChoices = 8;  // of noise, with top_p alone: see token_nucleus_sm80.cu
+inline constexpr std::int64_t kCandidatesPerKept = 64;  // see token_top_k_sm80.cu
+// What noise chooses, with top_p alone: of each tile and of each row; see token_nucleus_sm80.cu.
+inline constexpr std::int64_t kTileChoices = 6, kRowChoices = 8;
 
 struct TokenConfidenceParams {
   ProductParams product;  // hidden times the head's weight; without y

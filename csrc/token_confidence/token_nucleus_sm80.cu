@@ -4,14 +4,12 @@
 // likeliest: the choice is the first that is in the nucleus, for one is if what is likelier has a smaller share of the
 // mass than top_p. The pass before has w0, w1, ... of each tile, from which those of the row follow; one more pass
 // gives the mass above each. That the first n are outside has the probability that the product of n uniform numbers is
-// above top_p: 1e-5 for n = 4 at top_p = 0.9.
+// above top_p: 5e-6 for n = 4 at top_p = 0.9.
 //
 //   choices_kernel  a block per row: its first w's, as far as its tiles' are known
 //   masses_kernel   a block: a tile of logits; per row the mass above each w -> masses, in the place of the tiles' w's
 //   settle_kernel   a block per row: the first w of which the mass says that it is in the nucleus
-//   search_kernel   a block per row: where there is none, from the last on, one after the other, each by a pass over
-//   the
-//                   head
+//   search_kernel   a block per row: where there is none, one w after the other, each by a pass over the head
 //
 // Rows that are not open are left alone, and so are the tiles of nothing but such rows.
 #include "token_confidence/head_tile_sm80.h"

@@ -8,7 +8,7 @@
 
 namespace llada::cuda {
 
-inline constexpr int kSearchedTiles = 1024;
+inline constexpr int kSearchedTiles = 1024;  // at most; those behind them are all visited
 
 struct AttentionBlock {
   AttentionRows rows;

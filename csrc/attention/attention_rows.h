@@ -9,6 +9,7 @@
 #include <cstdint>
 
 #include "attention/attention_cuda.h"
+#include "cuda/pack.h"
 #include "cuda/toolkit.h"
 
 namespace llada::cuda {
@@ -127,6 +128,29 @@ __device__ __forceinline__ Element* head_row(const HeadsArray& array, int batch,
 __device__ __forceinline__ const std::uint8_t* mask_row(const AttentionParams& params, int batch, const HeadQuery& at) {
   return params.mask + batch * params.mask_strides[0] + at.head * params.mask_strides[1] +
          at.query * params.mask_strides[2];
+}
+
+// Bit i: whether the mask lets the row see key first + i of the sequence; those past its end are not seen.
+__device__ __forceinline__ std::uint32_t mask_word(const AttentionParams& params, const AttentionRows& rows, int row,
+                                                   int first) {
+  const int count = row < rows.count ? clamp(rows.keys - first, 0, 32) : 0;
+  if (count == 0) return 0;
+  const std::int64_t stride = params.mask_strides[3];
+  const std::uint8_t* from = mask_row(params, rows.batch, head_query(params, rows, row)) +
+                             (static_cast<std::int64_t>(rows.first_key) + first) * stride;
+  std::uint32_t word = 0;
+  if (stride == 1) {
+#pragma unroll
+    for (int half = 0; half < 32; half += 16) {
+      const bool aligned = reinterpret_cast<std::uintptr_t>(from + half) % 16 == 0;
+      const auto pack = load_pack<16>(from + half, count - half, aligned);
+#pragma unroll
+      for (int i = 0; i < 16; ++i) word |= static_cast<std::uint32_t>(pack.elements[i] != 0) << (half + i);
+    }
+  } else {
+    for (int i = 0; i < count; ++i) word |= static_cast<std::uint32_t>(from[i * stride] != 0) << i;
+  }
+  return word;
 }
 
 // Keys per split, in units of kSplitKeys. It depends on the sequence's own keys, not on the longest of the batch.

@@ -1,18 +1,21 @@
 // Flash attention for Hopper (after FlashAttention-3, 2407.08608), bf16 or fp16, fp32 softmax and sums, heads of up to
 // 128 components: for calls whose keys are not split.
 //
-//   block       128 queries of a sequence and head against all of its keys
+//   block       128 queries of a sequence and head against all of its keys; tiles of keys that the masks hide from all
+//               of them are left out
 //   producer    one warp of the first warpgroup: queries, then keys and values by tiles of 128, two stages of each, by
 //               TMA; the rows of values past the sequence's end, which may be NaN and weigh zero, it zeroes itself
 //   consumers   two warpgroups of 64 queries: scores = queries x keys^T by wgmma from shared memory, output += weights
-//   x
-//               values with the weights in registers
+//               x values with the weights in registers
 //   overlap     a consumer issues a tile's scores and the output of the tile before, then hands the tensor cores to the
 //               other, whose products run beside its softmax
 //   tiles       of 64 components and 128 rows, swizzled by TMA over 128 bytes; a head has one or two of them
 //
 // A row's sums run over its keys in tiles from the sequence's first on: its bits depend on its own keys alone.
-#include "attention/attention_rows.h"
+//
+// Heads of more than 128 components, which no published model of this kind has, are attention_sm80.cu's: 128 keys and
+// values of 256 fill a stage with 128 KB, and tiles of 64 would be a second kernel.
+#include "attention/attention_block_sm90.h"
 #include "attention/attention_softmax.h"
 #include "cuda/launch.h"
 #include "cuda/ptx_sm90.h"
@@ -46,12 +49,6 @@ struct Barriers {
   std::uint64_t keys_full[kStages], keys_empty[kStages], values_full[kStages], values_empty[kStages];
 };
 
-// What all threads of a block know.
-struct Block {
-  AttentionRows rows;
-  int least, tiles;  // keys that all rows see; tiles that any row sees
-};
-
 template <int kDepth>
 class Shared {
  public:
@@ -75,22 +72,22 @@ __device__ __forceinline__ void load_tile(char* tile, const ptx::TensorMap& map,
 }
 
 template <int kDepth>
-__device__ __forceinline__ void produce(const Maps& maps, const MapRows& strides, const Block& block,
+__device__ __forceinline__ void produce(const Maps& maps, const MapRows& strides, const AttentionBlock& block,
                                         const Shared<kDepth>& shared, Barriers& barriers) {
   const AttentionRows& rows = block.rows;
   const int lane = threadIdx.x % kWarpLanes, key_head = rows.key_head / strides.group;
   const std::int64_t first_key = rows.batch * strides.keys + rows.first_key;
   const std::int64_t first_value = rows.batch * strides.values + rows.first_key;
-  const auto load_keys = [&](int tile) {
-    const int stage = tile % kStages;
-    ptx::mbarrier_wait(barriers.keys_empty + stage, (tile / kStages + 1) & 1);
+  const auto load_keys = [&](int step, int tile) {
+    const int stage = step % kStages;
+    ptx::mbarrier_wait(barriers.keys_empty + stage, (step / kStages + 1) & 1);
     if (lane == 0) {
       load_tile<kDepth>(shared.keys(stage), maps.keys, first_key + tile * kKeys, key_head, barriers.keys_full + stage);
     }
   };
-  const auto load_values = [&](int tile) {
-    const int stage = tile % kStages, valid = rows.keys - tile * kKeys;
-    ptx::mbarrier_wait(barriers.values_empty + stage, (tile / kStages + 1) & 1);
+  const auto load_values = [&](int step, int tile) {
+    const int stage = step % kStages, valid = rows.keys - tile * kKeys;
+    ptx::mbarrier_wait(barriers.values_empty + stage, (step / kStages + 1) & 1);
     std::uint64_t* full = barriers.values_full + stage;
     std::uint64_t* loaded = valid < kKeys ? &barriers.ragged_values : full;
     char* values = shared.values(stage);
@@ -108,14 +105,18 @@ __device__ __forceinline__ void produce(const Maps& maps, const MapRows& strides
     __syncwarp();
     if (lane == 0) ptx::mbarrier_arrive(full);
   };
+  int tile = block.next_tile(-1);
+  if (tile >= block.tiles) return;
   if (lane == 0) {
     load_tile<kDepth>(shared.queries(), maps.queries, rows.batch * strides.queries + rows.first_query + rows.first_row,
                       rows.key_head, &barriers.queries);
   }
-  load_keys(0);
-  for (int tile = 0; tile < block.tiles; ++tile) {
-    if (tile + 1 < block.tiles) load_keys(tile + 1);
-    load_values(tile);
+  load_keys(0, tile);
+  for (int step = 0; tile < block.tiles; ++step) {
+    const int next = block.next_tile(tile);
+    if (next < block.tiles) load_keys(step + 1, next);
+    load_values(step, tile);
+    tile = next;
   }
 }
 
@@ -124,7 +125,7 @@ __device__ __forceinline__ void produce(const Maps& maps, const MapRows& strides
 template <class Element, int kDepth>
 class Consumer {
  public:
-  __device__ Consumer(const AttentionParams& params, const Block& block, const Shared<kDepth>& shared,
+  __device__ Consumer(const AttentionParams& params, const AttentionBlock& block, const Shared<kDepth>& shared,
                       Barriers& barriers)
       : params_(params),
         block_(block),
@@ -143,12 +144,14 @@ class Consumer {
   }
 
   __device__ void run() {
-    if (block_.tiles > 0) {
+    tile_ = block_.next_tile(-1);
+    if (tile_ < block_.tiles) {
       ptx::mbarrier_wait(&barriers_.queries, 0);
       if (group_ != 0) pass_turn();
       multiply_first();
-      for (int tile = 1; tile < block_.tiles; ++tile) multiply(tile);
-      add_last();
+      int step = 1;
+      for (tile_ = next_; tile_ < block_.tiles; tile_ = next_) multiply(step++);
+      add_last(step - 1);
     }
     write();
   }
@@ -157,8 +160,9 @@ class Consumer {
   // The tensor cores belong to one consumer at a time while it issues, group 0 first; barriers 1 and 2 say whose turn.
   __device__ void take_turn() const { ptx::barrier_sync(1 + group_, kConsumers * kGroupThreads); }
   __device__ void pass_turn() const { ptx::barrier_arrive(2 - group_, kConsumers * kGroupThreads); }
-  __device__ void pass_turn_after(int tile) const {
-    if (tile + 1 < block_.tiles || group_ == 0) pass_turn();
+  __device__ void pass_turn_after_tile() {
+    next_ = block_.next_tile(tile_);
+    if (next_ < block_.tiles || group_ == 0) pass_turn();
   }
 
   __device__ void free(std::uint64_t* stage) const {
@@ -166,9 +170,9 @@ class Consumer {
   }
 
   // scores = queries x keys^T, as a group of products.
-  __device__ void issue_scores(int tile) {
+  __device__ void issue_scores(int step) {
     const std::uint32_t queries = ptx::shared_address(shared_.queries()) + group_ * kGroupRows * kRowBytes;
-    const std::uint32_t keys = ptx::shared_address(shared_.keys(tile % kStages));
+    const std::uint32_t keys = ptx::shared_address(shared_.keys(step % kStages));
     ptx::wgmma_fence();
 #pragma unroll
     for (int k = 0; k < kDepth / 16; ++k) {
@@ -179,8 +183,8 @@ class Consumer {
   }
 
   // output += weights x values.
-  __device__ void issue_output(int tile) {
-    const std::uint32_t values = ptx::shared_address(shared_.values(tile % kStages));
+  __device__ void issue_output(int step) {
+    const std::uint32_t values = ptx::shared_address(shared_.values(step % kStages));
     ptx::wgmma_fence();
 #pragma unroll
     for (int k = 0; k < kKeys / 16; ++k) {
@@ -190,51 +194,51 @@ class Consumer {
     ptx::wgmma_commit_group();
   }
 
-  __device__ void wait_for_keys(int tile) {
-    ptx::mbarrier_wait(barriers_.keys_full + tile % kStages, tile / kStages & 1);
+  __device__ void wait_for_keys(int step) {
+    ptx::mbarrier_wait(barriers_.keys_full + step % kStages, step / kStages & 1);
   }
-  __device__ void wait_for_values(int tile) {
-    ptx::mbarrier_wait(barriers_.values_full + tile % kStages, tile / kStages & 1);
+  __device__ void wait_for_values(int step) {
+    ptx::mbarrier_wait(barriers_.values_full + step % kStages, step / kStages & 1);
   }
 
   __device__ void multiply_first() {
     wait_for_keys(0);
     take_turn();
     issue_scores(0);
-    pass_turn_after(0);
+    pass_turn_after_tile();
     ptx::wgmma_wait_group<0>();
     free(barriers_.keys_empty);
     float factors[2];
-    weigh(0, factors);
+    weigh(factors);
     pack_weights();
   }
 
-  __device__ void multiply(int tile) {
-    wait_for_keys(tile);
-    wait_for_values(tile - 1);
+  __device__ void multiply(int step) {
+    wait_for_keys(step);
+    wait_for_values(step - 1);
     take_turn();
-    issue_scores(tile);
-    issue_output(tile - 1);
-    pass_turn_after(tile);
+    issue_scores(step);
+    issue_output(step - 1);
+    pass_turn_after_tile();
     ptx::wgmma_wait_group<1>();
-    free(barriers_.keys_empty + tile % kStages);
+    free(barriers_.keys_empty + step % kStages);
     float factors[2];
-    weigh(tile, factors);
+    weigh(factors);
     ptx::wgmma_wait_group<0>();
-    free(barriers_.values_empty + (tile - 1) % kStages);
+    free(barriers_.values_empty + (step - 1) % kStages);
 #pragma unroll
     for (int i = 0; i < kDepth / 2; ++i) output_[i] *= factors[i / 2 % 2];
     pack_weights();
   }
 
-  __device__ void add_last() {
-    wait_for_values(block_.tiles - 1);
-    issue_output(block_.tiles - 1);
+  __device__ void add_last(int step) {
+    wait_for_values(step);
+    issue_output(step);
     ptx::wgmma_wait_group<0>();
   }
 
-  __device__ void weigh(int tile, float (&factors)[2]) {
-    const int first_key = tile * kKeys;
+  __device__ void weigh(float (&factors)[2]) {
+    const int first_key = tile_ * kKeys;
     if (params_.negative) {
 #pragma unroll
       for (float& score : scores_) score = -score;
@@ -288,10 +292,11 @@ class Consumer {
   }
 
   const AttentionParams& params_;
-  const Block& block_;
+  const AttentionBlock& block_;
   const Shared<kDepth>& shared_;
   Barriers& barriers_;
   int group_, first_row_, visible_[2] = {};
+  int tile_, next_;  // at hand, and the one after
   float scores_[kKeys / 2], output_[kDepth / 2] = {};
   std::uint32_t weights_[kKeys / 16][4];
   float reference_[2] = {-INFINITY, -INFINITY}, sum_[2] = {};
@@ -302,14 +307,9 @@ __global__ void __launch_bounds__(kThreads, 1)
     attention_kernel(const __grid_constant__ Maps maps, AttentionParams params, MapRows strides, int tiles) {
   LLADA_DYNAMIC_SHARED(char, start);
   LLADA_SHARED_ARRAY(Barriers, barriers, 1);
-  LLADA_SHARED_ARRAY(Block, block, 1);
+  LLADA_SHARED_ARRAY(AttentionBlock, block, 1);
   if (threadIdx.x == 0) {
-    block->rows = find_rows<kRows>(params, tiles);
-    if (block->rows.count > 0) {
-      const VisibleSpan span = visible_span(params, block->rows);
-      block->least = span.least;
-      block->tiles = (span.most + kKeys - 1) / kKeys;
-    }
+    place_block<kRows, kKeys>(params, *block, tiles);
     ptx::mbarrier_init(&barriers->queries, 1);
     ptx::mbarrier_init(&barriers->ragged_values, 1);
     for (int stage = 0; stage < kStages; ++stage) {
@@ -322,10 +322,11 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
   __syncthreads();
   if (block->rows.count == 0) return;
+  if (block->searched > 0) search_tiles<kKeys, kThreads>(params, *block);
   const Shared<kDepth> shared(start);
   if (threadIdx.x < kGroupThreads) {
     ptx::set_max_registers_down<kProducerRegisters>();
-    if (threadIdx.x < kWarpLanes && block->tiles > 0) produce<kDepth>(maps, strides, *block, shared, *barriers);
+    if (threadIdx.x < kWarpLanes) produce<kDepth>(maps, strides, *block, shared, *barriers);
   } else {
     ptx::set_max_registers_up<kConsumerRegisters>();
     Consumer<Element, kDepth>(params, *block, shared, *barriers).run();

@@ -4,7 +4,6 @@
 #include <cstdint>
 
 #include "attention/attention_rows.h"
-#include "cuda/pack.h"
 #include "cuda/reduce.h"
 
 namespace llada::cuda {
@@ -58,34 +57,13 @@ class TileWalk {
     for (int i = threadIdx.x; i < Shape::kMaskWords; i += kAttentionThreads) {
       constexpr int kWords = Shape::kKeys / 32;
       const int row = i / kWords, first = first_key() + i % kWords * 32;
-      const int count = row < rows_.count ? clamp(rows_.keys - first, 0, 32) : 0;
-      const std::uint32_t word = count > 0 ? mask_word(row, first, count) : 0;
+      const std::uint32_t word = mask_word(params_, rows_, row, first);
       bits_[slot_ * Shape::kMaskWords + i] = word;
       any |= word != 0;
       all &= row >= rows_.count || word == 0xffffffffu;
     }
     whole_ &= __syncthreads_and(all) != 0;
     return __syncthreads_or(any) != 0;
-  }
-
-  // Bit i: whether the row may see key first + i of the sequence.
-  __device__ std::uint32_t mask_word(int row, int first, int count) const {
-    const std::int64_t stride = params_.mask_strides[3];
-    const std::uint8_t* from = mask_row(params_, rows_.batch, head_query(params_, rows_, row)) +
-                               (static_cast<std::int64_t>(rows_.first_key) + first) * stride;
-    std::uint32_t word = 0;
-    if (stride == 1) {
-#pragma unroll
-      for (int half = 0; half < 32; half += 16) {
-        const bool aligned = reinterpret_cast<std::uintptr_t>(from + half) % 16 == 0;
-        const auto pack = load_pack<16>(from + half, count - half, aligned);
-#pragma unroll
-        for (int i = 0; i < 16; ++i) word |= static_cast<std::uint32_t>(pack.elements[i] != 0) << (half + i);
-      }
-    } else {
-      for (int i = 0; i < count; ++i) word |= static_cast<std::uint32_t>(from[i * stride] != 0) << i;
-    }
-    return word;
   }
 
   const AttentionParams& params_;

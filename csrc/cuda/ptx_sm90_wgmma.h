@@ -31,6 +31,7 @@ __device__ __forceinline__ void wgmma_wait_group() {
 #define LLADA_NAMES_60 LLADA_NAMES_40 ", " LLADA_DECADE(4) ", " LLADA_DECADE(5)
 #define LLADA_NAMES_64 LLADA_NAMES_60 ", %60, %61, %62, %63"
 #define LLADA_NAMES_90 LLADA_NAMES_60 ", " LLADA_DECADE(6) ", " LLADA_DECADE(7) ", " LLADA_DECADE(8)
+#define LLADA_NAMES_96 LLADA_NAMES_90 ", %90, %91, %92, %93, %94, %95"
 #define LLADA_NAMES_120 LLADA_NAMES_90 ", " LLADA_DECADE(9) ", " LLADA_DECADE(10) ", " LLADA_DECADE(11)
 #define LLADA_NAMES_128 LLADA_NAMES_120 ", %120, %121, %122, %123, %124, %125, %126, %127"
 
@@ -40,6 +41,7 @@ __device__ __forceinline__ void wgmma_wait_group() {
 #define LLADA_OUT_32(i) LLADA_OUT_16(i), LLADA_OUT_16(i + 16)
 #define LLADA_OUT_48(i) LLADA_OUT_32(i), LLADA_OUT_16(i + 32)
 #define LLADA_OUT_64(i) LLADA_OUT_32(i), LLADA_OUT_32(i + 32)
+#define LLADA_OUT_96(i) LLADA_OUT_64(i), LLADA_OUT_32(i + 64)
 #define LLADA_OUT_128(i) LLADA_OUT_64(i), LLADA_OUT_64(i + 64)
 
 // One instruction of n columns and r = n / 2 registers of d; p0 … are r, r + 1, …: the numbers of the operands after d.
@@ -71,7 +73,7 @@ __device__ __forceinline__ void wgmma_wait_group() {
 // Columns that an instruction may have here.
 template <int kColumns>
 inline constexpr bool kWgmmaColumns = kColumns == 8 || kColumns == 16 || kColumns == 32 || kColumns == 64 ||
-                                      kColumns == 96 || kColumns == 128 || kColumns == 256;
+                                      kColumns == 96 || kColumns == 128 || kColumns == 192 || kColumns == 256;
 
 // d (64 x kColumns, float) = a (64 x 16) * b (16 x kColumns), added to d if `accumulate`. Elements are __nv_bfloat16 or
 // __half; a and b are tiles in shared memory (tile_descriptor). Warp w of the group holds rows 16 w …; d[i] of its lane
@@ -86,6 +88,7 @@ __device__ __forceinline__ void wgmma(float (&d)[kColumns / 2], std::uint64_t a,
   LLADA_WGMMA_COLUMNS(SHARED, 64, 32, 32, 33, 34, 35, 36)
   LLADA_WGMMA_COLUMNS(SHARED, 96, 48, 48, 49, 50, 51, 52)
   LLADA_WGMMA_COLUMNS(SHARED, 128, 64, 64, 65, 66, 67, 68)
+  LLADA_WGMMA_COLUMNS(SHARED, 192, 96, 96, 97, 98, 99, 100)
   LLADA_WGMMA_COLUMNS(SHARED, 256, 128, 128, 129, 130, 131, 132)
 }
 
@@ -100,6 +103,7 @@ __device__ __forceinline__ void wgmma(float (&d)[kColumns / 2], const std::uint3
   LLADA_WGMMA_COLUMNS(REGISTERS, 64, 32, 32, 33, 34, 35, 36, 37, 38)
   LLADA_WGMMA_COLUMNS(REGISTERS, 96, 48, 48, 49, 50, 51, 52, 53, 54)
   LLADA_WGMMA_COLUMNS(REGISTERS, 128, 64, 64, 65, 66, 67, 68, 69, 70)
+  LLADA_WGMMA_COLUMNS(REGISTERS, 192, 96, 96, 97, 98, 99, 100, 101, 102)
   LLADA_WGMMA_COLUMNS(REGISTERS, 256, 128, 128, 129, 130, 131, 132, 133, 134)
 }
 
@@ -117,6 +121,7 @@ __device__ __forceinline__ void wgmma(float (&d)[kColumns / 2], const std::uint3
 #undef LLADA_NAMES_64
 #undef LLADA_NAMES_8
 #undef LLADA_NAMES_90
+#undef LLADA_NAMES_96
 #undef LLADA_OUT_128
 #undef LLADA_OUT_16
 #undef LLADA_OUT_32
@@ -124,6 +129,7 @@ __device__ __forceinline__ void wgmma(float (&d)[kColumns / 2], const std::uint3
 #undef LLADA_OUT_48
 #undef LLADA_OUT_64
 #undef LLADA_OUT_8
+#undef LLADA_OUT_96
 #undef LLADA_WGMMA_COLUMNS
 #undef LLADA_WGMMA_REGISTERS
 #undef LLADA_WGMMA_SHARED

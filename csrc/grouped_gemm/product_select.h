@@ -33,7 +33,7 @@ constexpr ProductShape select_product(const ProductProblem& problem, const Produ
       count(tiles.few_rows, tiles.few_columns) < problem.multiprocessors) {
     return ProductShape::kNarrow;
   }
-  // Rows fill the larger tile on average, and there is one for each multiprocessor.
+  // Rows need more than one of the smaller tiles on average, and there is a larger one for each multiprocessor.
   const bool many = problem.rows > tiles.few_rows * problem.groups &&
                     count(tiles.many_rows, tiles.many_columns) >= problem.multiprocessors;
   return many ? ProductShape::kManyRows : ProductShape::kFewRows;

@@ -2,15 +2,26 @@
 // is wgmma's M and streams through TMA, the rows are its N, so that few of them waste little and none is padded in
 // memory.
 //
-//   tile:      Shape::kGroups x kBoxes x kBoxRows weight rows x up to kRows rows of one group, multiplied as 8, 16, 32,
-//              64 or 128 of them. SwiGLU: each group of warps has 64 gate rows and the 64 up rows of the same columns,
-//              so that both of an output lie in one thread.
+//   tile:      kBoxes x kBoxRows weight rows x up to kRows rows of one group, multiplied as 8, 16, 32 … or kRows of
+//              them. SwiGLU: 64 gate rows and the 64 up rows of the same columns, so that both of an output lie in one
+//              thread.
 //   stage:     128 bytes of depth of each row, kStages deep, swizzled by TMA's rule
 //   producers: warpgroup 0. Its first thread starts the weight's tile copies; all of it gathers the rows by cp.async
-//              and hands a stage over when they have come, kLag stages behind those it starts.
-//   consumers: kGroups warpgroups, each with its own weight rows. They wait for `full`, multiply, and free the stage
-//              (`empty`) once the next product is under way. They are not tied to each other, and producers run ahead
-//              into the next tile while sums leave.
+//              and hands a stage over when they have come, kLag stages behind those it starts. They run ahead from tile
+//              to tile, whichever consumer's it is.
+//   consumers: kGroups warpgroups that take the block's tiles in turn. In its turn one waits for `full`, multiplies and
+//              frees the stage (`empty`) once the next product is under way; with its last product issued it passes
+//              the turn on, and its sums leave under the next tile's products.
+//
+// Many rows: threads of two consumers have 224 registers each, so at most 192 sums. By the data sheet, for 64 of depth,
+// in cycles of the tensor cores (2048 multiply-adds each) and of shared memory (128 bytes each; a wgmma reads its 64
+// weight rows and all of the rows):
+//
+//   a consumer's tile    products   shared: written + read   L2, bytes a cycle   stages in 227 KB
+//   128 x 192                 768   320 + 512   108 %        53                  5 of 40 KB
+//   128 x 128                 512   256 + 384   125 %        64                  6 of 32 KB
+//   64 x 256                  512   320 + 320   125 %        80                  5 of 40 KB
+//   both on 256 x 128        1024   384 + 768   112 %        48                  4 of 48 KB, nothing under its epilogue
 //
 // An output is summed in one accumulator over rising depth, 16 at a time, always with the weight as M: the bits depend
 // on the row and its weight alone, not on the tile's shape or its other rows. They may differ from those of
@@ -45,7 +56,7 @@ template <class Shape>
 __device__ __forceinline__ int multiplied_rows(int count) {
   int rows = 8;
   while (rows < count) rows *= 2;
-  return rows;
+  return min(rows, Shape::kRows);
 }
 
 template <class Shape, bool kPaired>
@@ -54,10 +65,9 @@ __device__ __forceinline__ void load_weights(const ptx::TensorMap& map, const Pr
   constexpr auto kHint = Shape::kGroups == 1 ? ptx::CacheHint::kEvictFirst : ptx::CacheHint::kNormal;
   ptx::mbarrier_arrive_expect_tx(full, Shape::kWeightRows * kDepthBytes);
 #pragma unroll
-  for (int slot = 0; slot < Shape::kGroups * Shape::kBoxes; ++slot) {
-    std::int64_t row = tile.first_column + slot * Shape::kBoxRows;
-    if (kPaired) row = tile.first_column + slot / 2 * Shape::kBoxRows + slot % 2 * params.columns;
-    ptx::tma_load_3d(stage + slot * kSlotBytes, &map, depth, static_cast<int>(row), tile.rows.group, full, kHint);
+  for (int box = 0; box < Shape::kBoxes; ++box) {
+    const std::int64_t row = tile.first_column + box * (kPaired ? params.columns : Shape::kBoxRows);
+    ptx::tma_load_3d(stage + box * kSlotBytes, &map, depth, static_cast<int>(row), tile.rows.group, full, kHint);
   }
 }
 
@@ -75,7 +85,7 @@ __device__ __forceinline__ void produce(const ptx::TensorMap& map, const Product
   const auto hand_over = [&] {
     ptx::fence_proxy_async();
     __syncwarp();
-    if (threadIdx.x % kWarpLanes == 0) ptx::mbarrier_arrive(stages.full + behind.stage);
+    if (threadIdx.x % kWarpLanes == 0) ptx::mbarrier_arrive(stages.full + behind.stage());
     behind.advance();
   };
   for (unsigned t = blockIdx.x;; t += gridDim.x) {
@@ -93,10 +103,10 @@ __device__ __forceinline__ void produce(const ptx::TensorMap& map, const Product
       sources[i] = params.x_order != nullptr ? params.x_order[r] / static_cast<std::int32_t>(params.slots) : r;
     }
     for (int step = 0; step < steps; ++step) {
-      char* stage = stages.memory + ring.stage * Shape::kStageBytes;
-      ptx::mbarrier_wait(stages.empty + ring.stage, ring.parity ^ 1);
+      char* stage = stages.memory + ring.stage() * Shape::kStageBytes;
+      ptx::mbarrier_wait(stages.empty + ring.stage(), ring.parity() ^ 1);
       if (threadIdx.x == 0) {
-        load_weights<Shape, kPaired>(map, params, stage, stages.full + ring.stage, tile, step * kDepth);
+        load_weights<Shape, kPaired>(map, params, stage, stages.full + ring.stage(), tile, step * kDepth);
       }
 #pragma unroll
       for (int part = 0; part < Shape::kRowTiles; ++part) {
@@ -130,61 +140,58 @@ __device__ __forceinline__ void produce(const ptx::TensorMap& map, const Product
 // A consumer group's sums, in wgmma's layout: sums[box] of weight rows box * 64 … and all the tile's rows.
 template <class Element, class Shape, int kTokens>
 __device__ __forceinline__ void sum_stages(StreamSums<Shape, kTokens>& sums, const Stages& stages,
-                                           Ring<Shape::kStages>& ring, int group, int steps) {
+                                           Ring<Shape::kStages>& ring, unsigned turn, int steps) {
   constexpr int kStep = 16 * sizeof(Element);  // wgmma's k
-  int previous = 0;
+  take_turn<Shape::kGroups>(stages, turn);
   for (int step = 0; step < steps; ++step) {
-    ptx::mbarrier_wait(stages.full + ring.stage, ring.parity);
-    const std::uint32_t stage = ptx::shared_address(stages.memory + ring.stage * Shape::kStageBytes);
-    const std::uint32_t weights = stage + group * Shape::kBoxes * kSlotBytes, rows = stage + Shape::kWeightBytes;
+    ptx::mbarrier_wait(stages.full + ring.stage(), ring.parity());
+    const std::uint32_t stage = ptx::shared_address(stages.memory + ring.stage() * Shape::kStageBytes);
+    const std::uint32_t rows = stage + Shape::kWeightBytes;
     ptx::wgmma_fence();
 #pragma unroll
     for (int k = 0; k < kDepthBytes; k += kStep) {
 #pragma unroll
       for (int box = 0; box < Shape::kBoxes; ++box) {
-        ptx::wgmma<Element, kTokens>(sums[box], ptx::tile_descriptor(weights + box * kSlotBytes + k),
+        ptx::wgmma<Element, kTokens>(sums[box], ptx::tile_descriptor(stage + box * kSlotBytes + k),
                                      ptx::tile_descriptor(rows + k), true);
       }
     }
     ptx::wgmma_commit_group();
     ptx::wgmma_wait_group<1>();
-    if (step > 0) free_stage(stages, previous);
-    previous = ring.stage;
+    if (step > 0) free_stage(stages, ring.previous_stage());
     ring.advance();
   }
+  pass_turn<Shape::kGroups>(stages, turn);
   ptx::wgmma_wait_group<0>();
-  if (steps > 0) free_stage(stages, previous);
+  if (steps > 0) free_stage(stages, ring.previous_stage());
 }
 
 template <class Element, class Weight, class Shape, int kTokens, class Epilogue>
 __device__ __forceinline__ void consume_tile(const ProductParams& params, const Epilogue& epilogue,
-                                             const Stages& stages, Ring<Shape::kStages>& ring, const ProductTile& tile,
-                                             char* staging) {
+                                             const Stages& stages, Ring<Shape::kStages>& ring, unsigned turn,
+                                             const ProductTile& tile, int steps, char* all_staging) {
   if constexpr (kTokens < Shape::kRows) {
     if (tile.rows.count > kTokens) {
-      consume_tile<Element, Weight, Shape, 2 * kTokens>(params, epilogue, stages, ring, tile, staging);
+      constexpr int kMore = 2 * kTokens < Shape::kRows ? 2 * kTokens : Shape::kRows;
+      consume_tile<Element, Weight, Shape, kMore>(params, epilogue, stages, ring, turn, tile, steps, all_staging);
       return;
     }
   }
   using Output = typename Epilogue::Output;
-  constexpr int kDepth = kDepthBytes / sizeof(Weight);
-  const int group = threadIdx.x / kGroupThreads - 1, lane = threadIdx.x % kWarpLanes;
-  const int warp_row = threadIdx.x % kGroupThreads / kWarpLanes * 16;
+  const int lane = threadIdx.x % kWarpLanes, warp_row = threadIdx.x % kGroupThreads / kWarpLanes * 16;
   StreamSums<Shape, kTokens> sums = {};
-  if (tile.rows.group != params.groups) {
-    const auto steps = static_cast<int>((params.depth + kDepth - 1) / kDepth);
-    if constexpr (sizeof(Weight) == 1) {
-      sum_stages_int8<Element, Shape, kTokens>(sums, stages, ring, group, steps);
-    } else {
-      sum_stages<Element, Shape, kTokens>(sums, stages, ring, group, steps);
-    }
+  if constexpr (sizeof(Weight) == 1) {
+    sum_stages_int8<Element, Shape, kTokens>(sums, stages, ring, turn, steps);
+  } else {
+    sum_stages<Element, Shape, kTokens>(sums, stages, ring, turn, steps);
   }
   if (warp_row >= Shape::kBoxRows) return;
+  char* staging = all_staging + (threadIdx.x / kWarpLanes - kGroupWarps) * kWarpStagingBytes;
   const WeightScales<Weight> scales(params, tile.rows.group, Epilogue::kPaired);
   const auto column_of = [&](std::int64_t first, int i) { return first + lane / 4 + i / 2 % 2 * 8; };
   if constexpr (Epilogue::kPaired) {
     static_assert(Shape::kBoxes == 2);
-    const OutputRows<Output> out{params, tile.rows, tile.first_column + group * Shape::kBoxRows + warp_row};
+    const OutputRows<Output> out{params, tile.rows, tile.first_column + warp_row};
     store_columns<kTokens>(out, staging, [&](int i) {
       const std::int64_t column = column_of(out.column, i);
       return epilogue(scales.scaled(sums[0][i], column), scales.scaled(sums[1][i], column + params.columns));
@@ -192,8 +199,7 @@ __device__ __forceinline__ void consume_tile(const ProductParams& params, const 
   } else {
 #pragma unroll
     for (int box = 0; box < Shape::kBoxes; ++box) {
-      const int slot = group * Shape::kBoxes + box;
-      const OutputRows<Output> out{params, tile.rows, tile.first_column + slot * Shape::kBoxRows + warp_row};
+      const OutputRows<Output> out{params, tile.rows, tile.first_column + box * Shape::kBoxRows + warp_row};
       store_columns<kTokens>(out, staging, [&](int i) {
         const std::int64_t column = column_of(out.column, i);
         return epilogue(scales.scaled(sums[box][i], column), column);
@@ -236,12 +242,14 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
   LLADA_DYNAMIC_SHARED(char, shared);
   LLADA_SHARED_ARRAY(std::uint64_t, full, Shape::kStages);
   LLADA_SHARED_ARRAY(std::uint64_t, empty, Shape::kStages);
+  LLADA_SHARED_ARRAY(std::uint64_t, turns, Shape::kGroups);
   if (threadIdx.x == 0) {
     ptx::prefetch_tensor_map(&map);
     for (int s = 0; s < Shape::kStages; ++s) {
       ptx::mbarrier_init(full + s, kGroupWarps + 1);  // of the rows, and of the weight
-      ptx::mbarrier_init(empty + s, Shape::kGroups * kGroupWarps);
+      ptx::mbarrier_init(empty + s, kGroupWarps);
     }
+    for (int group = 0; group < Shape::kGroups; ++group) ptx::mbarrier_init(turns + group, kGroupWarps);
     ptx::fence_mbarrier_init();
   }
   __syncthreads();
@@ -252,20 +260,26 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
     static_assert(Shape::kThreads == kSortThreads);
     sort_rows(sort, reinterpret_cast<std::int32_t*>(behind_stages + kStagingBytes<Shape>), params);
   }
-  const Stages stages{shared, full, empty};
+  const Stages stages{shared, full, empty, turns};
   if (threadIdx.x < kGroupThreads) {
     if constexpr (Shape::kGroups > 1) ptx::set_max_registers_down<56>();
     produce<Element, Weight, Shape, kPaired>(map, params, stages);
     return;
   }
   if constexpr (Shape::kGroups > 1) ptx::set_max_registers_up<224>();
+  constexpr int kDepth = kDepthBytes / sizeof(Weight);
+  const auto steps = static_cast<int>((params.depth + kDepth - 1) / kDepth);
+  const int group = threadIdx.x / kGroupThreads - 1;
   Ring<Shape::kStages> ring;
-  const int consumer_warp = threadIdx.x / kWarpLanes - kGroupWarps;
-  char* staging = behind_stages + consumer_warp * kWarpStagingBytes;
-  for (unsigned t = blockIdx.x;; t += gridDim.x) {
-    const ProductTile tile = place_tile<Shape::kRows, kStreamColumns<Shape, kPaired>>(params, t);
+  ring.advance(group * steps);
+  for (unsigned turn = group;; turn += Shape::kGroups) {
+    const ProductTile tile =
+        place_tile<Shape::kRows, kStreamColumns<Shape, kPaired>>(params, blockIdx.x + turn * gridDim.x);
     if (!tile.exists()) break;
-    consume_tile<Element, Weight, Shape, 8>(params, epilogue, stages, ring, tile, staging);
+    const bool of_group = tile.rows.group != params.groups;  // the others come last
+    consume_tile<Element, Weight, Shape, 8>(params, epilogue, stages, ring, turn, tile, of_group ? steps : 0,
+                                            behind_stages);
+    ring.advance((Shape::kGroups - 1) * steps);
   }
 }
 

@@ -257,7 +257,7 @@ void gpu_paths_follow_the_device_unless_forced() {
 
 void products_take_the_tile_that_keeps_all_multiprocessors_busy() {
   using cuda::ProductShape, cuda::select_product;
-  constexpr cuda::ProductTiles kTiles{64, 128, 128, 256, 64}, kExperts{64, 128, 128, 256, 0};
+  constexpr cuda::ProductTiles kTiles{64, 128, 192, 128, 64}, kExperts{64, 128, 192, 128, 0};
   constexpr int kMultiprocessors = 132;
   constexpr std::int64_t kHidden = 2048, kVocabulary = 157184, kGateUp = 2048, kNumExperts = 64, kSlots = 8;
   const auto dense = [&](std::int64_t rows, std::int64_t columns) {

@@ -16,7 +16,7 @@ Array = NDArray[np.generic]
 LANES = np.arange(32)
 ROWS = (5 * LANES + 3) % 32  # whose row each lane of a matrix load gives the address of
 DEPTH = 64  # k of a wgmma micro-kernel: four instructions of 16
-COLUMNS = (8, 16, 32, 64, 96, 128, 256)
+COLUMNS = (8, 16, 32, 64, 96, 128, 192, 256)
 
 
 @dataclass(frozen=True)

@@ -182,7 +182,7 @@ int run_wgmma(int columns, const void* in, void* out) {
 #define CASE(n) \
   case n:       \
     return run(wgmma_kernel<Element, n, kMajorA, kMajorB>, in, out, kGroup);
-    CASE(8) CASE(16) CASE(32) CASE(64) CASE(96) CASE(128) CASE(256)
+    CASE(8) CASE(16) CASE(32) CASE(64) CASE(96) CASE(128) CASE(192) CASE(256)
 #undef CASE
   }
   return cudaErrorInvalidValue;
@@ -194,7 +194,7 @@ int run_wgmma_registers(int columns, const void* in, void* out) {
 #define CASE(n) \
   case n:       \
     return run(wgmma_registers_kernel<Element, n, kMajorB>, in, out, kGroup);
-    CASE(8) CASE(16) CASE(32) CASE(64) CASE(96) CASE(128) CASE(256)
+    CASE(8) CASE(16) CASE(32) CASE(64) CASE(96) CASE(128) CASE(192) CASE(256)
 #undef CASE
   }
   return cudaErrorInvalidValue;

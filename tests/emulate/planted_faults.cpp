@@ -27,6 +27,8 @@ const std::map<std::string, Fault> kFaults = {
     {"wrong_descriptor", Fault::kWrongDescriptor},
     {"freed_too_early", Fault::kFreedTooEarly},
     {"unwaited_product", Fault::kUnwaitedProduct},
+    {"missing_turn", Fault::kMissingTurn},
+    {"wrong_stage", Fault::kWrongStage},
 };
 
 #if defined(__SANITIZE_ADDRESS__)

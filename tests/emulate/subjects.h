@@ -18,6 +18,8 @@ enum class Fault {
   kWrongDescriptor,
   kFreedTooEarly,
   kUnwaitedProduct,
+  kMissingTurn,
+  kWrongStage,
 };
 
 // order: the indices of `keys` (each below kKeys), stably sorted by key.

@@ -37,6 +37,8 @@ FAULTS = [
     ("product_sm90", "wrong_descriptor", EVERYWHERE),
     ("product_sm90", "freed_too_early", EVERYWHERE),
     ("product_sm90", "unwaited_product", EVERYWHERE),
+    ("product_sm90", "missing_turn", EVERYWHERE),
+    ("product_sm90", "wrong_stage", EVERYWHERE),
 ]
 RULES = {
     "divergent_barrier": "divergent, lanes of one warp come from line",

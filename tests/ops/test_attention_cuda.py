@@ -93,6 +93,20 @@ def test_stays_within_the_budget_on_hopper(shape: tuple[int, ...], seed: int) ->
             assert_good(q, k, v, seed, **mask_options(name, shape))
 
 
+@pytest.mark.parametrize("seed", SEEDS)
+def test_leaves_out_the_tiles_that_a_mask_hides(seed: int) -> None:
+    """NaN in their values does not show. The last rows see the first tile alone, some of the others none."""
+    path, dtype = PATHS[1 + seed % 4]
+    q, k, v = inputs((1, 300, 520, 2, 1, 40), dtype)
+    mask = torch.rand(300, 520, generator=torch.Generator().manual_seed(seed)) < 0.5
+    mask[:, 128:256] = mask[:128, :128] = mask[128:256] = mask[256:, 256:] = False
+    with forced_isa(path):
+        assert_good(q, k, v, seed, mask=mask)
+        out = emulated_attention(seed, q, k, v, mask=mask)
+        v[:, 128:256] = torch.nan
+        assert torch.equal(emulated_attention(seed, q, k, v, mask=mask), out)
+
+
 @pytest.mark.parametrize("scale", [0.0, -1.5, 1.0])
 def test_any_scale(scale: float, dtype: torch.dtype) -> None:
     q, k, v = inputs((1, 14, 40, 2, 1, 128), dtype)

@@ -160,10 +160,10 @@ def test_numpy_door() -> None:
 
 
 # CUDA's tiles: 128 weight rows by 32 rows (sm80) or 64 (sm90a); with more rows per expert than that, and tiles enough
-# for all multiprocessors, 128 (sm80) or 256 weight rows by 128 rows. 64 of K at a time, 32 in fp32.
+# for all multiprocessors, by 128 (sm80) or 192 (sm90a). 64 of K at a time, 32 in fp32.
 FEW = ((0, 0, 0), (1,), (0, 0, 31), (9, 0, 17), (64, 0, 0), (0, 33, 1, 0, 65))
 FEW_SIZES = ((1, 2), (33, 34), (8, 126), (64, 128), (72, 130), (200, 386))
-MANY = ((129,), (255,), (256, 0), (1, 64, 200), (130, 0, 150))
+MANY = ((129,), (193,), (384, 0), (1, 64, 200), (130, 0, 150))
 MANY_SIZES = ((33, 258), (40, 258), (64, 264), (136, 390), (200, 516))
 WITH_FLOAT16 = (*DTYPES, torch.float16)
 

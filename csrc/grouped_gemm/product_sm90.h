@@ -2,9 +2,9 @@
 // is wgmma's M and streams through TMA, the rows are its N, so that few of them waste little and none is padded in
 // memory.
 //
-//   tile:      kBoxes x kBoxRows weight rows x up to kRows rows of one group, multiplied as 8, 16, 32 … or kRows of
-//              them. SwiGLU: 64 gate rows and the 64 up rows of the same columns, so that both of an output lie in one
-//              thread.
+//   tile:      kBoxes x kBoxRows weight rows x up to kRows rows of one group, multiplied as 8, 16, 32, 64, 96, 128 or
+//              192 of them. SwiGLU: 64 gate rows and the 64 up rows of the same columns, so that both of an output lie
+//              in one thread.
 //   stage:     128 bytes of depth of each row, kStages deep, swizzled by TMA's rule
 //   producers: warpgroup 0. Its first thread starts the weight's tile copies; all of it gathers the rows by cp.async
 //              and hands a stage over when they have come, kLag stages behind those it starts. They run ahead from tile
@@ -51,12 +51,15 @@ inline constexpr int kStagingBytes = Shape::kGroups * kGroupWarps * kWarpStaging
 template <class Shape, bool kPaired>
 inline constexpr int kStreamColumns = Shape::kWeightRows / (kPaired ? 2 : 1);
 
-// Rows that a tile's product has: the smallest N that holds them.
-template <class Shape>
+// Rows that a tile's product has: the smallest N of these that holds them.
+inline constexpr int kLeastRows = 8;
+__host__ __device__ constexpr int more_rows(int rows) {
+  return rows < 64 ? 2 * rows : rows < 128 ? rows + 32 : rows + 64;
+}
 __device__ __forceinline__ int multiplied_rows(int count) {
-  int rows = 8;
-  while (rows < count) rows *= 2;
-  return min(rows, Shape::kRows);
+  int rows = kLeastRows;
+  while (rows < count) rows = more_rows(rows);
+  return rows;
 }
 
 template <class Shape, bool kPaired>
@@ -92,7 +95,7 @@ __device__ __forceinline__ void produce(const ptx::TensorMap& map, const Product
     const ProductTile tile = place_tile<Shape::kRows, kStreamColumns<Shape, kPaired>>(params, t);
     if (!tile.exists()) break;
     if (tile.rows.group == params.groups) continue;
-    const int rows = multiplied_rows<Shape>(tile.rows.count);
+    const int rows = multiplied_rows(tile.rows.count);
     std::int32_t sources[kCopies];
 #pragma unroll
     for (int i = 0; i < kCopies; ++i) {
@@ -172,8 +175,8 @@ __device__ __forceinline__ void consume_tile(const ProductParams& params, const 
                                              const ProductTile& tile, int steps, char* all_staging) {
   if constexpr (kTokens < Shape::kRows) {
     if (tile.rows.count > kTokens) {
-      constexpr int kMore = 2 * kTokens < Shape::kRows ? 2 * kTokens : Shape::kRows;
-      consume_tile<Element, Weight, Shape, kMore>(params, epilogue, stages, ring, turn, tile, steps, all_staging);
+      consume_tile<Element, Weight, Shape, more_rows(kTokens)>(params, epilogue, stages, ring, turn, tile, steps,
+                                                               all_staging);
       return;
     }
   }
@@ -277,8 +280,8 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
         place_tile<Shape::kRows, kStreamColumns<Shape, kPaired>>(params, blockIdx.x + turn * gridDim.x);
     if (!tile.exists()) break;
     const bool of_group = tile.rows.group != params.groups;  // the others come last
-    consume_tile<Element, Weight, Shape, 8>(params, epilogue, stages, ring, turn, tile, of_group ? steps : 0,
-                                            behind_stages);
+    consume_tile<Element, Weight, Shape, kLeastRows>(params, epilogue, stages, ring, turn, tile, of_group ? steps : 0,
+                                                     behind_stages);
     ring.advance((Shape::kGroups - 1) * steps);
   }
 }

@@ -173,12 +173,11 @@ def generate_requests(
     length = block_length
     end, widening, most = options.end_token(model.config), None, lengths
     if grow is not None and grow.widen > 1 and end is not None:
-        growing = [request.gen_length is None for request in requests]
-        widening = Widening(grow, model, torch.tensor(growing, device=model.device), mask_id, end)
         most = [
-            grow.bound(model, len(prompt)) if grows else length
-            for prompt, length, grows in zip(prompts, lengths, growing, strict=True)
+            grow.bound(model, len(prompt)) if request.gen_length is None else length
+            for prompt, request, length in zip(prompts, requests, lengths, strict=True)
         ]
+        widening = Widening(grow, model, torch.tensor(most, device=model.device), mask_id, end)
     if length is None:  # where blocks are aligned or rows grow their number would depend on the longest
         fixed = options.aligned_blocks or widening is not None
         length = DEFAULT_BLOCK_LENGTH if fixed else min(DEFAULT_BLOCK_LENGTH, max(lengths)) or 1

@@ -136,7 +136,11 @@ def generate(
         end = options.end_token(model.config)
         masks, filled, passes = _grown(model, grow, prompts, real, mask_id, end, seen)
         if grow.widen > 1 and end is not None:
-            widening = Widening(grow, model, filled.any(1), mask_id, end)
+            prompt_lengths = torch.full_like(prompts[:, 0], prompt_length) if real is None else real.sum(1)
+            most = torch.tensor(
+                [grow.bound(model, length) for length in prompt_lengths.tolist()], device=prompts.device
+            )
+            widening = Widening(grow, model, most, mask_id, end)
     blocks = -(-masks.shape[1] // length)
     if real is not None or not bool(filled.all()):
         real = torch.cat([torch.ones_like(prompts, dtype=torch.bool) if real is None else real, filled], dim=1)

@@ -42,13 +42,13 @@ class Widening:
     """Of one generation.
 
     Attributes:
-        rows: bool [B], whose replies may grow.
+        most: int64 [B], masks that a row may have; where that is no more than it has it is left alone.
         passes: forward passes it has made.
     """
 
     grow: Growth
     model: LLaDAMoEModel
-    rows: Tensor
+    most: Tensor
     mask_token: int
     end_token: int
     passes: int = 0
@@ -61,25 +61,18 @@ class Widening:
             open_: bool [A, W], the block's masks that it leaves.
         """
         confidence = torch.maximum(statistics.logprob, statistics.runner_up_logprob).exp()
-        unsure = open_ & (confidence < self.grow.unsure) & self._room(canvas)[rows][:, None]
+        room = (canvas.filled.sum(1) + self.grow.widen - 1 <= self.most)[rows]
+        unsure = open_ & (confidence < self.grow.unsure) & room[:, None]
         (candidates,) = unsure.any(1).nonzero(as_tuple=True)
-        if len(candidates):
-            own = rows[candidates]
-            ends = self._confidence(canvas, own)
-            candidates = candidates[ends < self.grow.sure_end]
+        if len(candidates) == 0:
+            return candidates, candidates
+        candidates = candidates[self._confidence(canvas, rows[candidates]) < self.grow.sure_end]
         order = confidence.masked_fill(~unsure, torch.inf).argsort(dim=1, stable=True)
         return rows[candidates], order[candidates, 0]
 
     def widen(self, canvas: Canvas, rows: Tensor, positions: Tensor) -> Widened | None:
         """Do it, at (rows, positions) [N]."""
         return canvas.widen(rows, positions, self.grow.widen - 1) if len(rows) else None
-
-    def _room(self, canvas: Canvas) -> Tensor:
-        """Which rows may have so many masks more, bool [B]."""
-        reply = canvas.filled.sum(1)
-        given = (canvas.lengths - reply).tolist()
-        most = torch.tensor([self.grow.bound(self.model, length) for length in given], device=reply.device)
-        return self.rows & (reply + self.grow.widen - 1 <= most)
 
     def _confidence(self, canvas: Canvas, rows: Tensor) -> Tensor:
         self.passes += 1

@@ -14,6 +14,11 @@ from .unmasker import best, ranks
 _TIE = 1e-5
 
 
+def _check_lower(name: str, value: float, threshold: float) -> None:
+    arguments.fraction(name, value)
+    arguments.require(value <= threshold, name, f"at most threshold {threshold}", value)
+
+
 @dataclass
 class ThresholdUnmasker:
     """Every position whose confidence reaches a threshold, or that of the surest (Fast-dLLM, arXiv 2505.22618).
@@ -117,13 +122,7 @@ class HierarchicalUnmasker:
 
     def __post_init__(self) -> None:
         arguments.fraction("threshold", self.threshold)
-        arguments.fraction("low_threshold", self.low_threshold)
-        arguments.require(
-            self.low_threshold <= self.threshold,
-            "low_threshold",
-            f"at most threshold {self.threshold}",
-            self.low_threshold,
-        )
+        _check_lower("low_threshold", self.low_threshold, self.threshold)
 
     def select(self, statistics: Statistics, masked: Tensor, quota: Tensor) -> Tensor:
         confidence, rank = statistics.confidence, ranks(statistics.confidence, masked)
@@ -158,13 +157,7 @@ class LocalLeapUnmasker:
 
     def __post_init__(self) -> None:
         arguments.fraction("threshold", self.threshold)
-        arguments.fraction("relaxed_threshold", self.relaxed_threshold)
-        arguments.require(
-            self.relaxed_threshold <= self.threshold,
-            "relaxed_threshold",
-            f"at most threshold {self.threshold}",
-            self.relaxed_threshold,
-        )
+        _check_lower("relaxed_threshold", self.relaxed_threshold, self.threshold)
         arguments.integer("radius", self.radius, 0)
 
     def select(self, statistics: Statistics, masked: Tensor, quota: Tensor) -> Tensor:

@@ -26,9 +26,9 @@ def gumbel_noise(seed: int, noise_keys: Tensor, num_tokens: int) -> Tensor:
         num_tokens: V.
     """
     _check.tensor("gumbel_noise", "noise_keys", noise_keys, dtypes=(torch.int64,), shape=("R",))
-    start = _mix(_mix(torch.full_like(noise_keys, wrap_to_int64(seed + _GOLDEN))) ^ (noise_keys * _GOLDEN))
+    start = mix(mix(torch.full_like(noise_keys, wrap_to_int64(seed + _GOLDEN))) ^ (noise_keys * _GOLDEN))
     counters = (torch.arange(num_tokens, device=noise_keys.device) + 1) * _TOKEN_STEP
-    bits = _shift_right(_mix(start[:, None] + counters), 11)
+    bits = shift_right(mix(start[:, None] + counters), 11)
     uniform = ((bits.double() + 0.5) * 2.0**-53).clamp(max=1.0 - 2.0**-53)
     return -(-(-uniform).log1p()).log()
 
@@ -38,12 +38,13 @@ def wrap_to_int64(value: int) -> int:
     return (value + (1 << 63)) % (1 << 64) - (1 << 63)
 
 
-def _shift_right(x: Tensor, count: int) -> Tensor:
+def shift_right(x: Tensor, count: int) -> Tensor:
     """The logical shift of signed 64-bit integers."""
     return (x >> count) & ((1 << (64 - count)) - 1)
 
 
-def _mix(x: Tensor) -> Tensor:
-    x = (x ^ _shift_right(x, 30)) * _FIRST
-    x = (x ^ _shift_right(x, 27)) * _SECOND
-    return x ^ _shift_right(x, 31)
+def mix(x: Tensor) -> Tensor:
+    """The finaliser of splitmix64: a bijection of 64-bit integers that spreads every input bit."""
+    x = (x ^ shift_right(x, 30)) * _FIRST
+    x = (x ^ shift_right(x, 27)) * _SECOND
+    return x ^ shift_right(x, 31)

@@ -18,11 +18,10 @@ from torch import Tensor
 from .. import ops
 from ..ops import PackedLinear, TokenConfidence
 from ..ops.confidence_of_logits import may_be_drawn
+from ..ops.gumbel_noise import mix, shift_right
 
-# The increment and the two multipliers of splitmix64, as signed 64-bit integers.
+# The increment of splitmix64, as a signed 64-bit integer.
 _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
-_FIRST = 0xBF58476D1CE4E5B9 - (1 << 64)
-_SECOND = 0x94D049BB133111EB - (1 << 64)
 _CONFIDENCE_STREAM = 0x2545F4914F6CDD1D
 
 
@@ -87,8 +86,8 @@ class CounterNoise:
 
     def keys(self, draw: Draw) -> Tensor:
         """A 64-bit key per row of the draw, int64 [R]."""
-        stepped = _mix(self.requests[draw.rows] + draw.row_steps * _GOLDEN)
-        return _mix(stepped + draw.positions * _GOLDEN)
+        stepped = mix(self.requests[draw.rows] + draw.row_steps * _GOLDEN)
+        return mix(stepped + draw.positions * _GOLDEN)
 
     def choose(
         self,
@@ -117,7 +116,7 @@ class CounterNoise:
         )
 
     def uniform(self, draw: Draw) -> Tensor:
-        bits = _shift(_mix(self.keys(draw) ^ _CONFIDENCE_STREAM), 40)
+        bits = shift_right(mix(self.keys(draw) ^ _CONFIDENCE_STREAM), 40)
         return bits.to(torch.float32) / (1 << 24)
 
 
@@ -194,15 +193,3 @@ def request_keys(
         keys.append(int.from_bytes(digest, "little", signed=True))
         copies[content] += copies_differ
     return torch.tensor(keys, dtype=torch.int64, device=tokens.device)
-
-
-def _shift(x: Tensor, bits: int) -> Tensor:
-    """Logical right shift of int64 (torch's own keeps the sign)."""
-    return (x >> bits) & ((1 << (64 - bits)) - 1)
-
-
-def _mix(x: Tensor) -> Tensor:
-    """The finaliser of splitmix64: a bijection of 64-bit integers that spreads every input bit."""
-    x = (x ^ _shift(x, 30)) * _FIRST
-    x = (x ^ _shift(x, 27)) * _SECOND
-    return x ^ _shift(x, 31)

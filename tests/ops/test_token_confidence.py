@@ -282,6 +282,26 @@ def test_numpy_door() -> None:
         extension().token_confidence(hidden.numpy(), head.numpy()[:, :3])
 
 
+@pytest.mark.parametrize("scale", [0.0, 1.5, -1.0])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_guidance_combines_the_logits(dtype: torch.dtype, scale: float) -> None:
+    """The published form, in float64 over both products, is met as well as rounding to hidden's dtype allows."""
+    hidden, head = inputs((13, 32, 400), dtype)
+    unconditional, _ = inputs((13, 32, 1), dtype, seed=1)
+    with_, without = (x.double() @ head.double().T for x in (hidden, unconditional))
+    logits = without + (scale + 1) * (with_ - without)
+    ours = token_confidence(hidden, head, guidance=(unconditional, scale))
+    assert_same(ours, token_confidence_reference(hidden, head, guidance=(unconditional, scale)))
+    rounding = torch.finfo(dtype).eps * (1 + 32**0.5) * logits.abs().max()
+    assert (ours.logsumexp - logits.logsumexp(-1)).abs().max() < rounding
+    best = logits.gather(-1, ours.token.long()[:, None]).squeeze(-1)
+    assert (logits.amax(-1) - best < 2 * rounding).all()
+    if scale == 0.0:
+        assert_same(ours, token_confidence(hidden, head))
+    if scale == -1.0:
+        assert_same(ours, token_confidence(unconditional, head))
+
+
 def test_errors() -> None:
     hidden, head = torch.zeros(3, 8), torch.zeros(10, 8)
     with pytest.raises(TypeError, match="hidden must be float32 or bfloat16, got float64"):
@@ -330,6 +350,14 @@ def test_errors() -> None:
         token_confidence(hidden, head, bias=(tokens, values[:, :1]))
     with pytest.raises(ValueError, match=r"bias\[0\] must be in 0 \.\. 9, got 10"):
         token_confidence(hidden, head, bias=(tokens + 10, values))
+    with pytest.raises(ValueError, match=r"guidance\[0\] must have shape \[3, 8\], got \[2, 8\]"):
+        token_confidence(hidden, head, guidance=(hidden[:2], 1.0))
+    with pytest.raises(TypeError, match=r"guidance\[0\] must be float32, got bfloat16"):
+        token_confidence(hidden, head, guidance=(hidden.bfloat16(), 1.0))
+    with pytest.raises(ValueError, match=r"guidance\[1\] must be finite, got nan"):
+        token_confidence(hidden, head, guidance=(hidden, math.nan))
+    with pytest.raises(TypeError, match=r"guidance\[1\] must be a number, got Tensor"):
+        token_confidence(hidden, head, guidance=(hidden, torch.ones(3)))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="a token is left to choose"):
         token_confidence(hidden, head, forbidden=list(range(9)), mask_token_id=9)
 

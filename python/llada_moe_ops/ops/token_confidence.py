@@ -12,6 +12,7 @@ from torch import Tensor
 from . import _check
 from ._library import native, overload, runs_natively
 from .confidence_of_logits import TokenConfidence, confidence_of_logits
+from .guidance import guide, guided
 from .gumbel_noise import wrap_to_int64
 from .linear import linear, linear_reference
 from .packing import PackedLinear
@@ -32,8 +33,11 @@ def token_confidence_reference(
     bias: tuple[Tensor, Tensor] | None = None,
     top_k: int | None = None,
     top_p: float | None = None,
+    guidance: tuple[Tensor, float] | None = None,
 ) -> TokenConfidence:
     """The specification of :func:`token_confidence` in plain PyTorch."""
+    if guidance is not None:
+        hidden = guide(hidden, *guidance)
     return confidence_of_logits(
         linear_reference(hidden, lm_head),
         temperature=temperature,
@@ -59,6 +63,7 @@ def token_confidence(
     bias: tuple[Tensor, Tensor] | None = None,
     top_k: int | None = None,
     top_p: float | None = None,
+    guidance: tuple[Tensor, float] | None = None,
 ) -> TokenConfidence:
     """Per row of hidden states, the token the head chooses and how sure it is; streams over the vocabulary once.
 
@@ -86,6 +91,9 @@ def token_confidence(
         top_k: noise chooses among the k most probable tokens, of equal ones the lower; at least 1, None: among all.
         top_p: of those, among the fewest most probable ones whose share of their mass at the row's temperature reaches
             p (the nucleus); above 0 and at most 1, None: among all.
+        guidance: hidden states u [R, H] without the condition, of hidden's dtype, and the scale w of classifier-free
+            guidance: all is of the logits u + (w + 1)(l − u). They are those of the hidden states so combined, in fp32
+            and rounded to their dtype, since the head is linear: O(R · H) more work.
 
     Returns:
         A :class:`TokenConfidence`. A row whose distribution is not finite (NaN or infinite logits) has token -1,
@@ -98,6 +106,8 @@ def token_confidence(
     vocabulary, ids = _check_arguments(hidden, lm_head, temperature, seed, noise_keys, forbidden, mask_token_id)
     if bias is not None:
         _check_bias(bias, hidden, vocabulary)
+    if guidance is not None:
+        hidden = guided("token_confidence", hidden, guidance)
     _check_cuts(top_k, top_p)
     packed = isinstance(lm_head, PackedLinear)
     natively = runs_natively(hidden, "" if packed else "token_confidence")

@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from .. import ops
+from ..ops.guidance import guide
 from . import _arguments as arguments
 from ._arguments import require
-from .predictor import guide
 
 if TYPE_CHECKING:
     from ..model import LLaDAMoEModel

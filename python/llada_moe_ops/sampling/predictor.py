@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .. import ops
 from ..ops import TokenConfidence
+from ..ops.guidance import guide
 from .cache import Cache
 from .canvas import Canvas
 from .details import Details, Distributions
@@ -272,9 +273,3 @@ class Predictor:
 def _laid_out(whole: Distributions, masked: Tensor, values: Tensor) -> Tensor:
     grid = torch.zeros(masked.shape, dtype=values.dtype, device=values.device)
     return grid.index_put((whole.row, whole.slot), values)
-
-
-def guide(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
-    """Classifier-free guidance u + (w + 1)(l − u), in fp32, rounded to the inputs' dtype."""
-    difference = conditional.float() - unconditional.float()
-    return (unconditional.float() + (scale + 1) * difference).to(conditional.dtype)

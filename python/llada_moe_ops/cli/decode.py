@@ -45,8 +45,7 @@ def decode(
     from ..training.decoding import PUBLISHED, RULES, compare_decodings
     from ..training.tasks import EVALUATION_TASKS
 
-    # Not what is for models that attend otherwise, unless it is asked for.
-    rules, policies = list(unmaskers or RULES), list(caches or [name for name in CACHES if name != "block_causal"])
+    rules, policies = list(unmaskers or RULES), list(caches or CACHES)
     for rule in rules:
         check_parts(rule)
     for policy in policies:

@@ -35,6 +35,9 @@ inline constexpr std::int64_t lane_count(DType dtype, std::int64_t k) {
   return (k + lane_values(dtype) - 1) / lane_values(dtype);
 }
 
+// How many bytes before they are multiplied a panel's lines are brought into L1: from L2, and from memory.
+inline constexpr std::int64_t kAheadOfCache = 1 << 11, kAheadOfMemory = 1 << 13;
+
 struct PanelGemmArgs {
   const std::uint32_t* rows;
   const std::uint32_t* panel;
@@ -46,6 +49,7 @@ struct PanelGemmArgs {
   // on.
   const void* next = nullptr;
   std::int64_t next_step = 0;
+  std::int64_t ahead = kAheadOfCache;
   // Where the int4 kernel leaves the expanded panel for later chunks (expanded_words); null: nowhere.
   std::uint32_t* expanded = nullptr;
 };

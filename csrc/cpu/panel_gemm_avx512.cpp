@@ -27,26 +27,21 @@ struct Bf16 {
 
 template <class Element, int Rows>
 void tile(const PanelGemmArgs& args) {
-  const std::uint32_t* panel = args.panel;
-  const std::uint32_t* rows = args.rows;
-  const char* next = static_cast<const char*>(args.next);
+  Lanes<Rows> lanes(args);
   std::int64_t begin = 0;
   do {
     const std::int64_t end = begin + kLaneBlock < args.lanes ? begin + kLaneBlock : args.lanes;
     __m512 left[Rows], right[Rows];
     for (int r = 0; r < Rows; ++r) left[r] = right[r] = _mm512_setzero_ps();
-    for (std::int64_t lane = begin; lane < end; ++lane, panel += kPanelColumns, rows += Rows, next += args.next_step) {
-      const __m512i weights_left = load_weights<Rows>(panel);
-      const __m512i weights_right = load_weights<Rows>(panel + 16);
-      prefetch_lines<Rows>(next, args.next_step);
-      prefetch_operands<Rows>(panel, rows);
+    lanes.take(end - begin, [&](__m512i weights_left, __m512i weights_right, const std::uint32_t* rows)
+                                LLADA_INLINE_LAMBDA {
 #pragma GCC unroll 12
-      for (int r = 0; r < Rows; ++r) {
-        const __m512i value = _mm512_set1_epi32(static_cast<int>(rows[r]));
-        left[r] = Element::multiply_add(left[r], value, weights_left);
-        right[r] = Element::multiply_add(right[r], value, weights_right);
-      }
-    }
+                                  for (int r = 0; r < Rows; ++r) {
+                                    const __m512i value = _mm512_set1_epi32(static_cast<int>(rows[r]));
+                                    left[r] = Element::multiply_add(left[r], value, weights_left);
+                                    right[r] = Element::multiply_add(right[r], value, weights_right);
+                                  }
+                                });
     for (int r = 0; r < Rows; ++r) {
       float* out = args.out + r * args.out_stride;
       _mm512_storeu_ps(out, begin == 0 ? left[r] : _mm512_add_ps(_mm512_loadu_ps(out), left[r]));
@@ -86,9 +81,9 @@ void wide_tile(const WideGemmArgs& args) {
       for (int v = 0; v < kVectors; ++v) {
         const std::uint32_t* columns = panel + v / 2 * args.panel_words + v % 2 * 16;
         weights[v] = _mm512_loadu_si512(columns);
-        _mm_prefetch(columns + kPanelWordsAhead, _MM_HINT_T0);
+        _mm_prefetch(reinterpret_cast<const char*>(columns) + kAheadOfCache, _MM_HINT_T0);
       }
-      prefetch_lines<kMaxPanelRows>(next, args.next_step);
+      prefetch_lines(next, args.next_step);
 #pragma GCC unroll 6
       for (int r = 0; r < Rows; ++r) {
         int lane_of_row;

@@ -21,11 +21,10 @@ void tile(const PanelGemmArgs& args, int first_row) {
   for (int r = 0; r < Rows; ++r) {
     for (int v = 0; v < kVectors; ++v) sums[r][v] = _mm256_setzero_si256();
   }
-  const char* next = static_cast<const char*>(args.next);
   for (std::int64_t lane = 0; lane < args.lanes; ++lane, panel += kPanelColumns, rows += args.num_rows) {
-    _mm_prefetch(next, _MM_HINT_T0);
-    _mm_prefetch(next + 64, _MM_HINT_T0);
-    next += args.next_step;
+    const char* coming = reinterpret_cast<const char*>(panel) + args.ahead;
+    _mm_prefetch(coming, _MM_HINT_T0);
+    _mm_prefetch(coming + 64, _MM_HINT_T0);
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) {
       const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(panel + 8 * v));

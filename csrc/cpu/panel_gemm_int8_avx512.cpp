@@ -52,17 +52,13 @@ struct Sums {
 
 template <int Rows>
 void int8_tile(const PanelGemmArgs& args) {
-  const std::uint32_t *panel = args.panel, *rows = args.rows, *scales = rows + args.lanes * Rows;
-  const char* next = static_cast<const char*>(args.next);
+  const std::uint32_t* scales = args.rows + args.lanes * Rows;
   Sums<Rows> sums;
   sums.start(scales + Rows);
-  for (std::int64_t lane = 0; lane < args.lanes; ++lane, panel += kPanelColumns, rows += Rows, next += args.next_step) {
-    const __m512i left = load_weights<Rows>(panel), right = load_weights<Rows>(panel + 16);
-    prefetch_lines<Rows>(next, args.next_step);
-    prefetch_operands<Rows>(panel, rows);
-    sums.add(left, right, rows);
-  }
-  sums.finish(scales, panel, args.out, args.out_stride);
+  Lanes<Rows> lanes(args);
+  lanes.take(args.lanes, [&](__m512i left, __m512i right, const std::uint32_t* rows)
+                             LLADA_INLINE_LAMBDA { sums.add(left, right, rows); });
+  sums.finish(scales, lanes.panel, args.out, args.out_stride);
 }
 
 // What expands one group's nibbles of 16 columns.
@@ -108,13 +104,15 @@ template <int Rows, bool Keep>
 LLADA_INLINE void int4_tile(const PanelGemmArgs& args) {
   const std::uint32_t *panel = args.panel, *rows = args.rows, *scales = rows + args.lanes * Rows;
   std::uint32_t* expanded = args.expanded;
-  const char* next = static_cast<const char*>(args.next);
+  const bool alone = args.next == nullptr;
+  const char* next = alone ? reinterpret_cast<const char*>(panel) + args.ahead : static_cast<const char*>(args.next);
+  const std::int64_t next_step = alone ? 4 * kInt4BlockWords / kInt4BlockLanes : args.next_step;
   Sums<Rows> sums;
   sums.start(scales + Rows);
   for (std::int64_t lane = 0; lane < args.lanes; lane += kInt4BlockLanes, panel += kInt4BlockWords) {
-    if constexpr (Rows > kStreamedRows) _mm_prefetch(next + kInt4BlockLanes * args.next_step, _MM_HINT_T0);
+    if constexpr (Rows > kUnfetchedRows) _mm_prefetch(next + kInt4BlockLanes * next_step, _MM_HINT_T0);
     expand_block(panel, [&](int, __m512i left, __m512i right) LLADA_INLINE_LAMBDA {
-      if constexpr (Rows > kStreamedRows) _mm_prefetch(next, _MM_HINT_T0);
+      if constexpr (Rows > kUnfetchedRows) _mm_prefetch(next, _MM_HINT_T0);
       if constexpr (Keep) {
         _mm512_storeu_si512(expanded, left);
         _mm512_storeu_si512(expanded + 16, right);
@@ -122,7 +120,7 @@ LLADA_INLINE void int4_tile(const PanelGemmArgs& args) {
       }
       sums.add(left, right, rows);
       rows += Rows;
-      next += args.next_step;
+      next += next_step;
     });
   }
   if constexpr (Keep) copy_scales(panel, expanded);

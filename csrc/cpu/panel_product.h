@@ -57,7 +57,7 @@ struct PanelProduct {
 template <class Epilogue>
 void run_group(const PanelProduct& product, std::int64_t chunk_begin, std::int64_t chunk_end, std::int64_t panel_begin,
                std::int64_t panel_end, const Epilogue& epilogue) {
-  constexpr std::int64_t kFewChunks = 3, kBlockBytes = 1 << 18, kAheadBytes = 1 << 13;
+  constexpr std::int64_t kFewChunks = 3, kBlockBytes = 1 << 18;
   const PanelWeights& weights = product.weights;
   const std::int64_t lanes = weights.lanes(), size = std::max<std::int64_t>(weights.scratch_size(), 1);
   const std::int64_t group = product.chunks[chunk_begin].group, chunks = chunk_end - chunk_begin;
@@ -84,11 +84,11 @@ void run_group(const PanelProduct& product, std::int64_t chunk_begin, std::int64
             .lanes = lanes,
             .out = tile,
             .out_stride = kPanelColumns,
-            .next = stored + kAheadBytes,
-            .next_step = weights.stretch_bytes() / std::max<std::int64_t>(lanes, 1),
+            .ahead = kAheadOfMemory,
             .expanded = expanding && chunks > 1 ? expanded : nullptr};
         if (chunks > 1 || !streamed) {
-          args.next_step = (args.next_step + chunks - 1) / chunks;
+          args.ahead = kAheadOfCache;
+          args.next_step = (weights.stretch_bytes() / std::max<std::int64_t>(lanes, 1) + chunks - 1) / chunks;
           args.next =
               weights.stretch(group, weights.packed ? p + last - first : std::min(p + last - first, panel_end - 1)) +
               (c - chunk_begin) * args.next_step * lanes;

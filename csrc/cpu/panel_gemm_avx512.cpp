@@ -33,15 +33,15 @@ void tile(const PanelGemmArgs& args) {
     const std::int64_t end = begin + kLaneBlock < args.lanes ? begin + kLaneBlock : args.lanes;
     __m512 left[Rows], right[Rows];
     for (int r = 0; r < Rows; ++r) left[r] = right[r] = _mm512_setzero_ps();
-    lanes.take(end - begin, [&](__m512i weights_left, __m512i weights_right, const std::uint32_t* rows)
-                                LLADA_INLINE_LAMBDA {
+    lanes.take(end - begin,
+               [&](__m512i weights_left, __m512i weights_right, const std::uint32_t* rows) LLADA_INLINE_LAMBDA {
 #pragma GCC unroll 12
-                                  for (int r = 0; r < Rows; ++r) {
-                                    const __m512i value = _mm512_set1_epi32(static_cast<int>(rows[r]));
-                                    left[r] = Element::multiply_add(left[r], value, weights_left);
-                                    right[r] = Element::multiply_add(right[r], value, weights_right);
-                                  }
-                                });
+                 for (int r = 0; r < Rows; ++r) {
+                   const __m512i value = _mm512_set1_epi32(static_cast<int>(rows[r]));
+                   left[r] = Element::multiply_add(left[r], value, weights_left);
+                   right[r] = Element::multiply_add(right[r], value, weights_right);
+                 }
+               });
     for (int r = 0; r < Rows; ++r) {
       float* out = args.out + r * args.out_stride;
       _mm512_storeu_ps(out, begin == 0 ? left[r] : _mm512_add_ps(_mm512_loadu_ps(out), left[r]));

@@ -8,17 +8,12 @@
 #include <immintrin.h>
 
 #include "common/bfloat16.h"
+#include "cpu/byte_products_avx512.h"
 #include "cpu/panel_gemm_isa.h"
 #include "cpu/stream_avx512.h"
 
 namespace llada {
 namespace {
-
-// sum += four products of unsigned and signed bytes. In assembly because gcc 12 copies the accumulators of
-// _mm512_dpbusd_epi32 to other registers and back in every step, which halves the speed.
-LLADA_INLINE void add_products(__m512i& sum, __m512i weights, __m512i values) {
-  asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(weights), "v"(values));
-}
 
 template <int Rows>
 struct Sums {

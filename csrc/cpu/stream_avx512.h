@@ -1,7 +1,7 @@
-// How rows and panels are read while they are multiplied. One core keeps up with memory (Zen 5: 35-41 of the 40 GB/s that
-// it can read, with one to eight rows) if a loop's turn takes two lanes, and if from three rows on software fetches the
-// panel into L1 well ahead: with less arithmetic the processor's own prefetchers do better, halves of lines best on Zen 4,
-// with more they have too little room. One lane a turn streams a third less from four rows on.
+// How rows and panels are read while they are multiplied. One core keeps up with memory (Zen 5: 35-41 of the 40 GB/s
+// that it can read, with one to eight rows) if a loop's turn takes two lanes, and if from three rows on software
+// fetches the panel into L1 well ahead: with less arithmetic the processor's own prefetchers do better, halves of lines
+// best on Zen 4, with more they have too little room. One lane a turn streams a third less from four rows on.
 #pragma once
 
 #include <immintrin.h>
@@ -28,8 +28,8 @@ LLADA_INLINE __m512i load_weights(const std::uint32_t* lanes) {
   return Rows <= kHalvedRows ? load_halves(lanes) : _mm512_loadu_si512(lanes);
 }
 
-// The lines that begin in [next, next + step), step <= 128. Into L2: while a panel is multiplied with two chunks of rows,
-// half of the next one arrives with each and would push panel and rows out of L1.
+// The lines that begin in [next, next + step), step <= 128. Into L2: while a panel is multiplied with two chunks of
+// rows, half of the next one arrives with each and would push panel and rows out of L1.
 LLADA_INLINE void prefetch_lines(const char* next, std::int64_t step) {
   constexpr std::int64_t kLine = 64;
   if (static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(next) % kLine) < step) {

@@ -3,6 +3,10 @@
 #include <atomic>
 #include <cstdlib>
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 #include "common/check.h"
 
 namespace llada {
@@ -24,6 +28,17 @@ bool has_avx512() {
   return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
          __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16");
+#else
+  return false;
+#endif
+}
+
+// AMD up to family 19h.
+bool is_zen4_or_older() {
+#if defined(__x86_64__)
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  if (!__builtin_cpu_is("amd") || __get_cpuid(1, &a, &b, &c, &d) == 0) return false;
+  return (a >> 8 & 0xf) + (a >> 20 & 0xff) <= 0x19;
 #else
   return false;
 #endif
@@ -79,6 +94,11 @@ std::vector<Isa> available_isas() {
   if (has_avx2()) isas.push_back(Isa::kAvx2);
   isas.push_back(Isa::kPortable);
   return isas;
+}
+
+bool reads_whole_lines() {
+  static const bool whole = !is_zen4_or_older();
+  return whole;
 }
 
 Isa active_isa() {

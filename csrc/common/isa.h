@@ -16,6 +16,9 @@ const char* isa_name(Isa isa);
 // kAvx2 needs AVX2 + FMA; kAvx512 needs F, BW, DQ, VL, VNNI and BF16.
 std::vector<Isa> available_isas();
 
+// Whether a stream from memory is read fastest in whole cache lines: not on Zen 4, whose prefetchers then fall behind.
+bool reads_whole_lines();
+
 // What a GPU runs: kernels of cp.async and mma.sync, or of TMA and wgmma.
 enum class CudaPath { kSm80 = 0, kSm90a = 1 };
 

@@ -50,6 +50,7 @@ struct PanelGemmArgs {
   const void* next = nullptr;
   std::int64_t next_step = 0;
   std::int64_t ahead = kAheadOfCache;
+  bool whole_lines = true;  // how the weights of a few rows are loaded
   // Where the int4 kernel leaves the expanded panel for later chunks (expanded_words); null: nowhere.
   std::uint32_t* expanded = nullptr;
 };

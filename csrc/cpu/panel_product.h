@@ -85,6 +85,7 @@ void run_group(const PanelProduct& product, std::int64_t chunk_begin, std::int64
             .out = tile,
             .out_stride = kPanelColumns,
             .ahead = kAheadOfMemory,
+            .whole_lines = reads_whole_lines(),
             .expanded = expanding && chunks > 1 ? expanded : nullptr};
         if (chunks > 1 || !streamed) {
           args.ahead = kAheadOfCache;

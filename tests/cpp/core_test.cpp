@@ -61,6 +61,30 @@ void panel_gemm_matches_a_naive_loop(DType dtype, Isa isa) {
   }
 }
 
+// How weights are read changes no bit.
+template <class T>
+void panel_gemm_reads_halves_of_lines_alike(DType dtype, Isa isa) {
+  constexpr std::int64_t kLanes = 301;
+  const std::int64_t k = kLanes * lane_values(dtype);
+  const auto x = matrix<T>(kMaxPanelRows, k, 1), weight = matrix<T>(kPanelColumns, k, 2);
+  std::vector<std::uint32_t> rows(kLanes * kMaxPanelRows), panel(kLanes * kPanelColumns);
+  pack_panel(dtype, weight.data(), k, kPanelColumns, k, panel.data());
+  for (int num_rows = 1; num_rows <= kMaxPanelRows; ++num_rows) {
+    pack_rows(dtype, x.data(), k, nullptr, num_rows, k, rows.data());
+    float out[2][kMaxPanelRows * kPanelColumns];
+    for (const bool whole : {false, true}) {
+      select_panel_gemm(panel_format(dtype), isa)({.rows = rows.data(),
+                                                   .panel = panel.data(),
+                                                   .num_rows = num_rows,
+                                                   .lanes = kLanes,
+                                                   .out = out[whole],
+                                                   .out_stride = kPanelColumns,
+                                                   .whole_lines = whole});
+    }
+    EXPECT(std::equal(out[0], out[0] + num_rows * kPanelColumns, out[1]));
+  }
+}
+
 // In parts along K, between other rows, one panel or two: the bits of panel_gemm.
 template <class T>
 void wide_gemm_matches_panel_gemm(DType dtype, Isa isa) {
@@ -283,6 +307,8 @@ int main() {
     force_isa(isa_name(isa));
     panel_gemm_matches_a_naive_loop<float>(DType::kFloat32, isa);
     panel_gemm_matches_a_naive_loop<bfloat16>(DType::kBFloat16, isa);
+    panel_gemm_reads_halves_of_lines_alike<float>(DType::kFloat32, isa);
+    panel_gemm_reads_halves_of_lines_alike<bfloat16>(DType::kBFloat16, isa);
     wide_gemm_matches_panel_gemm<float>(DType::kFloat32, isa);
     wide_gemm_matches_panel_gemm<bfloat16>(DType::kBFloat16, isa);
   }

@@ -1,13 +1,12 @@
 // Few queries against many keys: one block of keys, several heads at a time.
 //
 // Such a call waits for keys and values, and memory delivers them twice as fast in the order in which they lie: token
-// by token, the heads of a token side by side. So a few tokens at a time (a chunk) are taken by the tiles of all heads
-// of the item, nothing packed where the kernel can do without, while the next chunk is fetched in its order. Scores and
-// weights of all tiles stay in L2 meanwhile.
+// by token, the heads of a token side by side. So 16 tokens at a time are taken by the tiles of all heads of the item,
+// nothing packed where the kernel can do without. Scores and weights of all tiles stay in L2 meanwhile.
 //
 //   keys of the block:    for 16 tokens { score them in the tile of every head }
 //   weigh every tile
-//   values of the block:  for 8 tokens { add them in the tile of every head }
+//   values of the block:  for 16 tokens { add them in the tile of every head }
 //
 // The steps are those of a whole tile, and a sum that pauses between two pieces goes on where it was: same bits.
 #include <algorithm>
@@ -20,7 +19,10 @@ namespace llada {
 namespace {
 
 constexpr int kColumns = kAttentionColumns;
-constexpr int kKeyTokens = 16, kValueTokens = 8;  // of a chunk, where nothing is packed
+constexpr int kTokens = 16;  // at a time, where nothing is packed
+// A row of a head no longer than this is over before the hardware's prefetchers follow it, and is fetched a chunk of
+// tokens ahead. Longer ones are read as fast from memory without, and faster from L3.
+constexpr std::int64_t kShortRowBytes = 256;
 
 // The rows that a tile works on (see with_rows).
 std::int64_t worked_rows(std::int64_t rows) { return rows <= 2 ? rows : (rows + 3) / 4 * 4; }
@@ -43,7 +45,7 @@ void AttentionWorker::run_heads(const AttentionItem& item, const AttentionItem* 
   }
   const bool whole_panels = args_.k.size(3) % kColumns == 0;
   const bool keys_lie = whole_panels && kernel_.score_rows != nullptr;
-  const int key_tokens = keys_lie ? kKeyTokens : kColumns, value_tokens = whole_panels ? kValueTokens : kColumns;
+  const int key_tokens = keys_lie ? kTokens : kColumns, value_tokens = whole_panels ? kTokens : kColumns;
   const std::int64_t row_bytes = (item.end_key_head - item.key_head) * depth_bytes_;
   const std::int64_t key_step = args_.k.stride(1) * dtype_bytes(args_.k.dtype);
   const std::int64_t value_step = args_.v.stride(1) * dtype_bytes(args_.v.dtype);
@@ -99,16 +101,17 @@ void AttentionWorker::find_head_tiles(const AttentionItem& item) {
   }
 }
 
+// One of as many parts of what is to be fetched as there are tiles, in the order in which it lies.
 void AttentionWorker::fetch_part(std::size_t part) const {
   const auto parts = static_cast<std::int64_t>(head_tiles_.size()), count = std::int64_t{fetch_.end} - fetch_.first;
-  if (count <= 0) return;
+  if (count <= 0 || depth_bytes_ > kShortRowBytes) return;
   const std::int64_t lines = (fetch_.bytes + 63) / 64, all = count * lines;
   const auto index = static_cast<std::int64_t>(part);
   std::int64_t line = all * index / parts;
   for (const std::int64_t end = all * (index + 1) / parts; line < end;) {
     const std::int64_t row = line / lines, within = line % lines, here = std::min(lines - within, end - line);
     const char* from = fetch_.source + (fetch_.first + row) * fetch_.step + within * 64;
-    for (std::int64_t i = 0; i < here; ++i) __builtin_prefetch(from + i * 64, 0, 2);
+    for (std::int64_t i = 0; i < here; ++i) __builtin_prefetch(from + i * 64);
     line += here;
   }
 }

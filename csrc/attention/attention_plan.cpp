@@ -14,7 +14,7 @@ constexpr std::int64_t kMostRows = 1056;
 constexpr std::int64_t kItemsPerThread = 4;
 // Up to so many rows a call waits for keys and values rather than for products: one tile.
 constexpr std::int64_t kFewRows = kAttentionRows;
-constexpr std::int64_t kLeastRowBytes = 1024;  // of a token's heads that one item reads
+constexpr std::int64_t kLeastRowBytes = 4096;  // of a token's heads that one item reads
 
 std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 

@@ -14,7 +14,8 @@ constexpr std::int64_t kMostRows = 1056;
 constexpr std::int64_t kItemsPerThread = 4;
 // Up to so many rows a call waits for keys and values rather than for products: one tile.
 constexpr std::int64_t kFewRows = kAttentionRows;
-constexpr std::int64_t kLeastRowBytes = 4096;  // of a token's heads that one item reads
+// Of a token's heads that one item reads at the least. With more rows an item takes longer: rather more items, then.
+constexpr std::int64_t kLeastRowBytes = 4096, kLeastRowBytesOfMany = 1024, kManyRows = 5;
 
 std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
@@ -42,10 +43,11 @@ std::vector<AttentionSequence> find_sequences(const AttentionArgs& args) {
 }
 
 // Memory delivers the heads of a token fastest together, but every thread needs items.
-std::int64_t heads_of_item(const AttentionArgs& args, std::int64_t blocks, int threads) {
+std::int64_t heads_of_item(const AttentionArgs& args, std::int64_t rows, std::int64_t blocks, int threads) {
   if (!token_major(args.k) || !token_major(args.v)) return 1;
   const std::int64_t wanted = threads > 1 ? threads * kItemsPerThread : 1;
-  const std::int64_t least = divide_up(kLeastRowBytes, args.k.size(3) * dtype_bytes(args.k.dtype));
+  const std::int64_t least =
+      divide_up(rows < kManyRows ? kLeastRowBytes : kLeastRowBytesOfMany, args.k.size(3) * dtype_bytes(args.k.dtype));
   std::int64_t heads = args.k.size(2);
   while (heads > least && blocks * divide_up(args.k.size(2), heads) < wanted) heads = divide_up(heads, 2);
   return heads;
@@ -80,7 +82,8 @@ AttentionPlan plan_attention(const AttentionArgs& args, int threads) {
   const bool scarce = plan.threads > 1 && divide_up(rows, std::max<std::int64_t>(plan.item_rows, 1)) < plan.threads;
   plan.few = longest <= kFewRows;
   plan.cut_keys = plan.few || (blocks > sequences * key_heads && scarce);
-  const std::int64_t item_heads = plan.few && key_heads > 0 ? heads_of_item(args, blocks / key_heads, plan.threads) : 1;
+  const std::int64_t item_heads =
+      plan.few && key_heads > 0 ? heads_of_item(args, longest, blocks / key_heads, plan.threads) : 1;
 
   for (std::int64_t s = 0; s < sequences; ++s) {
     AttentionSequence& sequence = plan.sequences[s];

@@ -1,15 +1,19 @@
 """attention against scaled_dot_product_attention, 16 heads of 128: full, masked, and few queries against a cache.
 
-The masked cases print their time over that of the same work without a mask as "x unmasked".
+Cold cases take keys and values in turn from copies that do not fit into L3 together, as the layers of a model do. The
+masked cases print their time over that of the same work without a mask as "x unmasked".
 """
 
 from __future__ import annotations
 
+import math
+from itertools import cycle
 from typing import Any
 
 import pytest
 import torch
 from llada_moe_ops import ops
+from llada_moe_ops.machine import extension
 from torch import Tensor
 from torch.nn import functional
 
@@ -45,14 +49,25 @@ def test_full(benchmark: Any, length: int, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("queries", "keys"), [(1, 512), (1, 4096), (8, 512), (8, 4096), (32, 1024), (32, 4096)])
-def test_cached(benchmark: Any, queries: int, keys: int, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("cold", [True, False], ids=["cold", "warm"])
+@pytest.mark.parametrize("queries", [1, 4, 8, 32])
+@pytest.mark.parametrize("keys", [512, 1024, 4096])
+def test_cached(benchmark: Any, keys: int, queries: int, cold: bool, dtype: torch.dtype) -> None:
     q, k, v = inputs(1, queries, keys, dtype)
     flops = 4.0 * queries * keys * HEADS * DEPTH
-    peers = {"sdpa": lambda: sdpa(q, k, v)}
-    name = title("attention cached", dtype, S=queries, L=keys)
-    bytes_moved = 2.0 * (q.nbytes + k.nbytes)
-    compare(benchmark, name, lambda: ops.attention(q, k, v), peers, dtype=dtype, bytes_moved=bytes_moved, flops=flops)
+    copies = math.ceil(2 * extension().cache_sizes()["l3"] / (2 * k.nbytes)) if cold else 1
+    caches = cycle([(k, v), *((k.clone(), v.clone()) for _ in range(copies - 1))])
+    name = title("attention cached cold" if cold else "attention cached", dtype, S=queries, L=keys)
+    compare(
+        benchmark,
+        name,
+        lambda: ops.attention(q, *next(caches)),
+        {"sdpa": lambda: sdpa(q, *next(caches))},
+        dtype=dtype,
+        bytes_moved=2.0 * (q.nbytes + k.nbytes),
+        flops=flops,
+        cold=cold,
+    )
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -1,6 +1,7 @@
 // The checked entry: the arguments, a plan of work items, and the threads that take them.
 #include "attention/attention.h"
 
+#include <algorithm>
 #include <atomic>
 #include <string>
 
@@ -94,8 +95,7 @@ void combine(const AttentionArgs& args, const AttentionPlan& plan, const Attenti
   AttentionWorker worker(args, plan, kernel, states);
   for (AttentionItem item : plan.items) {
     if (item.first_block > 0) continue;
-    const std::int64_t end_head = plan.all_heads ? args.k.size(2) : item.key_head + 1;
-    for (; item.key_head < end_head; ++item.key_head) worker.combine(item);
+    for (; item.key_head < item.end_key_head; ++item.key_head) worker.combine(item);
   }
 }
 

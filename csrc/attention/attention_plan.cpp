@@ -14,6 +14,8 @@ constexpr std::int64_t kMostRows = 1056;
 constexpr std::int64_t kItemsPerThread = 4;
 // Up to so many rows a call waits for keys and values rather than for products: one tile.
 constexpr std::int64_t kFewRows = kAttentionRows;
+// Of a token's heads that one item reads at the least. With more rows an item takes longer: rather more items, then.
+constexpr std::int64_t kLeastRowBytes = 4096, kLeastRowBytesOfMany = 1024, kManyRows = 5;
 
 std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
@@ -38,6 +40,17 @@ std::vector<AttentionSequence> find_sequences(const AttentionArgs& args) {
     }
   }
   return sequences;
+}
+
+// Memory delivers the heads of a token fastest together, but every thread needs items.
+std::int64_t heads_of_item(const AttentionArgs& args, std::int64_t rows, std::int64_t blocks, int threads) {
+  if (!token_major(args.k) || !token_major(args.v)) return 1;
+  const std::int64_t wanted = threads > 1 ? threads * kItemsPerThread : 1;
+  const std::int64_t least =
+      divide_up(rows < kManyRows ? kLeastRowBytes : kLeastRowBytesOfMany, args.k.size(3) * dtype_bytes(args.k.dtype));
+  std::int64_t heads = args.k.size(2);
+  while (heads > least && blocks * divide_up(args.k.size(2), heads) < wanted) heads = divide_up(heads, 2);
+  return heads;
 }
 
 }  // namespace
@@ -67,11 +80,10 @@ AttentionPlan plan_attention(const AttentionArgs& args, int threads) {
   plan.item_rows = std::min(longest, std::clamp(even, kFewestRows, kMostRows));
   const auto sequences = static_cast<std::int64_t>(plan.sequences.size());
   const bool scarce = plan.threads > 1 && divide_up(rows, std::max<std::int64_t>(plan.item_rows, 1)) < plan.threads;
-  const bool few = longest <= kFewRows;
-  plan.cut_keys = blocks > sequences * key_heads && (few || scarce);
-  // Where the heads of a token lie side by side and there are blocks enough to share out.
-  plan.all_heads = plan.cut_keys && few && token_major(args.k) && token_major(args.v) &&
-                   blocks >= key_heads * plan.threads * kItemsPerThread;
+  plan.few = longest <= kFewRows;
+  plan.cut_keys = plan.few || (blocks > sequences * key_heads && scarce);
+  const std::int64_t item_heads =
+      plan.few && key_heads > 0 ? heads_of_item(args, longest, blocks / key_heads, plan.threads) : 1;
 
   for (std::int64_t s = 0; s < sequences; ++s) {
     AttentionSequence& sequence = plan.sequences[s];
@@ -83,9 +95,11 @@ AttentionPlan plan_attention(const AttentionArgs& args, int threads) {
     for (std::int64_t cut = 0; cut < cuts; ++cut) {
       const std::int64_t first_block = cut,
                          end_block = plan.cut_keys ? std::min(cut + 1, sequence_blocks) : sequence_blocks;
-      for (std::int64_t head = 0; head < (plan.all_heads ? 1 : key_heads); ++head) {
+      for (std::int64_t head = 0; head < key_heads; head += item_heads) {
+        const std::int64_t end_head = std::min(head + item_heads, key_heads);
         for (std::int64_t row = 0; row < sequence_rows; row += plan.item_rows) {
-          plan.items.push_back({s, head, row, std::min(row + plan.item_rows, sequence_rows), first_block, end_block});
+          const std::int64_t end_row = std::min(row + plan.item_rows, sequence_rows);
+          plan.items.push_back({s, head, end_head, row, end_row, first_block, end_block});
         }
       }
     }

@@ -29,8 +29,9 @@ struct AttentionSequence {
 };
 
 struct AttentionItem {
-  std::int64_t sequence, key_head;
-  std::int64_t first_row, end_row;  // row = head within the group * queries + query
+  std::int64_t sequence;
+  std::int64_t key_head, end_key_head;  // one, but where queries are few
+  std::int64_t first_row, end_row;      // row = head within the group * queries + query
   std::int64_t first_block, end_block;
 
   std::int64_t rows() const { return end_row - first_row; }
@@ -40,7 +41,7 @@ struct AttentionPlan {
   std::vector<AttentionSequence> sequences;
   std::vector<AttentionItem> items;
   bool cut_keys = false;
-  bool all_heads = false;      // an item of a plan cut over keys stands for all heads (its key_head is 0)
+  bool few = false;            // queries: cut over keys, and an item may stand for several key heads
   std::int64_t states = 0;     // partial ones, when cut over keys
   std::int64_t item_rows = 0;  // the most rows of an item
   int threads = 1;

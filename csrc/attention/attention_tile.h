@@ -65,6 +65,13 @@ struct AttentionValues {
   int value_lanes;
 };
 
+// Keys or values where the caller has them.
+struct AttentionKeyRows {
+  const char* source;  // key r at source + r * row_bytes
+  std::int64_t row_bytes;
+  int count;  // keys that are there; those of a tile's range past them count as zeros
+};
+
 // What each instruction set provides.
 struct AttentionKernel {
   void (*tile)(const AttentionTileArgs&);
@@ -73,6 +80,10 @@ struct AttentionKernel {
   void (*score)(const AttentionTileArgs&);
   void (*weigh)(const AttentionTileArgs&);
   void (*add_values)(const AttentionTileArgs&);
+  // The first and the last of them on rows as they lie, those of the keys from first_key on, nothing packed: for few
+  // queries, with a depth of whole panels. A range is of 16 keys for scores, of 2 for values. Null where there is none.
+  void (*score_rows)(const AttentionTileArgs&, const AttentionKeyRows&);
+  void (*add_value_rows)(const AttentionTileArgs&, const AttentionKeyRows&);
   int rows;  // that a tile takes
   void (*pack_values)(const AttentionValues&);
   void (*fold)(float* state, const float* block, int columns);  // a later block's state into an earlier one

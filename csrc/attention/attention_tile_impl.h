@@ -12,6 +12,7 @@ namespace llada {
 namespace {
 
 constexpr float kMinusInfinity = -__builtin_inff();
+constexpr int kMaxDepth = 256;
 constexpr int kPairWidth = 2 * Vector::kWidth;  // columns of a panel taken at once
 
 template <class Element>
@@ -54,9 +55,10 @@ LLADA_INLINE void store_scores(float* scores, const Vector::Float (&sum)[Rows][2
 
 // Depths beyond 64 lanes are summed in parts. With a large scale it is the error of one long fp32 sum that decides, and
 // library GEMMs of few rows sum in shorter ones.
+constexpr int kChainLanes = 64;
+
 template <class Element, int Rows>
 __attribute__((noinline)) void score_keys(const AttentionTileArgs& args) {
-  constexpr int kChainLanes = 64;
   const int depth_lanes = args.depth_lanes, panel_size = depth_lanes * kAttentionColumns;
   const std::uint32_t* queries = args.queries;
   for (int key = args.first_key; key < args.end_key; key += kPairWidth) {
@@ -190,6 +192,69 @@ __attribute__((noinline)) void add_values(const AttentionTileArgs& args, const F
   }
 }
 
+// One lane of values for kWidth components from `column` on.
+template <class Element>
+LLADA_INLINE Vector::Lanes value_lane(const char* const (&keys)[2], int column) {
+  if constexpr (sizeof(Element) == 4) {
+    return Vector::load_lanes(reinterpret_cast<const std::uint32_t*>(keys[0]) + column);
+  } else {
+    return Vector::interleave(reinterpret_cast<const std::uint16_t*>(keys[0]) + column,
+                              reinterpret_cast<const std::uint16_t*>(keys[1]) + column);
+  }
+}
+
+// The sums of kVectors vectors of components from `column` on.
+template <class Element, int Rows, int kVectors>
+LLADA_INLINE void add_value_columns(const AttentionTileArgs& args, const AttentionKeyRows& rows, int column) {
+  constexpr int kKeys = kLaneValues<Element>;
+  static constexpr char kZeros[kMaxDepth * sizeof(Element)] = {};
+  const std::uint32_t* weights = weights_of<Element>(args) + args.first_key / kKeys;
+  const int count = args.end_key - args.first_key, num_rows = args.num_rows;
+  const std::int64_t stride = args.state_stride;
+  const bool more = args.sums == AttentionSums::kAdd;
+  float* state = args.states + column;
+  Vector::Float sum[Rows][kVectors];
+  for (int m = 0; m < Rows; ++m) {
+    for (int v = 0; v < kVectors; ++v) {
+      sum[m][v] = more && m < num_rows ? Vector::load(state + m * stride + v * Vector::kWidth) : Vector::set(0.0f);
+    }
+  }
+  for (int key = 0; key < count; key += kKeys) {
+    const char* keys[2] = {rows.source + key * rows.row_bytes, rows.source + (key + kKeys - 1) * rows.row_bytes};
+    if (key + kKeys > rows.count) {
+      if (key >= rows.count) keys[0] = kZeros;
+      keys[1] = kZeros;
+    }
+    Vector::Lanes values[kVectors];
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) values[v] = value_lane<Element>(keys, column + v * Vector::kWidth);
+#pragma GCC unroll 12
+    for (int m = 0; m < Rows; ++m) {
+      const auto weight = Vector::broadcast_lane(weights + m * kBlockLanes<Element> + key / kKeys);
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectors; ++v) sum[m][v] = Vector::dot<Element>(sum[m][v], values[v], weight);
+    }
+  }
+#pragma GCC unroll 12
+  for (int m = 0; m < Rows; ++m, state += stride) {
+    if (m >= num_rows) break;
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) Vector::store(state + v * Vector::kWidth, sum[m][v]);
+  }
+}
+
+// As many vectors of components at once as there are registers for their sums.
+template <class Element, int Rows>
+__attribute__((noinline)) void add_value_rows(const AttentionTileArgs& args, const AttentionKeyRows& rows) {
+  constexpr int kVectors = Rows <= Vector::kTileRows / 6 ? 8 : Rows <= Vector::kTileRows / 3 ? 4 : 2;
+  const int columns = args.depth_panels * kAttentionColumns;
+  int column = 0;
+  for (; column + kVectors * Vector::kWidth <= columns; column += kVectors * Vector::kWidth) {
+    add_value_columns<Element, Rows, kVectors>(args, rows, column);
+  }
+  for (; column < columns; column += kPairWidth) add_value_columns<Element, Rows, 2>(args, rows, column);
+}
+
 // Weights, and the rows' maxima and sums into their states.
 template <class Element, int Rows>
 LLADA_INLINE void weigh(const AttentionTileArgs& args, Fold& factors) {
@@ -210,14 +275,16 @@ LLADA_INLINE void weigh(const AttentionTileArgs& args, Fold& factors) {
   }
 }
 
-// Rows come in fours: the missing ones repeat the queries that lie there, and nobody reads their result.
+// Rows come in fours, or one or two: the missing ones repeat the queries that lie there, and nobody reads their result.
 template <class Function>
 LLADA_INLINE void with_rows(int num_rows, const Function& function) {
   if constexpr (Vector::kTileRows == 12) {
     if (num_rows > 8) return function(std::integral_constant<int, 12>{});
     if (num_rows > 4) return function(std::integral_constant<int, 8>{});
   }
-  function(std::integral_constant<int, 4>{});
+  if (num_rows > 2) return function(std::integral_constant<int, 4>{});
+  if (num_rows > 1) return function(std::integral_constant<int, 2>{});
+  function(std::integral_constant<int, 1>{});
 }
 
 template <class Element>
@@ -245,6 +312,11 @@ template <class Element>
 void run_add_values(const AttentionTileArgs& args) {
   const Fold unused{};
   with_rows(args.num_rows, [&](auto rows) LLADA_INLINE_LAMBDA { add_values<Element, rows()>(args, unused); });
+}
+
+template <class Element>
+void run_add_value_rows(const AttentionTileArgs& args, const AttentionKeyRows& rows) {
+  with_rows(args.num_rows, [&](auto num_rows) LLADA_INLINE_LAMBDA { add_value_rows<Element, num_rows()>(args, rows); });
 }
 
 // One lane of values: the components of one fp32 key, or those of two bf16 keys interleaved.
@@ -313,6 +385,8 @@ AttentionKernel kernel_of() {
           run_score<Element>,
           run_weigh<Element>,
           run_add_values<Element>,
+          nullptr,
+          run_add_value_rows<Element>,
           Vector::kTileRows,
           pack_values<Element>,
           fold,

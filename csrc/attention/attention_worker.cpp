@@ -72,7 +72,7 @@ AttentionWorker::AttentionWorker(const AttentionArgs& args, const AttentionPlan&
 }
 
 void AttentionWorker::run(const AttentionItem& item, const AttentionItem* following) {
-  if (plan_.all_heads) return run_all_heads(item);
+  if (plan_.few) return run_heads(item, following);
   begin(item);
   tiles_ = (item.rows() + kernel_.rows - 1) / kernel_.rows;
   for (std::int64_t block = item.first_block; block < item.end_block; ++block) {

@@ -37,6 +37,12 @@ class AttentionWorker {
     AttentionTileArgs args;
     std::int64_t head;
   };
+  // What to fetch while a chunk of tokens is worked on: rows [first, end) of `bytes` each.
+  struct Fetch {
+    const char* source;
+    std::int64_t step, bytes;
+    int first, end;
+  };
   struct Row {
     std::int64_t head, query;
     std::int64_t keys;  // of the sequence that it sees, but for the caller's mask
@@ -49,11 +55,12 @@ class AttentionWorker {
   float* partial_state(std::int64_t row, std::int64_t block) const;
   void place_tile(std::int64_t block, std::int64_t row, std::uint32_t* queries);
   void run_tile(std::int64_t block, std::int64_t tile);
-  // Of items of all heads (attention_heads.cpp).
-  void run_all_heads(const AttentionItem& item);
+  // Of items of several heads (attention_heads.cpp).
+  void run_heads(const AttentionItem& item, const AttentionItem* following);
   void find_head_tiles(const AttentionItem& item);
-  void score_heads(int key);
-  void add_head_values(int key);
+  void fetch_part(std::size_t part) const;
+  void score_heads(int key, int tokens, bool lie);
+  void add_head_values(int key, int tokens, bool lie);
   void load_queries(std::int64_t row, std::uint32_t* target) const;
   void prefetch_next(std::int64_t tile) const;
   void prefetch_panel(int key) const;
@@ -76,7 +83,8 @@ class AttentionWorker {
   Row* rows_;
   std::uint8_t* mask_;
   AttentionTileArgs tile_{};
-  std::vector<HeadTile> head_tiles_;  // of an item of all heads
+  std::vector<HeadTile> head_tiles_;  // of an item of several heads
+  Fetch fetch_{};
   // Of the item and block at hand.
   const AttentionItem* item_ = nullptr;
   const AttentionSequence* sequence_ = nullptr;

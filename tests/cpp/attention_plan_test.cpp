@@ -36,7 +36,7 @@ void covers_all_once(int threads, std::int64_t batch, std::int64_t queries, std:
   std::map<std::tuple<std::int64_t, std::int64_t, std::int64_t, std::int64_t>, int> seen;
   for (const AttentionItem& item : plan.items) {
     expect(item.rows() > 0 && item.rows() <= plan.item_rows, "rows of an item", threads, queries, keys);
-    for (std::int64_t head = item.key_head; head < (plan.all_heads ? kKeyHeads : item.key_head + 1); ++head) {
+    for (std::int64_t head = item.key_head; head < item.end_key_head; ++head) {
       for (std::int64_t row = item.first_row; row < item.end_row; ++row) {
         for (std::int64_t block = item.first_block; block < item.end_block; ++block) {
           ++seen[{item.sequence, head, row, block}];

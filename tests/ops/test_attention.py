@@ -215,6 +215,23 @@ def test_cutting_over_keys_does_not_change_bits(queries: int, keys: int, dtype: 
 
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("heads", "depth"), [(16, 128), (3, 160), (1, 256)])
+def test_few_queries_give_the_bits_of_many(heads: int, depth: int, dtype: torch.dtype, isa: str) -> None:
+    # Up to 12 rows read keys and values as they lie; more of them pack.
+    q, k, v = inputs((1, 13, 781, heads, heads, depth), dtype)
+    mask = torch.rand(heads, 13, 781, generator=torch.Generator().manual_seed(4)) < 0.5
+    mask[:, :, 300:350] = False
+    v[0, 100, 0, :] = -0.0
+    ranges = torch.tensor([[5, 780]])
+    with forced_isa(isa), threads(2):
+        whole, masked = attention(q, k, v, key_range=ranges), attention(q, k, v, mask=mask)
+        for rows in (1, 2, 3, 4, 7, 8, 11, 12):
+            assert torch.equal(attention(q[:, :rows], k, v, key_range=ranges), whole[:, :rows])
+            assert torch.equal(attention(q[:, :rows], k, v, mask=mask[:, :rows]), masked[:, :rows])
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_a_batch_does_not_change_the_bits_of_its_rows(dtype: torch.dtype, isa: str) -> None:
     q, k, v = inputs((4, 2, 2500, 2, 2, 32), dtype)
     ranges = torch.tensor([[0, 2500], [700, 701], [3, 2200], [9, 9]])

@@ -32,6 +32,7 @@ struct Vector {
     return _mm512_mask_mov_ps(set(-__builtin_inff()), _mm_test_epi8_mask(bytes, bytes), a);
   }
   static LLADA_INLINE Float max(Float a, Float b) { return _mm512_max_ps(a, b); }  // b where either is NaN
+  static LLADA_INLINE std::uint32_t at_least(Float a, Float b) { return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ); }
   static LLADA_INLINE float reduce_max(Float a) { return _mm512_reduce_max_ps(a); }
   static LLADA_INLINE float reduce_add(Float a) { return _mm512_reduce_add_ps(a); }
 

@@ -34,6 +34,11 @@ struct Vector {
     return Int{mask[0], mask[1], mask[2], mask[3]} != 0 ? a : set(-__builtin_inff());
   }
   static LLADA_INLINE Float max(Float a, Float b) { return a > b ? a : b; }  // b where either is NaN
+  static LLADA_INLINE std::uint32_t at_least(Float a, Float b) {             // a bit an element
+    std::uint32_t bits = 0;
+    for (int i = 0; i < kWidth; ++i) bits |= static_cast<std::uint32_t>(a[i] >= b[i]) << i;
+    return bits;
+  }
   static LLADA_INLINE float reduce_max(Float a) {
     const float left = a[0] > a[1] ? a[0] : a[1], right = a[2] > a[3] ? a[2] : a[3];
     return left > right ? left : right;

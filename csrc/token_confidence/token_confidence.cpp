@@ -53,8 +53,8 @@ std::vector<RowNoise> row_noise(const TokenConfidenceArgs& args) {
   return noise;
 }
 
-// Sums of the vocabulary's fixed parts: Sums [parts, rows], which add(sums, r, first_token, logits [32]) fills, merged
-// into the first part's by merge(sums, later sums, r).
+// Sums of the vocabulary's fixed parts: Sums [parts, rows], which add(sums [rows], first panel, last panel) fills,
+// merged into the first part's by merge(sums, later sums, r).
 template <class Sums, class Add, class Merge>
 std::vector<Sums> sum_parts(const HeadLogits& logits, std::int64_t hidden, const Add& add, const Merge& merge) {
   const std::int64_t rows = logits.rows(), panels = logits.panels();
@@ -64,9 +64,7 @@ std::vector<Sums> sum_parts(const HeadLogits& logits, std::int64_t hidden, const
   const std::int64_t part_operations = part_panels * kPanelColumns * rows * hidden / kProductsPerOperation;
   parallel_for(0, parts, grain_of(part_operations), [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t part = begin; part < end; ++part) {
-      Sums* own = sums.data() + part * rows;
-      logits.run(part * part_panels, std::min((part + 1) * part_panels, panels),
-                 [&](std::int64_t r, std::int64_t first, float* tile) { add(own[r], r, first, tile); });
+      add(sums.data() + part * rows, part * part_panels, std::min((part + 1) * part_panels, panels));
     }
   });
   for (std::int64_t part = 1; part < parts; ++part) {
@@ -83,6 +81,7 @@ class Choice {
     const std::vector<RowNoise> noise = row_noise(args);
     for (std::size_t row = 0; row < rows_.size(); ++row) {
       rows_[row].noise = noise[row];
+      rows_[row].mass_scale = mass_scale(noise[row].temperature);
       const std::int64_t wanted = args.top_k > 0 ? args.top_k : args.top_p < 1.0 ? kCandidates : 2;
       const std::int64_t capacity = noise[row].temperature > 0.0 ? std::max<std::int64_t>(wanted, 2) : 2;
       rows_[row].candidates.set_capacity(std::min(capacity, args.vocabulary));
@@ -92,16 +91,17 @@ class Choice {
   void run() {
     if (rows_.empty()) return;
     stream_all();
-    std::vector<std::int32_t> pending = decide_all();
-    while (!pending.empty()) pending = stream_likelier(pending);
+    pending_ = decide_all();
+    while (!pending_.empty()) pending_ = stream_likelier();
   }
 
  private:
   // Shared by the parts.
   struct Row {
     RowNoise noise;
+    float mass_scale = 0.0f;
     BestCandidates candidates;
-    NoisedChoice noised;  // over the whole vocabulary
+    NoisedChoice noised;  // of what has been offered in this pass
     Distribution distribution;
     // Where the nucleus is larger than the candidates: its mass, and what noise chooses if it is within.
     double nucleus = 0.0;
@@ -113,19 +113,32 @@ class Choice {
     Mass mass;  // of what may be chosen
   };
 
-  // Makes the mask token minus infinity; returns the highest of all, which was `highest`.
-  float keep_choosable(float* logits, std::int64_t first, float highest) const {
-    const std::int64_t within = args_.mask_token - first;
-    if (within < 0 || within >= kPanelColumns) return highest;
-    logits[within] = kNone;
-    return statistics_.highest(logits);
+  // Some rows' logits of a panel, and the highest of each.
+  struct Tile {
+    std::int64_t first_row;
+    int rows;
+    std::int64_t first_token;
+    float* logits;
+    float highest[kMaxPanelRows];
+
+    float* row(int i) const { return logits + i * kPanelColumns; }
+  };
+
+  // Row r of this pass over the head.
+  Row& row_of(std::int64_t r) { return rows_[pending_.empty() ? r : pending_[r]]; }
+
+  // Makes the mask token minus infinity.
+  void keep_choosable(Tile& tile) const {
+    const std::int64_t within = args_.mask_token - tile.first_token;
+    if (within < 0 || within >= kPanelColumns) return;
+    for (int i = 0; i < tile.rows; ++i) tile.row(i)[within] = kNone;
+    statistics_.highest(tile.logits, tile.rows, tile.highest);
   }
 
   // Makes what is not likelier than `choice` minus infinity; whether anything is left.
   bool keep_likelier(float* logits, std::int64_t first, std::uint64_t choice) const {
     const float least = logit_of(choice);
     std::uint32_t kept = statistics_.at_least(logits, least);
-    if (kept == 0) return false;
     const std::uint32_t above = statistics_.at_least(logits, std::nextafter(least, -kNone));
     for (std::uint32_t equal = kept & ~above; equal != 0; equal &= equal - 1) {
       if (first + std::countr_zero(equal) >= token_of(choice)) kept &= ~(equal & -equal);
@@ -134,19 +147,67 @@ class Choice {
     return kept != 0;
   }
 
+  void add_distributions(Part* parts, const Tile& tile) const {
+    float references[kMaxPanelRows];
+    PowerSums sums[kMaxPanelRows];
+    for (int i = 0; i < tile.rows; ++i) references[i] = parts[i].distribution.raise(tile.highest[i]);
+    statistics_.power_sums(tile.logits, tile.rows, references, sums);
+    for (int i = 0; i < tile.rows; ++i) parts[i].distribution.add(sums[i]);
+  }
+
+  void add_masses(Part* parts, const Tile& tile) {
+    float references[kMaxPanelRows], scales[kMaxPanelRows], sums[kMaxPanelRows];
+    for (int i = 0; i < tile.rows; ++i) {
+      const Row& row = row_of(tile.first_row + i);
+      references[i] = parts[i].mass.raise(tile.highest[i], row.noise.temperature);
+      scales[i] = row.mass_scale;
+    }
+    statistics_.scaled_power_sums(tile.logits, tile.rows, references, scales, sums);
+    for (int i = 0; i < tile.rows; ++i) parts[i].mass.add(sums[i]);
+  }
+
+  // Draws noise for the rows where any could win.
+  void offer_noised(const Tile& tile) {
+    int drawn[kMaxPanelRows], count = 0;
+    std::uint64_t counters[kMaxPanelRows], lowest[kMaxPanelRows];
+    for (int i = 0; i < tile.rows; ++i) {
+      const Row& row = row_of(tile.first_row + i);
+      drawn[count] = i;
+      counters[count] = row.noise.stream.counter(tile.first_token);
+      count += row.noise.temperature > 0.0 && row.noised.may_choose(tile.highest[i], row.noise, 0);
+    }
+    statistics_.lowest_noise_bits(counters, count, lowest);
+    for (int j = 0; j < count; ++j) {
+      Row& row = row_of(tile.first_row + drawn[j]);
+      if (!row.noised.may_choose(tile.highest[drawn[j]], row.noise, lowest[j])) continue;
+      row.noised.offer(tile.row(drawn[j]), tile.first_token, row.noise);
+    }
+  }
+
   void stream_all() {
     const bool nucleus = args_.top_k == 0 && args_.top_p < 1.0;
-    const auto parts = sum_parts<Part>(
-        HeadLogits(args_, changes_), args_.hidden.size(1),
-        [&](Part& part, std::int64_t r, std::int64_t first, float* logits) {
-          Row& row = rows_[r];
-          const float highest = keep_choosable(logits, first, part.distribution.add(logits, statistics_));
-          row.candidates.offer(logits, highest, first, statistics_);
-          if (row.noise.temperature == 0.0 || args_.top_k > 0) return;
-          row.noised.offer(logits, highest, first, row.noise, statistics_);
-          if (nucleus) part.mass.add(logits, highest, row.noise.temperature, statistics_);
-        },
-        [&](Part& part, const Part& later, std::int64_t r) {
+    const bool noised = args_.top_k == 0 && std::any_of(rows_.begin(), rows_.end(),
+                                                        [](const Row& row) { return row.noise.temperature > 0.0; });
+    const HeadLogits logits(args_, changes_);
+    const auto add = [&](Part* parts, std::int64_t begin, std::int64_t end) {
+      auto* staged = thread_scratch<struct StagedScratch, BestCandidates::Staged>(logits.rows());
+      for (std::int64_t r = 0; r < logits.rows(); ++r) staged[r].count = 0;
+      logits.run(begin, end, [&](std::int64_t first_row, int rows, std::int64_t first_token, float* values) {
+        Tile tile{first_row, rows, first_token, values, {}};
+        statistics_.highest(values, rows, tile.highest);
+        add_distributions(parts + first_row, tile);
+        keep_choosable(tile);
+        for (int i = 0; i < rows; ++i) {
+          rows_[first_row + i].candidates.offer(tile.row(i), tile.highest[i], first_token, statistics_,
+                                                staged[first_row + i]);
+        }
+        if (noised) offer_noised(tile);
+        if (noised && nucleus) add_masses(parts + first_row, tile);
+      });
+      for (std::int64_t r = 0; r < logits.rows(); ++r) rows_[r].candidates.take(staged[r]);
+    };
+    const auto parts =
+        sum_parts<Part>(logits, args_.hidden.size(1), add, [&](Part& part, const Part& later, std::int64_t r) {
           part.distribution.merge(later.distribution);
           if (nucleus) part.mass.merge(later.mass, rows_[r].noise.temperature);
         });
@@ -200,29 +261,35 @@ class Choice {
     return best.key();
   }
 
-  // One more pass for these rows; returns those that need another.
-  std::vector<std::int32_t> stream_likelier(const std::vector<std::int32_t>& pending) {
-    std::vector<NoisedChoice> likelier(pending.size());
-    const auto masses = sum_parts<Mass>(
-        HeadLogits(args_, changes_, pending), args_.hidden.size(1),
-        [&](Mass& mass, std::int64_t r, std::int64_t first, float* logits) {
-          const Row& row = rows_[pending[r]];
-          keep_choosable(logits, first, kNone);
-          if (!keep_likelier(logits, first, row.choice)) return;
-          const float highest = statistics_.highest(logits);
-          likelier[r].offer(logits, highest, first, row.noise, statistics_);
-          mass.add(logits, highest, row.noise.temperature, statistics_);
-        },
-        [&](Mass& mass, const Mass& later, std::int64_t r) { mass.merge(later, rows_[pending[r]].noise.temperature); });
+  // One more pass for the rows that are pending; returns those that need another.
+  std::vector<std::int32_t> stream_likelier() {
+    for (const std::int32_t r : pending_) rows_[r].noised.clear();
+    const HeadLogits logits(args_, changes_, pending_);
+    const auto add = [&](Part* parts, std::int64_t begin, std::int64_t end) {
+      logits.run(begin, end, [&](std::int64_t first_row, int rows, std::int64_t first_token, float* values) {
+        Tile tile{first_row, rows, first_token, values, {}};
+        keep_choosable(tile);
+        bool any = false;
+        for (int i = 0; i < rows; ++i) any |= keep_likelier(tile.row(i), first_token, row_of(first_row + i).choice);
+        if (!any) return;
+        statistics_.highest(values, rows, tile.highest);
+        offer_noised(tile);
+        add_masses(parts + first_row, tile);
+      });
+    };
+    const auto parts =
+        sum_parts<Part>(logits, args_.hidden.size(1), add, [&](Part& part, const Part& later, std::int64_t r) {
+          part.mass.merge(later.mass, row_of(r).noise.temperature);
+        });
     std::vector<std::int32_t> open;
-    for (std::size_t r = 0; r < pending.size(); ++r) {
-      Row& row = rows_[pending[r]];
-      const bool within = masses[r].sum() < row.nucleus;
-      if (!within) row.choice = likelier[r].key();
+    for (std::size_t r = 0; r < pending_.size(); ++r) {
+      Row& row = row_of(r);
+      const bool within = parts[r].mass.sum() < row.nucleus;
+      if (!within) row.choice = row.noised.key();
       if (within || row.choice >= row.candidates.sorted().back()) {
-        write(pending[r]);
+        write(pending_[r]);
       } else {
-        open.push_back(pending[r]);
+        open.push_back(pending_[r]);
       }
     }
     return open;
@@ -250,6 +317,7 @@ class Choice {
   const PanelStatistics& statistics_ = select_panel_statistics(active_isa());
   LogitChanges changes_;
   std::vector<Row> rows_;
+  std::vector<std::int32_t> pending_;  // in the first pass none, for all
 };
 
 }  // namespace

@@ -45,6 +45,12 @@ struct Vector {
     half = _mm_add_ps(half, _mm_movehl_ps(half, half));
     return _mm_cvtss_f32(_mm_add_ss(half, _mm_shuffle_ps(half, half, 1)));
   }
+  static LLADA_INLINE void reduce_add_four(Float a, Float b, Float c, Float d, float* sums) {
+    sums[0] = reduce_add(a);
+    sums[1] = reduce_add(b);
+    sums[2] = reduce_add(c);
+    sums[3] = reduce_add(d);
+  }
 
   // 2^x for x <= 126; exactly 0 below 2^-127, NaN for NaN; as precise as Element asks for.
   template <class Element = float>

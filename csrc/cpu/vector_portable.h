@@ -44,6 +44,12 @@ struct Vector {
     return left > right ? left : right;
   }
   static LLADA_INLINE float reduce_add(Float a) { return (a[0] + a[1]) + (a[2] + a[3]); }
+  static LLADA_INLINE void reduce_add_four(Float a, Float b, Float c, Float d, float* sums) {
+    sums[0] = reduce_add(a);
+    sums[1] = reduce_add(b);
+    sums[2] = reduce_add(c);
+    sums[3] = reduce_add(d);
+  }
 
   // 2^x for x <= 126; exactly 0 below 2^-127, NaN for NaN; as precise as Element asks for.
   template <class Element = float>

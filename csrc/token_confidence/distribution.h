@@ -12,8 +12,9 @@ class Distribution {
   // Before a panel's sums are added, its highest logit; returns what they are relative to.
   float raise(float highest) {
     if (highest > maximum_) raise_maximum(highest);
-    return maximum_ == kNone ? 0.0f : maximum_;
+    return reference();
   }
+  float reference() const { return maximum_ == kNone ? 0.0f : maximum_; }
   void add(const PowerSums& panel) {
     sum_ += panel.sum;
     weighted_ += panel.weighted;

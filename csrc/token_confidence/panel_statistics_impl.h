@@ -28,31 +28,55 @@ void highest(const float* tile, int rows, float* highest) {
 // Minus infinity becomes a difference whose power is exactly zero.
 constexpr float kFloor = -100.0f;
 
-void power_sums(const float* tile, int rows, const float* references, PowerSums* sums) {
-  for (int r = 0; r < rows; ++r, tile += kPanelColumns) {
-    const auto origin = Vector::set(references[r]);
-    auto sum = Vector::set(0.0f), weighted = sum;
-    for (int c = 0; c < kPanelColumns; c += Vector::kWidth) {
-      const auto difference = Vector::max(Vector::set(kFloor), Vector::subtract(Vector::load(tile + c), origin));
-      const auto power = Vector::exp2(Vector::multiply(difference, Vector::set(kLog2E)));
-      sum = Vector::add(sum, power);
-      weighted = Vector::multiply_add(difference, power, weighted);
-    }
-    sums[r] = {Vector::reduce_add(sum), Vector::reduce_add(weighted)};
+struct PowerVectors {
+  Vector::Float sum, weighted;
+};
+
+LLADA_INLINE PowerVectors power_vectors(const float* logits, float reference) {
+  const auto origin = Vector::set(reference);
+  PowerVectors powers{Vector::set(0.0f), Vector::set(0.0f)};
+  for (int c = 0; c < kPanelColumns; c += Vector::kWidth) {
+    const auto difference = Vector::max(Vector::set(kFloor), Vector::subtract(Vector::load(logits + c), origin));
+    const auto power = Vector::exp2(Vector::multiply(difference, Vector::set(kLog2E)));
+    powers.sum = Vector::add(powers.sum, power);
+    powers.weighted = Vector::multiply_add(difference, power, powers.weighted);
   }
+  return powers;
+}
+
+void power_sums(const float* tile, int rows, const float* references, PowerSums* sums) {
+  static_assert(sizeof(PowerSums) == 2 * sizeof(float));
+  int r = 0;
+  for (; r + 2 <= rows; r += 2, tile += 2 * kPanelColumns) {
+    const PowerVectors a = power_vectors(tile, references[r]);
+    const PowerVectors b = power_vectors(tile + kPanelColumns, references[r + 1]);
+    float four[4];
+    Vector::reduce_add_four(a.sum, a.weighted, b.sum, b.weighted, four);
+    sums[r] = {four[0], four[1]};
+    sums[r + 1] = {four[2], four[3]};
+  }
+  if (r == rows) return;
+  const PowerVectors last = power_vectors(tile, references[r]);
+  sums[r] = {Vector::reduce_add(last.sum), Vector::reduce_add(last.weighted)};
+}
+
+LLADA_INLINE Vector::Float scaled_power_vector(const float* logits, float reference, float scale) {
+  auto sum = Vector::set(0.0f);
+  for (int c = 0; c < kPanelColumns; c += Vector::kWidth) {
+    const auto difference = Vector::subtract(Vector::load(logits + c), Vector::set(reference));
+    const auto scaled = Vector::max(Vector::set(kFloor), Vector::multiply(difference, Vector::set(scale)));
+    sum = Vector::add(sum, Vector::exp2(Vector::multiply(scaled, Vector::set(kLog2E))));
+  }
+  return sum;
 }
 
 void scaled_power_sums(const float* tile, int rows, const float* references, const float* scales, float* sums) {
-  for (int r = 0; r < rows; ++r, tile += kPanelColumns) {
-    const auto origin = Vector::set(references[r]), scale = Vector::set(scales[r]);
-    auto sum = Vector::set(0.0f);
-    for (int c = 0; c < kPanelColumns; c += Vector::kWidth) {
-      const auto difference = Vector::subtract(Vector::load(tile + c), origin);
-      const auto scaled = Vector::max(Vector::set(kFloor), Vector::multiply(difference, scale));
-      sum = Vector::add(sum, Vector::exp2(Vector::multiply(scaled, Vector::set(kLog2E))));
-    }
-    sums[r] = Vector::reduce_add(sum);
-  }
+  const auto of = [&](int r) LLADA_INLINE_LAMBDA {
+    return scaled_power_vector(tile + r * kPanelColumns, references[r], scales[r]);
+  };
+  int r = 0;
+  for (; r + 4 <= rows; r += 4) Vector::reduce_add_four(of(r), of(r + 1), of(r + 2), of(r + 3), sums + r);
+  for (; r < rows; ++r) sums[r] = Vector::reduce_add(of(r));
 }
 
 void lowest_noise_bits(const std::uint64_t* counters, int rows, std::uint64_t* lowest) {

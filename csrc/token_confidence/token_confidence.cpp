@@ -91,8 +91,8 @@ class Choice {
   void run() {
     if (rows_.empty()) return;
     stream_all();
-    pending_ = decide_all();
-    while (!pending_.empty()) pending_ = stream_likelier();
+    std::vector<std::int32_t> pending = decide_all();
+    while (!pending.empty()) pending = stream_likelier(pending);
   }
 
  private:
@@ -110,13 +110,13 @@ class Choice {
 
   struct Part {
     Distribution distribution;
-    Mass mass;  // of what may be chosen
+    Mass mass;  // of what may be chosen, under top_p alone
   };
 
-  // Some rows' logits of a panel, and the highest of each.
+  // A panel's logits of some rows, and the highest of each.
   struct Tile {
-    std::int64_t first_row;
-    int rows;
+    Row* const* rows;
+    int num_rows;
     std::int64_t first_token;
     float* logits;
     float highest[kMaxPanelRows];
@@ -124,15 +124,13 @@ class Choice {
     float* row(int i) const { return logits + i * kPanelColumns; }
   };
 
-  // Row r of this pass over the head.
-  Row& row_of(std::int64_t r) { return rows_[pending_.empty() ? r : pending_[r]]; }
-
-  // Makes the mask token minus infinity.
-  void keep_choosable(Tile& tile) const {
+  // Makes the mask token minus infinity; whether it is one of them.
+  bool keep_choosable(Tile& tile) const {
     const std::int64_t within = args_.mask_token - tile.first_token;
-    if (within < 0 || within >= kPanelColumns) return;
-    for (int i = 0; i < tile.rows; ++i) tile.row(i)[within] = kNone;
-    statistics_.highest(tile.logits, tile.rows, tile.highest);
+    if (within < 0 || within >= kPanelColumns) return false;
+    for (int i = 0; i < tile.num_rows; ++i) tile.row(i)[within] = kNone;
+    statistics_.highest(tile.logits, tile.num_rows, tile.highest);
+    return true;
   }
 
   // Makes what is not likelier than `choice` minus infinity; whether anything is left.
@@ -147,40 +145,44 @@ class Choice {
     return kept != 0;
   }
 
-  void add_distributions(Part* parts, const Tile& tile) const {
+  void add_distributions(Part* parts, const Tile& tile, PowerSums* sums) const {
     float references[kMaxPanelRows];
-    PowerSums sums[kMaxPanelRows];
-    for (int i = 0; i < tile.rows; ++i) references[i] = parts[i].distribution.raise(tile.highest[i]);
-    statistics_.power_sums(tile.logits, tile.rows, references, sums);
-    for (int i = 0; i < tile.rows; ++i) parts[i].distribution.add(sums[i]);
+    for (int i = 0; i < tile.num_rows; ++i) references[i] = parts[i].distribution.raise(tile.highest[i]);
+    statistics_.power_sums(tile.logits, tile.num_rows, references, sums);
+    for (int i = 0; i < tile.num_rows; ++i) parts[i].distribution.add(sums[i]);
   }
 
-  void add_masses(Part* parts, const Tile& tile) {
-    float references[kMaxPanelRows], scales[kMaxPanelRows], sums[kMaxPanelRows];
-    for (int i = 0; i < tile.rows; ++i) {
-      const Row& row = row_of(tile.first_row + i);
+  // With sums: what the same logits have added to the distributions. Relative to the same reference, at temperature 1,
+  // this is their mass.
+  void add_masses(Part* parts, const Tile& tile, const PowerSums* sums) const {
+    float references[kMaxPanelRows], scales[kMaxPanelRows], masses[kMaxPanelRows];
+    bool known = sums != nullptr;
+    for (int i = 0; i < tile.num_rows; ++i) {
+      const Row& row = *tile.rows[i];
       references[i] = parts[i].mass.raise(tile.highest[i], row.noise.temperature);
       scales[i] = row.mass_scale;
+      known = known && scales[i] == 1.0f && references[i] == parts[i].distribution.reference();
     }
-    statistics_.scaled_power_sums(tile.logits, tile.rows, references, scales, sums);
-    for (int i = 0; i < tile.rows; ++i) parts[i].mass.add(sums[i]);
+    if (!known) statistics_.scaled_power_sums(tile.logits, tile.num_rows, references, scales, masses);
+    for (int i = 0; i < tile.num_rows; ++i) parts[i].mass.add(known ? sums[i].sum : masses[i]);
   }
 
   // Draws noise for the rows where any could win.
-  void offer_noised(const Tile& tile) {
+  void offer_noised(const Tile& tile) const {
     int drawn[kMaxPanelRows], count = 0;
     std::uint64_t counters[kMaxPanelRows], lowest[kMaxPanelRows];
-    for (int i = 0; i < tile.rows; ++i) {
-      const Row& row = row_of(tile.first_row + i);
+    for (int i = 0; i < tile.num_rows; ++i) {
+      const Row& row = *tile.rows[i];
       drawn[count] = i;
       counters[count] = row.noise.stream.counter(tile.first_token);
       count += row.noise.temperature > 0.0 && row.noised.may_choose(tile.highest[i], row.noise, 0);
     }
     statistics_.lowest_noise_bits(counters, count, lowest);
     for (int j = 0; j < count; ++j) {
-      Row& row = row_of(tile.first_row + drawn[j]);
-      if (!row.noised.may_choose(tile.highest[drawn[j]], row.noise, lowest[j])) continue;
-      row.noised.offer(tile.row(drawn[j]), tile.first_token, row.noise);
+      const int i = drawn[j];
+      Row& row = *tile.rows[i];
+      if (!row.noised.may_choose(tile.highest[i], row.noise, lowest[j])) continue;
+      row.noised.offer(tile.row(i), tile.first_token, row.noise);
     }
   }
 
@@ -188,29 +190,31 @@ class Choice {
     const bool nucleus = args_.top_k == 0 && args_.top_p < 1.0;
     const bool noised = args_.top_k == 0 && std::any_of(rows_.begin(), rows_.end(),
                                                         [](const Row& row) { return row.noise.temperature > 0.0; });
+    std::vector<Row*> rows;
+    for (Row& row : rows_) rows.push_back(&row);
     const HeadLogits logits(args_, changes_);
     const auto add = [&](Part* parts, std::int64_t begin, std::int64_t end) {
       auto* staged = thread_scratch<struct StagedScratch, BestCandidates::Staged>(logits.rows());
       for (std::int64_t r = 0; r < logits.rows(); ++r) staged[r].count = 0;
-      logits.run(begin, end, [&](std::int64_t first_row, int rows, std::int64_t first_token, float* values) {
-        Tile tile{first_row, rows, first_token, values, {}};
-        statistics_.highest(values, rows, tile.highest);
-        add_distributions(parts + first_row, tile);
-        keep_choosable(tile);
-        for (int i = 0; i < rows; ++i) {
-          rows_[first_row + i].candidates.offer(tile.row(i), tile.highest[i], first_token, statistics_,
-                                                staged[first_row + i]);
+      logits.run(begin, end, [&](std::int64_t first_row, int num_rows, std::int64_t first_token, float* values) {
+        Tile tile{rows.data() + first_row, num_rows, first_token, values, {}};
+        PowerSums sums[kMaxPanelRows];
+        statistics_.highest(values, num_rows, tile.highest);
+        add_distributions(parts + first_row, tile, sums);
+        const bool masked = keep_choosable(tile);
+        for (int i = 0; i < num_rows; ++i) {
+          tile.rows[i]->candidates.offer(tile.row(i), tile.highest[i], first_token, statistics_, staged[first_row + i]);
         }
         if (noised) offer_noised(tile);
-        if (noised && nucleus) add_masses(parts + first_row, tile);
+        if (noised && nucleus) add_masses(parts + first_row, tile, masked ? nullptr : sums);
       });
       for (std::int64_t r = 0; r < logits.rows(); ++r) rows_[r].candidates.take(staged[r]);
     };
-    const auto parts =
-        sum_parts<Part>(logits, args_.hidden.size(1), add, [&](Part& part, const Part& later, std::int64_t r) {
-          part.distribution.merge(later.distribution);
-          if (nucleus) part.mass.merge(later.mass, rows_[r].noise.temperature);
-        });
+    const auto merge = [&](Part& part, const Part& later, std::int64_t r) {
+      part.distribution.merge(later.distribution);
+      if (nucleus) part.mass.merge(later.mass, rows_[r].noise.temperature);
+    };
+    const auto parts = sum_parts<Part>(logits, args_.hidden.size(1), add, merge);
     for (std::size_t r = 0; r < rows_.size(); ++r) {
       rows_[r].distribution = parts[r].distribution;
       rows_[r].nucleus = args_.top_p * parts[r].mass.sum();
@@ -261,35 +265,39 @@ class Choice {
     return best.key();
   }
 
-  // One more pass for the rows that are pending; returns those that need another.
-  std::vector<std::int32_t> stream_likelier() {
-    for (const std::int32_t r : pending_) rows_[r].noised.clear();
-    const HeadLogits logits(args_, changes_, pending_);
+  // One more pass for these rows; returns those that need another.
+  std::vector<std::int32_t> stream_likelier(const std::vector<std::int32_t>& pending) {
+    std::vector<Row*> rows;
+    for (const std::int32_t r : pending) {
+      rows.push_back(&rows_[r]);
+      rows_[r].noised.clear();
+    }
+    const HeadLogits logits(args_, changes_, pending);
     const auto add = [&](Part* parts, std::int64_t begin, std::int64_t end) {
-      logits.run(begin, end, [&](std::int64_t first_row, int rows, std::int64_t first_token, float* values) {
-        Tile tile{first_row, rows, first_token, values, {}};
+      logits.run(begin, end, [&](std::int64_t first_row, int num_rows, std::int64_t first_token, float* values) {
+        Tile tile{rows.data() + first_row, num_rows, first_token, values, {}};
         keep_choosable(tile);
         bool any = false;
-        for (int i = 0; i < rows; ++i) any |= keep_likelier(tile.row(i), first_token, row_of(first_row + i).choice);
+        for (int i = 0; i < num_rows; ++i) any |= keep_likelier(tile.row(i), first_token, tile.rows[i]->choice);
         if (!any) return;
-        statistics_.highest(values, rows, tile.highest);
+        statistics_.highest(values, num_rows, tile.highest);
         offer_noised(tile);
-        add_masses(parts + first_row, tile);
+        add_masses(parts + first_row, tile, nullptr);
       });
     };
-    const auto parts =
-        sum_parts<Part>(logits, args_.hidden.size(1), add, [&](Part& part, const Part& later, std::int64_t r) {
-          part.mass.merge(later.mass, row_of(r).noise.temperature);
-        });
+    const auto merge = [&](Part& part, const Part& later, std::int64_t r) {
+      part.mass.merge(later.mass, rows[r]->noise.temperature);
+    };
+    const auto parts = sum_parts<Part>(logits, args_.hidden.size(1), add, merge);
     std::vector<std::int32_t> open;
-    for (std::size_t r = 0; r < pending_.size(); ++r) {
-      Row& row = row_of(r);
+    for (std::size_t r = 0; r < pending.size(); ++r) {
+      Row& row = *rows[r];
       const bool within = parts[r].mass.sum() < row.nucleus;
       if (!within) row.choice = row.noised.key();
       if (within || row.choice >= row.candidates.sorted().back()) {
-        write(pending_[r]);
+        write(pending[r]);
       } else {
-        open.push_back(pending_[r]);
+        open.push_back(pending[r]);
       }
     }
     return open;
@@ -317,7 +325,6 @@ class Choice {
   const PanelStatistics& statistics_ = select_panel_statistics(active_isa());
   LogitChanges changes_;
   std::vector<Row> rows_;
-  std::vector<std::int32_t> pending_;  // in the first pass none, for all
 };
 
 }  // namespace

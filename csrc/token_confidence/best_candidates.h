@@ -49,9 +49,9 @@ class BestCandidates {
   void stage(const float* logits, std::int64_t first, const PanelStatistics& statistics, Staged& staged);
   void keep_best();
 
-  std::int64_t capacity_ = 0;
+  std::atomic<float> least_{-std::numeric_limits<float>::infinity()};  // the threshold's logit, or an earlier one's
   std::atomic<std::uint64_t> threshold_{0};                            // larger keys are taken
-  std::atomic<float> least_{-std::numeric_limits<float>::infinity()};  // its logit, or an earlier threshold's
+  std::int64_t capacity_ = 0;
   std::mutex mutex_;
   std::vector<std::uint64_t> keys_;
 };

@@ -40,9 +40,9 @@ class NoisedChoice {
   std::uint64_t key() const { return key_; }
 
  private:
-  std::mutex mutex_;
-  std::uint64_t key_ = 0;
   std::atomic<double> value_{-std::numeric_limits<double>::infinity()};
+  std::uint64_t key_ = 0;
+  std::mutex mutex_;
 };
 
 }  // namespace llada

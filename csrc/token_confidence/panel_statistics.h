@@ -21,7 +21,8 @@ struct PanelStatistics {
   void (*power_sums)(const float* tile, int rows, const float* references, PowerSums* sums);
   // Of e^((l - reference) * scale), likewise.
   void (*scaled_power_sums)(const float* tile, int rows, const float* references, const float* scales, float* sums);
-  // The smallest GumbelStream::bits of 32 tokens, from each row's counter of the first.
+  // A number with the leading zeros of the smallest GumbelStream::bits of 32 tokens, from each row's counter of the
+  // first: GumbelStream::noise_limit is that of all of them.
   void (*lowest_noise_bits)(const std::uint64_t* counters, int rows, std::uint64_t* lowest);
 
   // Of one row: a bit for each logit of at least that.

@@ -83,7 +83,7 @@ void lowest_noise_bits(const std::uint64_t* counters, int rows, std::uint64_t* l
   for (int r = 0; r < rows; ++r) {
     std::int64_t low = std::numeric_limits<std::int64_t>::max();
     for (int c = 0; c < kPanelColumns; ++c) {
-      const auto bits = static_cast<std::int64_t>(mix_bits(counters[r] + c * kNoiseTokenStep) >> 11);
+      const auto bits = static_cast<std::int64_t>(mix_leading_bits(counters[r] + c * kNoiseTokenStep) >> 11);
       low = bits < low ? bits : low;
     }
     lowest[r] = static_cast<std::uint64_t>(low);

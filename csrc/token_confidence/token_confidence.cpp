@@ -96,12 +96,12 @@ class Choice {
   }
 
  private:
-  // Shared by the parts.
-  struct Row {
+  // Shared by the parts. What every tile asks for comes first, in few lines of the cache.
+  struct alignas(64) Row {
     RowNoise noise;
     float mass_scale = 0.0f;
-    BestCandidates candidates;
     NoisedChoice noised;  // of what has been offered in this pass
+    BestCandidates candidates;
     Distribution distribution;
     // Where the nucleus is larger than the candidates: its mass, and what noise chooses if it is within.
     double nucleus = 0.0;

@@ -32,6 +32,9 @@ struct Vector {
     return _mm256_blendv_ps(a, set(-__builtin_inff()), _mm256_castsi256_ps(masked));
   }
   static LLADA_INLINE Float max(Float a, Float b) { return _mm256_max_ps(a, b); }  // b where either is NaN
+  static LLADA_INLINE std::uint32_t at_least(Float a, Float b) {
+    return static_cast<std::uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GE_OQ)));
+  }
   static LLADA_INLINE float reduce_max(Float a) {
     __m128 half = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
     half = _mm_max_ps(half, _mm_movehl_ps(half, half));
@@ -41,6 +44,12 @@ struct Vector {
     __m128 half = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
     half = _mm_add_ps(half, _mm_movehl_ps(half, half));
     return _mm_cvtss_f32(_mm_add_ss(half, _mm_shuffle_ps(half, half, 1)));
+  }
+  static LLADA_INLINE void reduce_add_four(Float a, Float b, Float c, Float d, float* sums) {
+    sums[0] = reduce_add(a);
+    sums[1] = reduce_add(b);
+    sums[2] = reduce_add(c);
+    sums[3] = reduce_add(d);
   }
 
   // 2^x for x <= 126; exactly 0 below 2^-127, NaN for NaN; as precise as Element asks for.

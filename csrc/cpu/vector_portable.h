@@ -34,11 +34,22 @@ struct Vector {
     return Int{mask[0], mask[1], mask[2], mask[3]} != 0 ? a : set(-__builtin_inff());
   }
   static LLADA_INLINE Float max(Float a, Float b) { return a > b ? a : b; }  // b where either is NaN
+  static LLADA_INLINE std::uint32_t at_least(Float a, Float b) {             // a bit an element
+    std::uint32_t bits = 0;
+    for (int i = 0; i < kWidth; ++i) bits |= static_cast<std::uint32_t>(a[i] >= b[i]) << i;
+    return bits;
+  }
   static LLADA_INLINE float reduce_max(Float a) {
     const float left = a[0] > a[1] ? a[0] : a[1], right = a[2] > a[3] ? a[2] : a[3];
     return left > right ? left : right;
   }
   static LLADA_INLINE float reduce_add(Float a) { return (a[0] + a[1]) + (a[2] + a[3]); }
+  static LLADA_INLINE void reduce_add_four(Float a, Float b, Float c, Float d, float* sums) {
+    sums[0] = reduce_add(a);
+    sums[1] = reduce_add(b);
+    sums[2] = reduce_add(c);
+    sums[3] = reduce_add(d);
+  }
 
   // 2^x for x <= 126; exactly 0 below 2^-127, NaN for NaN; as precise as Element asks for.
   template <class Element = float>

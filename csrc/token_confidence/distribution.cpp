@@ -5,21 +5,14 @@
 
 namespace llada {
 
-float Distribution::add(const float* logits, const PanelStatistics& statistics) {
-  const float high = statistics.highest(logits);
-  if (high > maximum_) {
-    const double shift = static_cast<double>(maximum_) - high;
-    if (sum_ != 0.0) {
-      const double factor = std::exp(shift);
-      weighted_ = factor * (weighted_ + shift * sum_);
-      sum_ *= factor;
-    }
-    maximum_ = high;
+void Distribution::raise_maximum(float highest) {
+  const double shift = static_cast<double>(maximum_) - highest;
+  if (sum_ != 0.0) {
+    const double factor = std::exp(shift);
+    weighted_ = factor * (weighted_ + shift * sum_);
+    sum_ *= factor;
   }
-  const PowerSums powers = statistics.power_sums(logits, maximum_ == kNone ? 0.0f : maximum_);
-  sum_ += powers.sum;
-  weighted_ += powers.weighted;
-  return high;
+  maximum_ = highest;
 }
 
 void Distribution::merge(const Distribution& other) {

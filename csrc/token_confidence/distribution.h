@@ -9,8 +9,16 @@ namespace llada {
 
 class Distribution {
  public:
-  // Adds a panel's logits and returns the highest.
-  float add(const float* logits, const PanelStatistics& statistics);
+  // Before a panel's sums are added, its highest logit; returns what they are relative to.
+  float raise(float highest) {
+    if (highest > maximum_) raise_maximum(highest);
+    return reference();
+  }
+  float reference() const { return maximum_ == kNone ? 0.0f : maximum_; }
+  void add(const PowerSums& panel) {
+    sum_ += panel.sum;
+    weighted_ += panel.weighted;
+  }
   // Adds another part of the vocabulary.
   void merge(const Distribution& other);
 
@@ -19,6 +27,8 @@ class Distribution {
 
  private:
   static constexpr float kNone = -std::numeric_limits<float>::infinity();
+
+  void raise_maximum(float highest);
 
   float maximum_ = kNone;
   double sum_ = 0.0;       // of e^(l - maximum)

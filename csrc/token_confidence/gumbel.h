@@ -70,11 +70,6 @@ class GumbelStream {
     return kLn2 * (std::countl_zero(bits) - 10) + 1e-9;
   }
 
-  // Only bits below this can give noise of at least `least`, with room for rounding.
-  static double bits_limit(double least) {
-    return std::exp(-(least - 1e-9 * (1.0 + std::fabs(least)))) * 0x1.000001p53 + 1.0;  // 1 - e^-x <= x
-  }
-
  private:
   static constexpr std::uint64_t kGolden = 0x9e3779b97f4a7c15u;
   std::uint64_t start_;

@@ -68,15 +68,20 @@ HeadLogits::HeadLogits(const TokenConfidenceArgs& args, const LogitChanges& chan
   }
 }
 
-void HeadLogits::finish(float* logits, std::int64_t panel, const SparseBias::Entry*& next) const {
+void HeadLogits::finish(float* tile, int rows, std::int64_t panel, const SparseBias::Entry** next) const {
   constexpr float kNone = -std::numeric_limits<float>::infinity();
   const std::int64_t first = panel * kPanelColumns, end = first + kPanelColumns;
-  if (args_.hidden.dtype == DType::kBFloat16) statistics_.round_to_bfloat16(logits);
-  if (!changes_.bias.empty()) SparseBias::add(next, logits, first, kPanelColumns);
-  for (int c = weights_.columns_of(panel); c < kPanelColumns; ++c) logits[c] = kNone;
+  if (args_.hidden.dtype == DType::kBFloat16) statistics_.round_to_bfloat16(tile, rows);
+  if (!changes_.bias.empty()) {
+    for (int i = 0; i < rows; ++i) SparseBias::add(next[i], tile + i * kPanelColumns, first, kPanelColumns);
+  }
+  const auto forbid = [&](std::int64_t column) {
+    for (int i = 0; i < rows; ++i) tile[i * kPanelColumns + column] = kNone;
+  };
+  for (std::int64_t c = weights_.columns_of(panel); c < kPanelColumns; ++c) forbid(c);
   const auto& forbidden = changes_.forbidden;
   for (auto id = std::lower_bound(forbidden.begin(), forbidden.end(), first); id != forbidden.end() && *id < end; ++id)
-    logits[*id - first] = kNone;
+    forbid(*id - first);
 }
 
 }  // namespace llada

@@ -30,8 +30,8 @@ class HeadLogits {
   std::int64_t panels() const { return weights_.panels(); }
   std::int64_t rows() const { return count_; }
 
-  // Calls visit(r, first_token, logits [32]) for panels [begin, end) of all rows, those of a row in order. Both are
-  // even, or the end of all.
+  // Calls visit(first_row, rows, first_token, tile [rows <= 12][32]) for panels [begin, end) of all rows, those of a
+  // row in order. Both are even, or the end of all.
   template <class Visit>
   void run(std::int64_t begin, std::int64_t end, const Visit& visit) const {
     auto* next = thread_scratch<struct NextBias, const SparseBias::Entry*>(count_);
@@ -39,12 +39,8 @@ class HeadLogits {
       next[r] = changes_.bias.first_from(row_of(r), begin * kPanelColumns);
     }
     const auto epilogue = [&](const RowChunk& chunk, std::int64_t panel, float* tile) {
-      for (int i = 0; i < chunk.num_rows; ++i) {
-        const std::int64_t r = chunk.first_row + i;
-        float* logits = tile + i * kPanelColumns;
-        finish(logits, panel, next[r]);
-        visit(r, panel * kPanelColumns, logits);
-      }
+      finish(tile, chunk.num_rows, panel, next + chunk.first_row);
+      visit(chunk.first_row, chunk.num_rows, panel * kPanelColumns, tile);
     };
     const auto chunks = static_cast<std::int64_t>(chunks_.size());
     if (wide_ != nullptr)
@@ -54,7 +50,7 @@ class HeadLogits {
 
  private:
   std::int64_t row_of(std::int64_t r) const { return picked_.empty() ? r : picked_[r]; }
-  void finish(float* logits, std::int64_t panel, const SparseBias::Entry*& next) const;
+  void finish(float* tile, int rows, std::int64_t panel, const SparseBias::Entry** next) const;
 
   const TokenConfidenceArgs& args_;
   const LogitChanges& changes_;

@@ -10,10 +10,15 @@ namespace llada {
 
 inline constexpr std::uint64_t kNoiseTokenStep = 0xd1b54a32d192ed03u;
 
-// The finaliser.
-LLADA_HOST_DEVICE inline __attribute__((always_inline)) std::uint64_t mix_bits(std::uint64_t x) {
+// The finaliser, but for its last step: x ^ (x >> 31) has as many leading zeros as x, and so have both without their
+// last 11 bits.
+LLADA_HOST_DEVICE inline __attribute__((always_inline)) std::uint64_t mix_leading_bits(std::uint64_t x) {
   x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
+  return (x ^ (x >> 27)) * 0x94d049bb133111ebu;
+}
+
+LLADA_HOST_DEVICE inline __attribute__((always_inline)) std::uint64_t mix_bits(std::uint64_t x) {
+  x = mix_leading_bits(x);
   return x ^ (x >> 31);
 }
 

@@ -9,7 +9,6 @@
 
 #include "token_confidence/choice_key.h"
 #include "token_confidence/gumbel.h"
-#include "token_confidence/panel_statistics.h"
 
 namespace llada {
 
@@ -21,18 +20,29 @@ struct RowNoise {
 
 class NoisedChoice {
  public:
-  // As BestCandidates::offer.
-  void offer(const float* logits, float highest, std::int64_t first, const RowNoise& noise,
-             const PanelStatistics& statistics);
+  // Whether a logit could be chosen with noise of these bits or higher ones. Exact, for rounding is monotonic.
+  bool may_choose(float logit, const RowNoise& noise, std::uint64_t bits) const {
+    const double limit = logit + noise.temperature * GumbelStream::noise_limit(bits);
+    return limit >= value_.load(std::memory_order_relaxed) && limit > -std::numeric_limits<double>::infinity();
+  }
+
+  // Offers a panel's logits, of tokens first, first + 1, ..., by any thread.
+  void offer(const float* logits, std::int64_t first, const RowNoise& noise);
   void offer_one(std::uint64_t key, const RowNoise& noise);
+
+  // As if nothing had been offered, when no thread offers.
+  void clear() {
+    key_ = 0;
+    value_.store(-std::numeric_limits<double>::infinity(), std::memory_order_relaxed);
+  }
 
   // 0 while nothing is offered.
   std::uint64_t key() const { return key_; }
 
  private:
-  std::mutex mutex_;
-  std::uint64_t key_ = 0;
   std::atomic<double> value_{-std::numeric_limits<double>::infinity()};
+  std::uint64_t key_ = 0;
+  std::mutex mutex_;
 };
 
 }  // namespace llada

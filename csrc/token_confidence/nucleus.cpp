@@ -1,6 +1,5 @@
 #include "token_confidence/nucleus.h"
 
-#include <algorithm>
 #include <cmath>
 
 #include "token_confidence/choice_key.h"
@@ -14,17 +13,9 @@ double relative_mass(std::uint64_t key, std::uint64_t largest, double temperatur
 
 }  // namespace
 
-void Mass::raise(float maximum, double temperature) {
-  if (!(maximum > maximum_)) return;
-  if (sum_ != 0.0) sum_ *= std::exp((static_cast<double>(maximum_) - maximum) / temperature);
-  maximum_ = maximum;
-}
-
-void Mass::add(const float* logits, float highest, double temperature, const PanelStatistics& statistics) {
-  constexpr double kMostScale = 1e30;  // a float
-  raise(highest, temperature);
-  if (maximum_ == -std::numeric_limits<float>::infinity()) return;
-  sum_ += statistics.scaled_power_sum(logits, maximum_, static_cast<float>(std::min(1.0 / temperature, kMostScale)));
+void Mass::raise_maximum(float highest, double temperature) {
+  if (sum_ != 0.0) sum_ *= std::exp((static_cast<double>(maximum_) - highest) / temperature);
+  maximum_ = highest;
 }
 
 void Mass::merge(const Mass& other, double temperature) {

@@ -1,4 +1,5 @@
-// What one panel of a row's logits adds to its distribution: written once, compiled for each instruction set.
+// What one panel of some rows' logits adds to their distributions: written once, compiled for each instruction set. The
+// rows of a tile [rows][32] come in one call: what one waits for, its reductions, overlaps with the next one's work.
 #pragma once
 
 #include <cstdint>
@@ -12,21 +13,22 @@ struct PowerSums {
   float sum, weighted;
 };
 
-// Each on a panel's 32 logits of one row.
 struct PanelStatistics {
-  void (*round_to_bfloat16)(float* logits);
-  // NaN is not higher than a number; the sums report it.
-  float (*highest)(const float* logits);
-  // A bit for each logit of at least that.
-  std::uint32_t (*at_least)(const float* logits, float least);
-  // Makes logits minus infinity that have no bit.
-  void (*keep)(float* logits, std::uint32_t bits);
-  // Minus infinity adds exactly nothing.
-  PowerSums (*power_sums)(const float* logits, float reference);
+  void (*round_to_bfloat16)(float* tile, int rows);
+  // Each row's; NaN is not higher than a number; the sums report it.
+  void (*highest)(const float* tile, int rows, float* highest);
+  // Each row's, relative to its reference. Minus infinity adds exactly nothing.
+  void (*power_sums)(const float* tile, int rows, const float* references, PowerSums* sums);
   // Of e^((l - reference) * scale), likewise.
-  float (*scaled_power_sum)(const float* logits, float reference, float scale);
-  // The smallest GumbelStream::bits of 32 tokens, from the counter of the first.
-  std::uint64_t (*lowest_noise_bits)(std::uint64_t counter);
+  void (*scaled_power_sums)(const float* tile, int rows, const float* references, const float* scales, float* sums);
+  // A number with the leading zeros of the smallest GumbelStream::bits of 32 tokens, from each row's counter of the
+  // first: GumbelStream::noise_limit is that of all of them.
+  void (*lowest_noise_bits)(const std::uint64_t* counters, int rows, std::uint64_t* lowest);
+
+  // Of one row: a bit for each logit of at least that.
+  std::uint32_t (*at_least)(const float* logits, float least);
+  // Makes one row's logits minus infinity that have no bit.
+  void (*keep)(float* logits, std::uint32_t bits);
 };
 
 const PanelStatistics& select_panel_statistics(Isa isa);

@@ -53,8 +53,8 @@ std::vector<RowNoise> row_noise(const TokenConfidenceArgs& args) {
   return noise;
 }
 
-// Sums of the vocabulary's fixed parts: Sums [parts, rows], which add(sums, r, first_token, logits [32]) fills, merged
-// into the first part's by merge(sums, later sums, r).
+// Sums of the vocabulary's fixed parts: Sums [parts, rows], which add(sums [rows], first panel, last panel) fills,
+// merged into the first part's by merge(sums, later sums, r).
 template <class Sums, class Add, class Merge>
 std::vector<Sums> sum_parts(const HeadLogits& logits, std::int64_t hidden, const Add& add, const Merge& merge) {
   const std::int64_t rows = logits.rows(), panels = logits.panels();
@@ -64,9 +64,7 @@ std::vector<Sums> sum_parts(const HeadLogits& logits, std::int64_t hidden, const
   const std::int64_t part_operations = part_panels * kPanelColumns * rows * hidden / kProductsPerOperation;
   parallel_for(0, parts, grain_of(part_operations), [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t part = begin; part < end; ++part) {
-      Sums* own = sums.data() + part * rows;
-      logits.run(part * part_panels, std::min((part + 1) * part_panels, panels),
-                 [&](std::int64_t r, std::int64_t first, float* tile) { add(own[r], r, first, tile); });
+      add(sums.data() + part * rows, part * part_panels, std::min((part + 1) * part_panels, panels));
     }
   });
   for (std::int64_t part = 1; part < parts; ++part) {
@@ -83,6 +81,7 @@ class Choice {
     const std::vector<RowNoise> noise = row_noise(args);
     for (std::size_t row = 0; row < rows_.size(); ++row) {
       rows_[row].noise = noise[row];
+      rows_[row].mass_scale = mass_scale(noise[row].temperature);
       const std::int64_t wanted = args.top_k > 0 ? args.top_k : args.top_p < 1.0 ? kCandidates : 2;
       const std::int64_t capacity = noise[row].temperature > 0.0 ? std::max<std::int64_t>(wanted, 2) : 2;
       rows_[row].candidates.set_capacity(std::min(capacity, args.vocabulary));
@@ -97,11 +96,12 @@ class Choice {
   }
 
  private:
-  // Shared by the parts.
-  struct Row {
+  // Shared by the parts. What every tile asks for comes first, in few lines of the cache.
+  struct alignas(64) Row {
     RowNoise noise;
+    float mass_scale = 0.0f;
+    NoisedChoice noised;  // of what has been offered in this pass
     BestCandidates candidates;
-    NoisedChoice noised;  // over the whole vocabulary
     Distribution distribution;
     // Where the nucleus is larger than the candidates: its mass, and what noise chooses if it is within.
     double nucleus = 0.0;
@@ -110,22 +110,33 @@ class Choice {
 
   struct Part {
     Distribution distribution;
-    Mass mass;  // of what may be chosen
+    Mass mass;  // of what may be chosen, under top_p alone
   };
 
-  // Makes the mask token minus infinity; returns the highest of all, which was `highest`.
-  float keep_choosable(float* logits, std::int64_t first, float highest) const {
-    const std::int64_t within = args_.mask_token - first;
-    if (within < 0 || within >= kPanelColumns) return highest;
-    logits[within] = kNone;
-    return statistics_.highest(logits);
+  // A panel's logits of some rows, and the highest of each.
+  struct Tile {
+    Row* const* rows;
+    int num_rows;
+    std::int64_t first_token;
+    float* logits;
+    float highest[kMaxPanelRows];
+
+    float* row(int i) const { return logits + i * kPanelColumns; }
+  };
+
+  // Makes the mask token minus infinity; whether it is one of them.
+  bool keep_choosable(Tile& tile) const {
+    const std::int64_t within = args_.mask_token - tile.first_token;
+    if (within < 0 || within >= kPanelColumns) return false;
+    for (int i = 0; i < tile.num_rows; ++i) tile.row(i)[within] = kNone;
+    statistics_.highest(tile.logits, tile.num_rows, tile.highest);
+    return true;
   }
 
   // Makes what is not likelier than `choice` minus infinity; whether anything is left.
   bool keep_likelier(float* logits, std::int64_t first, std::uint64_t choice) const {
     const float least = logit_of(choice);
     std::uint32_t kept = statistics_.at_least(logits, least);
-    if (kept == 0) return false;
     const std::uint32_t above = statistics_.at_least(logits, std::nextafter(least, -kNone));
     for (std::uint32_t equal = kept & ~above; equal != 0; equal &= equal - 1) {
       if (first + std::countr_zero(equal) >= token_of(choice)) kept &= ~(equal & -equal);
@@ -134,22 +145,76 @@ class Choice {
     return kept != 0;
   }
 
+  void add_distributions(Part* parts, const Tile& tile, PowerSums* sums) const {
+    float references[kMaxPanelRows];
+    for (int i = 0; i < tile.num_rows; ++i) references[i] = parts[i].distribution.raise(tile.highest[i]);
+    statistics_.power_sums(tile.logits, tile.num_rows, references, sums);
+    for (int i = 0; i < tile.num_rows; ++i) parts[i].distribution.add(sums[i]);
+  }
+
+  // With sums: what the same logits have added to the distributions. Relative to the same reference, at temperature 1,
+  // this is their mass.
+  void add_masses(Part* parts, const Tile& tile, const PowerSums* sums) const {
+    float references[kMaxPanelRows], scales[kMaxPanelRows], masses[kMaxPanelRows];
+    bool known = sums != nullptr;
+    for (int i = 0; i < tile.num_rows; ++i) {
+      const Row& row = *tile.rows[i];
+      references[i] = parts[i].mass.raise(tile.highest[i], row.noise.temperature);
+      scales[i] = row.mass_scale;
+      known = known && scales[i] == 1.0f && references[i] == parts[i].distribution.reference();
+    }
+    if (!known) statistics_.scaled_power_sums(tile.logits, tile.num_rows, references, scales, masses);
+    for (int i = 0; i < tile.num_rows; ++i) parts[i].mass.add(known ? sums[i].sum : masses[i]);
+  }
+
+  // Draws noise for the rows where any could win.
+  void offer_noised(const Tile& tile) const {
+    int drawn[kMaxPanelRows], count = 0;
+    std::uint64_t counters[kMaxPanelRows], lowest[kMaxPanelRows];
+    for (int i = 0; i < tile.num_rows; ++i) {
+      const Row& row = *tile.rows[i];
+      drawn[count] = i;
+      counters[count] = row.noise.stream.counter(tile.first_token);
+      count += row.noise.temperature > 0.0 && row.noised.may_choose(tile.highest[i], row.noise, 0);
+    }
+    statistics_.lowest_noise_bits(counters, count, lowest);
+    for (int j = 0; j < count; ++j) {
+      const int i = drawn[j];
+      Row& row = *tile.rows[i];
+      if (!row.noised.may_choose(tile.highest[i], row.noise, lowest[j])) continue;
+      row.noised.offer(tile.row(i), tile.first_token, row.noise);
+    }
+  }
+
   void stream_all() {
     const bool nucleus = args_.top_k == 0 && args_.top_p < 1.0;
-    const auto parts = sum_parts<Part>(
-        HeadLogits(args_, changes_), args_.hidden.size(1),
-        [&](Part& part, std::int64_t r, std::int64_t first, float* logits) {
-          Row& row = rows_[r];
-          const float highest = keep_choosable(logits, first, part.distribution.add(logits, statistics_));
-          row.candidates.offer(logits, highest, first, statistics_);
-          if (row.noise.temperature == 0.0 || args_.top_k > 0) return;
-          row.noised.offer(logits, highest, first, row.noise, statistics_);
-          if (nucleus) part.mass.add(logits, highest, row.noise.temperature, statistics_);
-        },
-        [&](Part& part, const Part& later, std::int64_t r) {
-          part.distribution.merge(later.distribution);
-          if (nucleus) part.mass.merge(later.mass, rows_[r].noise.temperature);
-        });
+    const bool noised = args_.top_k == 0 && std::any_of(rows_.begin(), rows_.end(),
+                                                        [](const Row& row) { return row.noise.temperature > 0.0; });
+    std::vector<Row*> rows;
+    for (Row& row : rows_) rows.push_back(&row);
+    const HeadLogits logits(args_, changes_);
+    const auto add = [&](Part* parts, std::int64_t begin, std::int64_t end) {
+      auto* staged = thread_scratch<struct StagedScratch, BestCandidates::Staged>(logits.rows());
+      for (std::int64_t r = 0; r < logits.rows(); ++r) staged[r].count = 0;
+      logits.run(begin, end, [&](std::int64_t first_row, int num_rows, std::int64_t first_token, float* values) {
+        Tile tile{rows.data() + first_row, num_rows, first_token, values, {}};
+        PowerSums sums[kMaxPanelRows];
+        statistics_.highest(values, num_rows, tile.highest);
+        add_distributions(parts + first_row, tile, sums);
+        const bool masked = keep_choosable(tile);
+        for (int i = 0; i < num_rows; ++i) {
+          tile.rows[i]->candidates.offer(tile.row(i), tile.highest[i], first_token, statistics_, staged[first_row + i]);
+        }
+        if (noised) offer_noised(tile);
+        if (noised && nucleus) add_masses(parts + first_row, tile, masked ? nullptr : sums);
+      });
+      for (std::int64_t r = 0; r < logits.rows(); ++r) rows_[r].candidates.take(staged[r]);
+    };
+    const auto merge = [&](Part& part, const Part& later, std::int64_t r) {
+      part.distribution.merge(later.distribution);
+      if (nucleus) part.mass.merge(later.mass, rows_[r].noise.temperature);
+    };
+    const auto parts = sum_parts<Part>(logits, args_.hidden.size(1), add, merge);
     for (std::size_t r = 0; r < rows_.size(); ++r) {
       rows_[r].distribution = parts[r].distribution;
       rows_[r].nucleus = args_.top_p * parts[r].mass.sum();
@@ -202,23 +267,33 @@ class Choice {
 
   // One more pass for these rows; returns those that need another.
   std::vector<std::int32_t> stream_likelier(const std::vector<std::int32_t>& pending) {
-    std::vector<NoisedChoice> likelier(pending.size());
-    const auto masses = sum_parts<Mass>(
-        HeadLogits(args_, changes_, pending), args_.hidden.size(1),
-        [&](Mass& mass, std::int64_t r, std::int64_t first, float* logits) {
-          const Row& row = rows_[pending[r]];
-          keep_choosable(logits, first, kNone);
-          if (!keep_likelier(logits, first, row.choice)) return;
-          const float highest = statistics_.highest(logits);
-          likelier[r].offer(logits, highest, first, row.noise, statistics_);
-          mass.add(logits, highest, row.noise.temperature, statistics_);
-        },
-        [&](Mass& mass, const Mass& later, std::int64_t r) { mass.merge(later, rows_[pending[r]].noise.temperature); });
+    std::vector<Row*> rows;
+    for (const std::int32_t r : pending) {
+      rows.push_back(&rows_[r]);
+      rows_[r].noised.clear();
+    }
+    const HeadLogits logits(args_, changes_, pending);
+    const auto add = [&](Part* parts, std::int64_t begin, std::int64_t end) {
+      logits.run(begin, end, [&](std::int64_t first_row, int num_rows, std::int64_t first_token, float* values) {
+        Tile tile{rows.data() + first_row, num_rows, first_token, values, {}};
+        keep_choosable(tile);
+        bool any = false;
+        for (int i = 0; i < num_rows; ++i) any |= keep_likelier(tile.row(i), first_token, tile.rows[i]->choice);
+        if (!any) return;
+        statistics_.highest(values, num_rows, tile.highest);
+        offer_noised(tile);
+        add_masses(parts + first_row, tile, nullptr);
+      });
+    };
+    const auto merge = [&](Part& part, const Part& later, std::int64_t r) {
+      part.mass.merge(later.mass, rows[r]->noise.temperature);
+    };
+    const auto parts = sum_parts<Part>(logits, args_.hidden.size(1), add, merge);
     std::vector<std::int32_t> open;
     for (std::size_t r = 0; r < pending.size(); ++r) {
-      Row& row = rows_[pending[r]];
-      const bool within = masses[r].sum() < row.nucleus;
-      if (!within) row.choice = likelier[r].key();
+      Row& row = *rows[r];
+      const bool within = parts[r].mass.sum() < row.nucleus;
+      if (!within) row.choice = row.noised.key();
       if (within || row.choice >= row.candidates.sorted().back()) {
         write(pending[r]);
       } else {

@@ -13,7 +13,7 @@ python="$bin/$(basename "$python")"
 
 logs=$(mktemp -d)
 parts=()
-trap 'kill $(jobs -p) 2>/dev/null; rm -rf "$logs"' EXIT
+trap 'kill $(jobs -p) 2>/dev/null || true; rm -rf "$logs"' EXIT
 start() {  # NAME COMMAND...: in the background
   "${@:2}" >"$logs/$1" 2>&1 &
   parts+=("$1:$!")

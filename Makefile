@@ -40,7 +40,7 @@ demo: $(VENV)/installed
 	$(BIN)/llada-moe demo
 
 test: $(VENV)/installed $(VENV)/test-tools
-	$(BIN)/python -m pytest tests -q
+	tests/halves.sh $(BIN)/python -m pytest tests -q
 
 bench: $(VENV)/installed $(VENV)/test-tools
 	mkdir -p benchmarks/results

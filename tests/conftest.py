@@ -9,6 +9,7 @@ import pytest
 
 from tests.emulated import KERNELS, counts, emulated
 from tests.ops.budget import AVAILABLE, ISAS, forced_isa
+from tests.parts import part_of
 
 with suppress(ModuleNotFoundError):  # a machine that only runs make gpu-check may lack it
     from hypothesis import settings
@@ -34,6 +35,19 @@ def kernels(request: pytest.FixtureRequest) -> Iterator[str | int]:
         return
     with emulated(request.param):
         yield request.param
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--part", default="1/1", metavar="I/N", help="every N-th test, from the I-th on")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Counted after ``-k`` has chosen."""
+    chosen = part_of(items, config.getoption("--part"))
+    kept = set(chosen)
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    items[:] = chosen
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

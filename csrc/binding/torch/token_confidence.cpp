@@ -4,7 +4,7 @@
 
 namespace {
 
-void run(const llada::TokenConfidenceArgs& args, const llada::Tensor&) { llada::token_confidence(args); }
+void run_on_cpu(const llada::TokenConfidenceArgs& args, const llada::Tensor&) { llada::token_confidence(args); }
 
 }  // namespace
 
@@ -13,5 +13,5 @@ STABLE_TORCH_LIBRARY_FRAGMENT(llada_moe, m) {
 }
 
 STABLE_TORCH_LIBRARY_IMPL(llada_moe, CPU, m) {
-  m.impl("token_confidence", TORCH_BOX(&llada::token_confidence_door<&run>));
+  m.impl("token_confidence", TORCH_BOX(&llada::token_confidence_door<&run_on_cpu>));
 }

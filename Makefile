@@ -15,7 +15,9 @@ PEERS_VENV := .venv-peers
 PEERS_BIN := $(PEERS_VENV)/bin
 SOURCES := CMakeLists.txt setup.py pyproject.toml $(shell find csrc -type f)
 TOOLS := setuptools wheel 'cmake>=3.25' ninja pybind11 numpy
-TEST_TOOLS := pytest pytest-benchmark hypothesis psutil build matplotlib
+TEST_TOOLS := pytest pytest-benchmark pytest-xdist hypothesis psutil build matplotlib
+# Most tests use one core.
+SIDE_BY_SIDE := -n 2 --dist worksteal
 RESULTS := benchmarks/results/$(shell date +%F)
 LINT_TOOLS := ruff mypy clang-format types-tqdm
 PEERS_BENCH := benchmarks/bench_experts_peers.py
@@ -40,7 +42,7 @@ demo: $(VENV)/installed
 	$(BIN)/llada-moe demo
 
 test: $(VENV)/installed $(VENV)/test-tools
-	tests/halves.sh $(BIN)/python -m pytest tests -q
+	$(BIN)/python -m pytest tests -q $(SIDE_BY_SIDE)
 
 bench: $(VENV)/installed $(VENV)/test-tools
 	mkdir -p benchmarks/results

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
+from typing import Any
 
 import pytest
 
-from tests.emulated import KERNELS, counts, emulated
+from tests.emulated import KERNELS, EmulatedWork, emulated, summary, work_so_far
 from tests.ops.budget import AVAILABLE, ISAS, forced_isa
-from tests.parts import part_of
 
 with suppress(ModuleNotFoundError):  # a machine that only runs make gpu-check may lack it
     from hypothesis import settings
@@ -37,20 +37,22 @@ def kernels(request: pytest.FixtureRequest) -> Iterator[str | int]:
         yield request.param
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--part", default="1/1", metavar="I/N", help="every N-th test, from the I-th on")
+_emulated_elsewhere: list[EmulatedWork] = []
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Counted after ``-k`` has chosen."""
-    chosen = part_of(items, config.getoption("--part"))
-    kept = set(chosen)
-    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
-    items[:] = chosen
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    output = getattr(session.config, "workeroutput", None)  # of a process of pytest-xdist
+    if output is not None:
+        output["emulated"] = tuple(work_so_far())
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    if work := getattr(node, "workeroutput", {}).get("emulated"):
+        _emulated_elsewhere.append(EmulatedWork(*work))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Says how much the emulator has run."""
-    if line := counts():
+    """Says how much the emulator has run, in all processes."""
+    if line := summary([work_so_far(), *_emulated_elsewhere]):
         terminalreporter.write_line(line)

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -49,8 +49,9 @@ def _loaded() -> ctypes.CDLL:
     library = ctypes.CDLL(str(LIBRARY))
     library.llada_emulate_configure.argtypes = (ctypes.c_uint64, ctypes.c_uint, ctypes.c_int)
     library.llada_emulate_configure.restype = None
-    library.llada_emulate_counts.argtypes = (ctypes.POINTER(ctypes.c_uint64), ctypes.POINTER(ctypes.c_uint64))
-    library.llada_emulate_counts.restype = None
+    library.llada_emulate_launches.restype = ctypes.c_uint64
+    library.llada_emulate_kernels.argtypes = (ctypes.POINTER(ctypes.c_int64), ctypes.c_size_t)
+    library.llada_emulate_kernels.restype = ctypes.c_size_t
     library.llada_emulate_path.restype = ctypes.c_char_p
     return library
 
@@ -92,17 +93,36 @@ def emulated_ops(seed: int = 0) -> Any:
     return _EmulatedOps(seed)
 
 
-def counts() -> str:
-    """What the emulator has run in this process, in a line; empty if nothing."""
+class EmulatedWork(NamedTuple):
+    """What the emulator has run, of plain values that a process can send to another."""
+
+    kernels: list[int]  # numbers, the same in every process; instances of templates one by one
+    cases: list[str]  # an op with its path, its arguments' shapes and options
+    seeded: list[str]  # these with the scheduler's seed
+    launches: int
+
+
+def work_so_far() -> EmulatedWork:
+    """In this process."""
     if not _calls:
-        return ""
-    kernels, launches = ctypes.c_uint64(), ctypes.c_uint64()
-    _loaded().llada_emulate_counts(ctypes.byref(kernels), ctypes.byref(launches))
-    cases = {case for case, _ in _calls}
-    return (
-        f"emulated: {kernels.value} kernels; {len(cases)} shapes and options of ops, {len(_calls)} with their seeds; "
-        f"{launches.value} launches"
+        return EmulatedWork([], [], [], 0)
+    count = _loaded().llada_emulate_kernels(None, 0)
+    numbers = (ctypes.c_int64 * count)()
+    _loaded().llada_emulate_kernels(numbers, count)
+    cases = sorted({repr(case) for case, _ in _calls})
+    return EmulatedWork(list(numbers), cases, sorted(map(repr, _calls)), _loaded().llada_emulate_launches())
+
+
+def summary(parts: Iterable[EmulatedWork]) -> str:
+    """The work of several processes in a line; empty if there was none."""
+    parts = list(parts)
+    kernels, cases, seeded = (
+        len(set().union(*(getattr(part, name) for part in parts))) for name in ("kernels", "cases", "seeded")
     )
+    if not seeded:
+        return ""
+    launches = sum(part.launches for part in parts)
+    return f"emulated: {kernels} kernels; {cases} shapes and options of ops, {seeded} with their seeds; {launches} launches"
 
 
 @contextmanager

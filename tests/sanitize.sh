@@ -69,9 +69,7 @@ from llada_moe_ops.ops._library import native
 assert native() and extension().build_info()["sanitize"], "the normal build was loaded"'
 # opcheck and torch.compile trace Python, not kernels; they are slow here and are tested on the normal build. A process of
 # its own would load that build.
-for half in 1 2; do
-  start "ASan, ops, half $half" "$python" -m pytest tests/ops tests/test_roofline.py -q -p no:cacheprovider --part $half/2 \
-    -k "not opcheck and not compile and not a_process" "$@"
-done
+start "ASan, ops" "$python" -m pytest tests/ops tests/test_roofline.py -q -n 2 --dist worksteal -p no:cacheprovider \
+  -k "not opcheck and not compile and not a_process" "$@"
 unset LD_PRELOAD
 finish

@@ -30,8 +30,8 @@ constexpr unsigned kMaxGridYZ = 65535;
 constexpr std::uint64_t kYieldLimit = 20'000'000;
 
 Settings chosen;
-std::set<const void*> kernels_run;
-std::uint64_t launches = 0;
+std::set<const void*> identities;
+std::uint64_t launch_count = 0;
 std::string message;
 bool failed = false;
 std::uint64_t random_state = 1;
@@ -313,14 +313,16 @@ void fail(const char* format, ...) {
   std::abort();
 }
 
-Counts counts() { return {kernels_run.size(), launches}; }
+std::vector<const void*> kernels_run() { return {identities.begin(), identities.end()}; }
+
+std::uint64_t launches() { return launch_count; }
 
 int launch(dim3 grid, dim3 block, std::size_t shared_bytes, void (*kernel)(void*), void* arguments,
            const void* identity) {
   static std::mutex one_at_a_time;
   const std::lock_guard lock(one_at_a_time);
-  kernels_run.insert(identity);
-  ++launches;
+  identities.insert(identity);
+  ++launch_count;
   running = {grid, block, shared_bytes, kernel, arguments, 0, std::uint64_t{grid.x} * grid.y * grid.z};
   message.clear();
   failed = false;

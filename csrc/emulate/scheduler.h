@@ -1,6 +1,9 @@
 // Runs a grid on one CPU thread: fibres are switched where CUDA threads meet or wait, in an order drawn from a seed.
 #pragma once
 
+#include <cstdint>
+#include <vector>
+
 #include "emulate/thread.h"
 
 namespace llada::emulate {
@@ -18,11 +21,9 @@ Settings& settings();
 // Why the last launch failed; empty if it did not.
 const char* last_error();
 
-// What has run so far.
-struct Counts {
-  std::uint64_t kernels, launches;  // instances of templates count one by one
-};
-Counts counts();
+// What has run so far: the kernels' identities, instances of templates one by one, and how often any was launched.
+std::vector<const void*> kernels_run();
+std::uint64_t launches();
 
 // 0, or a cudaError_t. Shared memory starts poisoned with 0xff (NaN in every floating-point type). `identity` tells
 // kernels apart.

@@ -4,7 +4,9 @@
 
 #include "emulate/scheduler.h"
 
+#include <algorithm>
 #include <cstdint>
+#include <vector>
 
 #include "binding/torch/cuda/door.h"
 #include "cuda/select_path.h"
@@ -15,11 +17,20 @@ extern "C" __attribute__((visibility("default"))) void llada_emulate_configure(s
   llada::emulate::settings() = {seed, resident_blocks, multiprocessors};
 }
 
-extern "C" __attribute__((visibility("default"))) void llada_emulate_counts(std::uint64_t* kernels,
-                                                                            std::uint64_t* launches) {
-  const llada::emulate::Counts counts = llada::emulate::counts();
-  *kernels = counts.kernels;
-  *launches = counts.launches;
+extern "C" __attribute__((visibility("default"))) std::uint64_t llada_emulate_launches() {
+  return llada::emulate::launches();
+}
+
+// Which kernels have run, by numbers that are the same in every process: how many, of which the first `capacity` are
+// written.
+extern "C" __attribute__((visibility("default"))) std::size_t llada_emulate_kernels(std::int64_t* numbers,
+                                                                                    std::size_t capacity) {
+  const std::vector<const void*> kernels = llada::emulate::kernels_run();
+  const auto anchor = reinterpret_cast<std::intptr_t>(&llada_emulate_configure);
+  for (std::size_t i = 0; i < std::min(capacity, kernels.size()); ++i) {
+    numbers[i] = reinterpret_cast<std::intptr_t>(kernels[i]) - anchor;
+  }
+  return kernels.size();
 }
 
 extern "C" __attribute__((visibility("default"))) const char* llada_emulate_path() {

@@ -122,7 +122,8 @@ def summary(parts: Iterable[EmulatedWork]) -> str:
     if not seeded:
         return ""
     launches = sum(part.launches for part in parts)
-    return f"emulated: {kernels} kernels; {cases} shapes and options of ops, {seeded} with their seeds; {launches} launches"
+    shapes = f"{cases} shapes and options of ops, {seeded} with their seeds"
+    return f"emulated: {kernels} kernels; {shapes}; {launches} launches"
 
 
 @contextmanager

@@ -46,7 +46,7 @@ struct PanelGemmArgs {
   float* out;
   std::int64_t out_stride;  // floats between rows of out
   // What to prefetch meanwhile: with each lane, the cache lines of the next_step <= 128 bytes at next, which then moves
-  // on.
+  // on. Null where the panel is alone: a stream of which only its own lines, `ahead`, are fetched.
   const void* next = nullptr;
   std::int64_t next_step = 0;
   std::int64_t ahead = kAheadOfCache;

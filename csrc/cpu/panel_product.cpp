@@ -2,8 +2,6 @@
 
 #include <bit>
 
-#include "cpu/tile_ops.h"
-
 namespace llada {
 namespace {
 
@@ -43,26 +41,49 @@ void cut_rows(std::int64_t num_rows, std::int64_t most, std::vector<RowChunk>& c
 
 namespace {
 
-// Each row is quantised into bytes of its own, which are then packed as 32-bit lanes.
-void quantize_chunk(const PanelWeights& weights, const RowSource& source, const RowChunk& chunk, std::uint32_t* rows) {
+// One row as bytes, zeros behind it up to a whole lane.
+QuantizedRow quantize_row(const PanelWeights& weights, const RowSource& source, std::int64_t row, std::int8_t* bytes) {
   const TileOps& ops = select_tile_ops(source.dtype, active_isa());
-  const std::int64_t lanes = weights.lanes(), row_bytes = source.row_stride * dtype_bytes(source.dtype);
-  auto* bytes = thread_scratch<struct ByteScratch, std::int8_t>(std::max<std::int64_t>(lanes * 4 * kMaxPanelRows, 1));
-  std::uint32_t* scales = rows + lanes * chunk.num_rows;
+  const char* values = static_cast<const char*>(source.data) + row * source.row_stride * dtype_bytes(source.dtype);
+  const QuantizedRow scaling = ops.quantize(values, weights.k, bytes);
+  std::fill(bytes + weights.k, bytes + weights.lanes() * 4, std::int8_t{0});
+  return scaling;
+}
+
+void quantize_chunk(const PanelWeights& weights, const RowSource& source, const RowChunk& chunk, std::uint32_t* rows) {
+  const std::int64_t row_bytes = weights.lanes() * 4;
+  auto* bytes = thread_scratch<struct ByteScratch, std::int8_t>(std::max<std::int64_t>(row_bytes * kMaxPanelRows, 1));
+  QuantizedRow scaling[kMaxPanelRows];
   for (int r = 0; r < chunk.num_rows; ++r) {
     const std::int64_t index = chunk.first_row + r;
     const std::int64_t row = source.index_of_row == nullptr ? index : source.index_of_row[index];
-    std::int8_t* out = bytes + r * lanes * 4;
-    const QuantizedRow quantized =
-        ops.quantize(static_cast<const char*>(source.data) + row * row_bytes, weights.k, out);
-    std::fill(out + weights.k, out + lanes * 4, std::int8_t{0});
-    scales[r] = std::bit_cast<std::uint32_t>(quantized.scale);
-    scales[chunk.num_rows + r] = static_cast<std::uint32_t>(-128 * quantized.sum);
+    scaling[r] = quantize_row(weights, source, row, bytes + r * row_bytes);
   }
-  pack_rows(DType::kFloat32, bytes, lanes, nullptr, chunk.num_rows, lanes, rows);
+  pack_bytes(weights, {bytes, scaling}, nullptr, {chunk.group, 0, chunk.num_rows}, rows);
 }
 
 }  // namespace
+
+void quantize_rows(const PanelWeights& weights, const RowSource& source, std::int64_t begin, std::int64_t end,
+                   const ByteRows& out) {
+  const std::int64_t row_bytes = weights.lanes() * 4;
+  for (std::int64_t row = begin; row < end; ++row) {
+    out.scaling[row] = quantize_row(weights, source, row, out.bytes + row * row_bytes);
+  }
+}
+
+void pack_bytes(const PanelWeights& weights, const ByteRows& source, const std::int32_t* index_of_row,
+                const RowChunk& chunk, std::uint32_t* rows) {
+  const std::int64_t lanes = weights.lanes();
+  const std::int32_t* index = index_of_row == nullptr ? nullptr : index_of_row + chunk.first_row;
+  pack_rows(DType::kFloat32, source.bytes, lanes, index, chunk.num_rows, lanes, rows);
+  std::uint32_t* scales = rows + lanes * chunk.num_rows;
+  for (int r = 0; r < chunk.num_rows; ++r) {
+    const QuantizedRow& scaling = source.scaling[index == nullptr ? r : index[r]];
+    scales[r] = std::bit_cast<std::uint32_t>(scaling.scale);
+    scales[chunk.num_rows + r] = static_cast<std::uint32_t>(-128 * scaling.sum);
+  }
+}
 
 void pack_chunk(const PanelWeights& weights, const RowSource& source, const RowChunk& chunk, std::uint32_t* rows) {
   if (is_quantized(weights.format)) return quantize_chunk(weights, source, chunk, rows);

@@ -14,6 +14,7 @@
 #include "cpu/panel_gemm.h"
 #include "cpu/panel_weights.h"
 #include "cpu/thread_scratch.h"
+#include "cpu/tile_ops.h"
 
 namespace llada {
 
@@ -39,6 +40,20 @@ struct RowSource {
 
 void pack_chunk(const PanelWeights& weights, const RowSource& source, const RowChunk& chunk, std::uint32_t* rows);
 
+// Rows in bytes, as quantised weights are multiplied with: [rows][lanes] lanes of four, and what each was scaled by.
+struct ByteRows {
+  std::int8_t* bytes;
+  QuantizedRow* scaling;
+};
+
+// Quantises rows [begin, end) of a source that is not gathered.
+void quantize_rows(const PanelWeights& weights, const RowSource& source, std::int64_t begin, std::int64_t end,
+                   const ByteRows& out);
+
+// Row r of the chunk is row index_of_row[chunk.first_row + r] of source, or row r where that is null.
+void pack_bytes(const PanelWeights& weights, const ByteRows& source, const std::int32_t* index_of_row,
+                const RowChunk& chunk, std::uint32_t* rows);
+
 // Packs the rows of chunks [begin, end), chunk c at rows + c.first_row * words_per_row().
 void pack_chunks(const PanelWeights& weights, const RowSource& source, const std::vector<RowChunk>& chunks,
                  std::int64_t begin, std::int64_t end, std::uint32_t* rows);
@@ -51,12 +66,14 @@ struct PanelProduct {
 
 // One group's chunks times panels [panel_begin, panel_end).
 //
+// `following` is where the panels begin that are multiplied next; by default those that follow in memory.
+//
 // Few chunks: panel by panel. While a panel is multiplied with its chunks, the next one is fetched, a share with each
 // chunk, so that memory and arithmetic overlap; a single chunk is all stream and fetches 8 KB ahead, where DRAM is
 // fastest. Many chunks: their rows no longer stay in L2 and are read once for a block of panels.
 template <class Epilogue>
 void run_group(const PanelProduct& product, std::int64_t chunk_begin, std::int64_t chunk_end, std::int64_t panel_begin,
-               std::int64_t panel_end, const Epilogue& epilogue) {
+               std::int64_t panel_end, const Epilogue& epilogue, const char* following = nullptr) {
   constexpr std::int64_t kFewChunks = 3, kBlockBytes = 1 << 18;
   const PanelWeights& weights = product.weights;
   const std::int64_t lanes = weights.lanes(), size = std::max<std::int64_t>(weights.scratch_size(), 1);
@@ -90,9 +107,11 @@ void run_group(const PanelProduct& product, std::int64_t chunk_begin, std::int64
         if (chunks > 1 || !streamed) {
           args.ahead = kAheadOfCache;
           args.next_step = (weights.stretch_bytes() / std::max<std::int64_t>(lanes, 1) + chunks - 1) / chunks;
-          args.next =
-              weights.stretch(group, weights.packed ? p + last - first : std::min(p + last - first, panel_end - 1)) +
-              (c - chunk_begin) * args.next_step * lanes;
+          const std::int64_t next = p + last - first;
+          const char* stretch = next >= panel_end && following != nullptr
+                                    ? following + (next - panel_end) * weights.stretch_bytes()
+                                    : weights.stretch(group, weights.packed ? next : std::min(next, panel_end - 1));
+          args.next = stretch + (c - chunk_begin) * args.next_step * lanes;
         }
         (expanding ? int4_gemm : gemm)(args);
         epilogue(chunk, p, tile);
@@ -140,6 +159,18 @@ class ProductPlan {
   std::int64_t panels_, items_ = 0;
   std::vector<Segment> segments_;
 };
+
+// Panels [panel_begin, panel_end) of every group with chunks, one group after the other.
+template <class Epilogue>
+void run_columns(const PanelProduct& product, std::int64_t panel_begin, std::int64_t panel_end,
+                 const Epilogue& epilogue) {
+  const auto count = static_cast<std::int64_t>(product.chunks.size());
+  for (std::int64_t begin = 0, end; begin < count; begin = end) {
+    for (end = begin + 1; end < count && product.chunks[end].group == product.chunks[begin].group;) ++end;
+    const char* following = end < count ? product.weights.stretch(product.chunks[end].group, panel_begin) : nullptr;
+    run_group(product, begin, end, panel_begin, panel_end, epilogue, following);
+  }
+}
 
 // How many threads are worth waking for so many panels, chunks and lanes.
 std::int64_t useful_threads(std::int64_t panels, std::int64_t chunks, std::int64_t lanes);

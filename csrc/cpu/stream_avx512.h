@@ -83,7 +83,7 @@ struct Lanes {
 
   template <bool Halves, class Multiply>
   LLADA_INLINE void take_one(int lane, const Multiply& multiply) const {
-    constexpr int kRowsAhead = 256;
+    constexpr int kRowsAhead = 2048;
     const std::uint32_t *columns = panel + lane * kPanelColumns, *values = rows + lane * Rows;
     const __m512i left = load_weights<Halves>(columns), right = load_weights<Halves>(columns + 16);
     if constexpr (Rows > kUnfetchedRows) {

@@ -29,12 +29,20 @@ struct ScatterTileArgs {
   bool streamed;
 };
 
-struct CombineArgs {
-  const float* rows;  // [slots][columns]
+struct AddTileArgs {
+  const float* tile;
+  int num_rows;
+  const std::int32_t* token;       // row r is added to sums + token[r] * 32,
+  const std::int32_t* assignment;  // times weights[assignment[r]]
   const float* weights;
-  const std::int32_t* experts;
-  int slots;
-  std::int32_t num_experts;  // a slot whose expert is not below this adds nothing
+  float* sums;
+};
+
+struct CombineArgs {
+  const float* rows;          // [.., columns]
+  const std::int32_t* slots;  // those of rows that are added up, in this order,
+  const float* weights;       // each times weights[slot]
+  int num_slots;
   std::int64_t columns;
   void* out;
 };
@@ -51,12 +59,13 @@ struct TileOps {
   void (*scatter)(const ScatterTileArgs& args);
   // Makes this thread's streamed rows visible to whom it synchronises with next.
   void (*end_stream)();
+  void (*add)(const AddTileArgs& args);
   // The first `lanes` lanes of the tile's columns as panel_gemm rows [lanes][num_rows].
   void (*pack)(const float* tile, int num_rows, int lanes, std::uint32_t* rows);
   // A row of k elements as bytes of a scale, element = byte * scale, 127 for the largest magnitude. A row with an
   // infinity or a NaN becomes zeros and a scale of NaN, which makes all that is computed from it NaN.
   QuantizedRow (*quantize)(const void* row, std::int64_t k, std::int8_t* bytes);
-  // One token: out = sum over slots, in slot order, of weight * row, rounded once.
+  // One token: out = sum of weight * row, rounded once. The same bits as adding to zeros in the same order.
   void (*combine)(const CombineArgs& args);
 };
 

@@ -59,6 +59,17 @@ void scatter(const ScatterTileArgs& args) {
   }
 }
 
+void add(const AddTileArgs& args) {
+  for (int r = 0; r < args.num_rows; ++r) {
+    const float* row = args.tile + r * kPanelColumns;
+    float* sums = args.sums + args.token[r] * std::int64_t{kPanelColumns};
+    const auto weight = Vector::set(args.weights[args.assignment[r]]);
+    for (int c = 0; c < kPanelColumns; c += Vector::kWidth) {
+      Vector::store(sums + c, Vector::multiply_add(weight, Vector::load(row + c), Vector::load(sums + c)));
+    }
+  }
+}
+
 template <class Element>
 void pack(const float* tile, int num_rows, int lanes, std::uint32_t* rows) {
   const int columns = lanes * static_cast<int>(sizeof(std::uint32_t) / sizeof(Element));
@@ -79,17 +90,17 @@ void combine(const CombineArgs& args) {
   std::int64_t c = 0;
   for (; c + Vector::kWidth <= args.columns; c += Vector::kWidth) {
     auto sum = Vector::set(0.0f);
-    for (int slot = 0; slot < args.slots; ++slot) {
-      if (args.experts[slot] >= args.num_experts) continue;
-      sum =
-          Vector::multiply_add(Vector::set(args.weights[slot]), Vector::load(args.rows + slot * args.columns + c), sum);
+    for (int i = 0; i < args.num_slots; ++i) {
+      const std::int32_t slot = args.slots[i];
+      const float* row = args.rows + slot * args.columns;
+      sum = Vector::multiply_add(Vector::set(args.weights[slot]), Vector::load(row + c), sum);
     }
     Vector::store_elements(out + c, sum);
   }
   for (; c < args.columns; ++c) {
     float sum = 0.0f;
-    for (int slot = 0; slot < args.slots; ++slot) {
-      if (args.experts[slot] < args.num_experts) sum += args.weights[slot] * args.rows[slot * args.columns + c];
+    for (int i = 0; i < args.num_slots; ++i) {
+      sum += args.weights[args.slots[i]] * args.rows[args.slots[i] * args.columns + c];
     }
     out[c] = from_float<Element>(sum);
   }
@@ -124,8 +135,8 @@ QuantizedRow quantize(const void* row, std::int64_t k, std::int8_t* bytes) {
 }
 
 template <class Element>
-constexpr TileOps kTileOps{swiglu,        store<Element>,    scatter,         Vector::end_stream,
-                           pack<Element>, quantize<Element>, combine<Element>};
+constexpr TileOps kTileOps{swiglu, store<Element>, scatter,           Vector::end_stream,
+                           add,    pack<Element>,  quantize<Element>, combine<Element>};
 
 }  // namespace
 }  // namespace llada

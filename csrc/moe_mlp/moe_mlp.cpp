@@ -14,8 +14,11 @@ namespace {
 
 constexpr const char* kOp = "moe_mlp";
 constexpr std::int64_t kScratchWords = 1 << 24;  // 64 MB for the largest buffer
-// 16 MB: so many outputs of the second product would leave the caches before they are combined.
-constexpr std::int64_t kStreamedOutputs = 1 << 22;
+// So many outputs of the second product would leave the caches before they are combined (16 MB), and so many more are
+// not worth writing (32 MB).
+constexpr std::int64_t kStreamedOutputs = 1 << 22, kSummedOutputs = 1 << 23;
+constexpr std::int64_t kSumBytes = 1 << 18;  // of sums beside panels and rows in L2
+constexpr std::int64_t kColumnItemsPerThread = 8;
 
 // The experts of all tokens [T][k], in range, as int32.
 const std::int32_t* checked_experts(const MoeMlpArgs& args) {
@@ -48,6 +51,21 @@ struct Order {
   }
 };
 
+// Each token's slots in the order of their experts, those of no expert left out.
+struct SlotOrder {
+  std::vector<std::int32_t> slots;   // [T][k]
+  std::vector<std::int32_t> counts;  // [T]
+
+  void fill(const Order& order, std::int64_t rows, std::int64_t tokens, std::int64_t num_slots) {
+    slots.resize(tokens * num_slots);
+    counts.assign(tokens, 0);
+    for (std::int64_t row = 0; row < rows; ++row) {
+      const std::int64_t first = order.token[row] * num_slots;
+      slots[first + counts[order.token[row]]++] = order.assignment[row] - static_cast<std::int32_t>(first);
+    }
+  }
+};
+
 // One pass over few enough tokens for the scratch: its phases, each a body over independent items.
 class Pass {
  public:
@@ -70,10 +88,10 @@ class Pass {
     const std::int64_t rows = order_.offsets[num_experts];
     packed_x_ = thread_scratch<struct XScratch, std::uint32_t>(rows * gate_up.words_per_row());
     packed_hidden_ = thread_scratch<struct HiddenScratch, std::uint32_t>(rows * down.words_per_row());
-    const std::int64_t outputs = tokens * slots_ * hidden_;
-    outputs_ = thread_scratch<struct OutputScratch, float>(outputs);
-    streamed_ = outputs >= kStreamedOutputs && hidden_ % kPanelColumns == 0;
-    if (is_quantized(down.format)) {
+    plan_sums(rows);
+    if (is_quantized(gate_up.format)) {
+      byte_x_ = {thread_scratch<struct ByteXScratch, std::int8_t>(tokens * gate_up.lanes() * 4),
+                 thread_scratch<struct ScalingScratch, QuantizedRow>(tokens)};
       plain_hidden_ = thread_scratch<struct PlainScratch, char>(rows * gate_up.columns * dtype_bytes(dtype_));
     }
   }
@@ -83,28 +101,63 @@ class Pass {
     const ProductPlan first(chunks_, gate_up_.panels(), num_threads());
     const ProductPlan second(chunks_, down_.panels(), num_threads());
     const std::int64_t threads = useful_threads(gate_up_.panels(), chunks, gate_up_.lanes());
-    const std::int64_t to_quantize = is_quantized(down_.format) ? chunks : 0;
-    parallel_phases(threads, {{chunks, 1, [&](std::int64_t begin, std::int64_t end) { gather(begin, end); }},
+    const bool quantized = is_quantized(gate_up_.format), summing = panels_of_sums_ > 0;
+    const std::int64_t columns = summing ? (down_.panels() + panels_of_sums_ - 1) / panels_of_sums_ : 0;
+    using Item = std::int64_t;
+    parallel_phases(threads, {{quantized ? tokens_ : 0, 1, [&](Item begin, Item end) { quantize_x(begin, end); }},
+                              {chunks, 1, [&](Item begin, Item end) { gather(begin, end); }},
                               {first.items(), 1,
-                               [&](std::int64_t begin, std::int64_t end) {
+                               [&](Item begin, Item end) {
                                  run_items({gate_up_, packed_x_, chunks_}, first, begin, end,
                                            [&](auto&&... tile) { finish_gate_up(tile...); });
                                }},
-                              {to_quantize, 1, [&](std::int64_t begin, std::int64_t end) { quantize(begin, end); }},
-                              {second.items(), 1,
-                               [&](std::int64_t begin, std::int64_t end) {
+                              {quantized ? chunks : 0, 1, [&](Item begin, Item end) { quantize_hidden(begin, end); }},
+                              {columns, 1, [&](Item begin, Item end) { sum_columns(begin, end); }},
+                              {summing ? 0 : second.items(), 1,
+                               [&](Item begin, Item end) {
                                  run_items({down_, packed_hidden_, chunks_}, second, begin, end,
                                            [&](auto&&... tile) { finish_down(tile...); });
                                  if (streamed_) ops_.end_stream();
                                }},
-                              {tokens_, 4, [&](std::int64_t begin, std::int64_t end) { combine(begin, end); }}});
+                              {summing ? 0 : tokens_, 4, [&](Item begin, Item end) { combine(begin, end); }}});
   }
 
  private:
-  void gather(std::int64_t begin, std::int64_t end) const {
+  // Many outputs are added up as they come, token by token: a thread that owns some columns of all experts keeps their
+  // sums in L2, and nothing of [T, k, H] goes through memory. Few are stored, which lets a thread read the experts'
+  // weights as one stream. Either way a token's experts are added in rising order.
+  void plan_sums(std::int64_t rows) {
+    const std::int64_t outputs = tokens_ * slots_ * hidden_, panels = down_.panels();
+    const std::int64_t items = kColumnItemsPerThread * num_threads();
+    const bool whole_panels = hidden_ % kPanelColumns == 0;
+    if (outputs >= kSummedOutputs && whole_panels && panels >= items / 2) {
+      const std::int64_t fitting = kSumBytes / (tokens_ * kPanelColumns * static_cast<std::int64_t>(sizeof(float)));
+      panels_of_sums_ = std::max<std::int64_t>(1, std::min(fitting, panels / items));
+      return;
+    }
+    streamed_ = outputs >= kStreamedOutputs && whole_panels;
+    outputs_ = thread_scratch<struct OutputScratch, float>(outputs);
+    slot_order_.fill(order_, rows, tokens_, slots_);
+  }
+
+  RowSource x() const {
     const std::int64_t stride = args_.x.stride(0);
-    const char* x = args_.x.as<const char>() + first_ * stride * dtype_bytes(dtype_);
-    pack_chunks(gate_up_, {dtype_, x, stride, order_.token.data()}, chunks_, begin, end, packed_x_);
+    return {dtype_, args_.x.as<const char>() + first_ * stride * dtype_bytes(dtype_), stride, nullptr};
+  }
+
+  // Each token once, whatever the number of its experts.
+  void quantize_x(std::int64_t begin, std::int64_t end) const { quantize_rows(gate_up_, x(), begin, end, byte_x_); }
+
+  void gather(std::int64_t begin, std::int64_t end) const {
+    if (!is_quantized(gate_up_.format)) {
+      RowSource rows = x();
+      rows.index_of_row = order_.token.data();
+      return pack_chunks(gate_up_, rows, chunks_, begin, end, packed_x_);
+    }
+    for (std::int64_t c = begin; c < end; ++c) {
+      std::uint32_t* rows = packed_x_ + chunks_[c].first_row * gate_up_.words_per_row();
+      pack_bytes(gate_up_, byte_x_, order_.token.data(), chunks_[c], rows);
+    }
   }
 
   // SwiGLU, and the rows of the second product. Quantised rows need a scale of the whole row: then the intermediate is
@@ -123,8 +176,34 @@ class Pass {
               packed_hidden_ + chunk.first_row * down_.lanes() + lane * chunk.num_rows);
   }
 
-  void quantize(std::int64_t begin, std::int64_t end) const {
+  void quantize_hidden(std::int64_t begin, std::int64_t end) const {
     pack_chunks(down_, {dtype_, plain_hidden_, gate_up_.columns, nullptr}, chunks_, begin, end, packed_hidden_);
+  }
+
+  const float* routing_weights() const { return args_.weights.as<const float>() + first_ * slots_; }
+  char* y(std::int64_t token) const { return args_.y.as<char>() + (first_ + token) * hidden_ * dtype_bytes(dtype_); }
+
+  // y in the columns of items [begin, end), summed over all experts.
+  void sum_columns(std::int64_t begin, std::int64_t end) const {
+    const std::int64_t size = tokens_ * kPanelColumns;
+    auto* sums = thread_scratch<struct SumScratch, float>(panels_of_sums_ * size);
+    for (std::int64_t item = begin; item < end; ++item) {
+      const std::int64_t first = item * panels_of_sums_, last = std::min(first + panels_of_sums_, down_.panels());
+      std::fill_n(sums, (last - first) * size, 0.0f);
+      run_columns(
+          {down_, packed_hidden_, chunks_}, first, last,
+          [&](const RowChunk& chunk, std::int64_t panel, const float* tile) {
+            ops_.add({tile, chunk.num_rows, order_.token.data() + chunk.first_row,
+                      order_.assignment.data() + chunk.first_row, routing_weights(), sums + (panel - first) * size});
+          });
+      for (std::int64_t token = 0; token < tokens_; token += kMaxPanelRows) {
+        const int rows = static_cast<int>(std::min<std::int64_t>(kMaxPanelRows, tokens_ - token));
+        for (std::int64_t panel = first; panel < last; ++panel) {
+          ops_.store({sums + (panel - first) * size + token * kPanelColumns, rows, kPanelColumns, nullptr,
+                      y(token) + panel * kPanelColumns * dtype_bytes(dtype_), hidden_});
+        }
+      }
+    }
   }
 
   void finish_down(const RowChunk& chunk, std::int64_t panel, const float* tile) const {
@@ -133,11 +212,9 @@ class Pass {
   }
 
   void combine(std::int64_t begin, std::int64_t end) const {
-    const auto num_experts = static_cast<std::int32_t>(args_.gate_up.size(0));
     for (std::int64_t t = begin; t < end; ++t) {
-      ops_.combine({outputs_ + t * slots_ * hidden_, args_.weights.as<const float>() + (first_ + t) * slots_,
-                    experts_ + t * slots_, static_cast<int>(slots_), num_experts, hidden_,
-                    args_.y.as<char>() + (first_ + t) * hidden_ * dtype_bytes(dtype_)});
+      ops_.combine({outputs_ + t * slots_ * hidden_, slot_order_.slots.data() + t * slots_,
+                    routing_weights() + t * slots_, slot_order_.counts[t], hidden_, y(t)});
     }
   }
 
@@ -148,11 +225,14 @@ class Pass {
   const DType dtype_;
   const TileOps& ops_;
   Order order_;
+  SlotOrder slot_order_;
   std::vector<RowChunk> chunks_;
   std::uint32_t *packed_x_, *packed_hidden_;
-  float* outputs_;
-  bool streamed_;  // outputs_ is written past the caches
-  char* plain_hidden_ = nullptr;
+  std::int64_t panels_of_sums_ = 0;  // added up at a time; 0: outputs are stored
+  float* outputs_ = nullptr;         // [T, k, H]
+  bool streamed_ = false;            // outputs_ is written past the caches
+  ByteRows byte_x_{};                // of quantised weights, as is
+  char* plain_hidden_ = nullptr;     // the intermediate [rows, I]
 };
 
 }  // namespace

@@ -2,9 +2,10 @@
 // permuted copy of x or of the intermediate in row order.
 //
 //   experts [T,k] --counting sort--> rows of each expert, cut into chunks of <= 12
-//   x ---------------gather---------> packed rows [chunk][lanes(H)][rows]
+//   x ---------------gather---------> packed rows [chunk][lanes(H)][rows]            (quantised once a token before)
 //   rows x gate/up panels --SwiGLU, round--> packed rows [chunk][lanes(I)][rows]     (written where down reads them)
-//   rows x down panels --fp32--> [T*k][H] in slot order --weighted sum, one rounding--> y
+//   rows x down panels --fp32--> [T*k][H] --weighted sum in the experts' order, one rounding--> y
+//   or, of many tokens: rows x some down panels of every expert --weighted, added--> [T][columns] --rounding--> y
 #pragma once
 
 #include "common/check.h"

@@ -52,8 +52,8 @@ def moe_mlp(
 ) -> Tensor:
     """y = Σ over a token's experts of weight · down(silu(gate(x)) · up(x)), in one pass over the experts' weights.
 
-    Sums are fp32; the intermediate is rounded to x's dtype as published, the weighted sum once, at the end, in the
-    order of the token's slots.
+    Sums are fp32; the intermediate is rounded to x's dtype as published, the weighted sum once, at the end. A CPU adds
+    a token's experts in rising order, as the published loop does, a GPU in the order of the token's slots.
 
     Args:
         x: [T, H] float32 or bfloat16; rows may be strided.

@@ -1,7 +1,8 @@
 // moe_mlp's first product alone, the loop nest of panel_product.h over cold panels with nothing before or after it:
-// what part of the peak gathering, SwiGLU, scattering and combining could at most leave. The 7B's layer, equal experts.
+// what part of the peak, or of the rate at which memory is read, gathering, SwiGLU, scattering and combining could at
+// most leave. The 7B's layer, equal experts.
 //
-//   build/product_alone [threads]
+//   build/product_alone [threads [format]]
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -22,6 +23,7 @@ using namespace llada;
 constexpr std::int64_t kExperts = 64, kHidden = 2048, kIntermediate = 1024;
 constexpr int kRounds = 5;
 constexpr double kProbeSeconds = 0.1;
+constexpr std::int64_t kReadBytes = 1 << 28;
 
 struct Case {
   const char* name;
@@ -45,15 +47,14 @@ double pass(const PanelWeights& weights, const std::uint32_t* rows, const std::v
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-void measure(const Case& format, int threads) {
+void measure(const Case& format, ReadProbe& memory, int threads) {
   PanelWeights weights{format.format, nullptr, true, true, kIntermediate, kHidden};
   const std::int64_t words = kExperts * weights.panels() * weights.panel_size();
   const Scratch<std::uint32_t> panels(words);
   std::memset(panels.data(), 0, words * sizeof(std::uint32_t));
   weights.data = reinterpret_cast<const char*>(panels.data());
-  ProductProbe probe(threads, format.arithmetic);
-  std::printf("%s:", format.name);
-  for (const std::int64_t rows_of_expert : {4, 8, 16, 32, 64, 128, 256}) {
+  ProductProbe products(threads, format.arithmetic);
+  for (const std::int64_t rows_of_expert : {1, 2, 4, 6, 8, 16, 32, 64, 128, 256}) {
     std::vector<std::int32_t> offsets(kExperts + 1);
     for (std::int64_t e = 0; e <= kExperts; ++e) offsets[e] = static_cast<std::int32_t>(e * rows_of_expert);
     std::vector<RowChunk> chunks;
@@ -62,16 +63,21 @@ void measure(const Case& format, int threads) {
     const Scratch<std::uint32_t> rows(row_words);
     std::memset(rows.data(), 0, row_words * sizeof(std::uint32_t));
     const double operations = 2.0 * kExperts * rows_of_expert * 2 * kIntermediate * kHidden;
-    std::vector<double> fractions;
+    const double bytes = static_cast<double>(words) * sizeof(std::uint32_t);
+    std::vector<double> of_peak, of_memory;
+    double read = memory.round(kProbeSeconds), multiplied = products.round(kProbeSeconds);
     for (int round = 0; round < kRounds; ++round) {
-      const double before = probe.round(kProbeSeconds);
-      const double rate = operations / pass(weights, rows.data(), chunks, threads);
-      fractions.push_back(2 * rate / (before + probe.round(kProbeSeconds)));
+      const double seconds = pass(weights, rows.data(), chunks, threads);
+      const double read_after = memory.round(kProbeSeconds), multiplied_after = products.round(kProbeSeconds);
+      of_memory.push_back(2 * bytes / seconds / (read + read_after));
+      of_peak.push_back(2 * operations / seconds / (multiplied + multiplied_after));
+      read = read_after;
+      multiplied = multiplied_after;
     }
-    std::printf("  %ld rows %.3f", rows_of_expert, median(fractions));
+    std::printf("%s, %3ld rows an expert: %.2f of the peak, %.2f of memory's rate (%.0f GB/s)\n", format.name,
+                rows_of_expert, median(of_peak), median(of_memory), read * 1e-9);
     std::fflush(stdout);
   }
-  std::printf("\n");
 }
 
 }  // namespace
@@ -79,9 +85,12 @@ void measure(const Case& format, int threads) {
 int main(int count, char** arguments) {
   const int threads = count > 1 ? std::atoi(arguments[1]) : llada::num_threads();
   llada::set_pool_threads(threads);
+  llada::ReadProbe memory(threads, kReadBytes);
   for (const Case& format : {Case{"bf16", llada::PanelFormat::kBFloat16, llada::Arithmetic::kBf16},
                              Case{"int8", llada::PanelFormat::kInt8, llada::Arithmetic::kInt8},
+                             Case{"int4", llada::PanelFormat::kInt4, llada::Arithmetic::kInt8},
                              Case{"fp32", llada::PanelFormat::kFloat32, llada::Arithmetic::kFp32}}) {
-    measure(format, threads);
+    if (count > 2 && std::strcmp(format.name, arguments[2]) != 0) continue;
+    measure(format, memory, threads);
   }
 }

@@ -106,9 +106,9 @@ LLADA_INLINE void int4_tile(const PanelGemmArgs& args) {
   Sums<Rows> sums;
   sums.start(scales + Rows);
   for (std::int64_t lane = 0; lane < args.lanes; lane += kInt4BlockLanes, panel += kInt4BlockWords) {
-    if constexpr (Rows > kUnfetchedRows) _mm_prefetch(next + kInt4BlockLanes * next_step, _MM_HINT_T0);
+    _mm_prefetch(next + kInt4BlockLanes * next_step, _MM_HINT_T0);
     expand_block(panel, [&](int, __m512i left, __m512i right) LLADA_INLINE_LAMBDA {
-      if constexpr (Rows > kUnfetchedRows) _mm_prefetch(next, _MM_HINT_T0);
+      _mm_prefetch(next, _MM_HINT_T0);
       if constexpr (Keep) {
         _mm512_storeu_si512(expanded, left);
         _mm512_storeu_si512(expanded + 16, right);

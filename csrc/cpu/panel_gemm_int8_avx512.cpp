@@ -50,7 +50,7 @@ void int8_tile(const PanelGemmArgs& args) {
   const std::uint32_t* scales = args.rows + args.lanes * Rows;
   Sums<Rows> sums;
   sums.start(scales + Rows);
-  Lanes<Rows> lanes(args);
+  Lanes<Rows, true> lanes(args);
   lanes.take(args.lanes, [&](__m512i left, __m512i right, const std::uint32_t* rows)
                              LLADA_INLINE_LAMBDA { sums.add(left, right, rows); });
   sums.finish(scales, lanes.panel, args.out, args.out_stride);

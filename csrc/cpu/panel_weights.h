@@ -31,7 +31,7 @@ struct PanelWeights {
   std::int64_t words_per_row() const { return row_words(format, k); }
   int panel_columns() const { return paired ? kPanelColumns / 2 : kPanelColumns; }
   std::int64_t panels() const { return (columns + panel_columns() - 1) / panel_columns(); }
-  std::int64_t panel_size() const { return panel_words(format, k); }  // as stored, in 32-bit words
+  std::int64_t panel_size() const { return panel_words(format, k); }       // as stored, in 32-bit words
   std::int64_t scratch_size() const { return expanded_words(format, k); }  // as multiplied
   int columns_of(std::int64_t panel) const;
 

@@ -39,8 +39,9 @@ LLADA_INLINE void prefetch_lines(const char* next, std::int64_t step) {
   if (step > kLine) _mm_prefetch(next + kLine, _MM_HINT_T1);
 }
 
-// Walks the lanes of a tile's operands.
-template <int Rows>
+// Walks the lanes of a tile's operands. FetchFew: where a panel is read in whole lines by one or two rows, it is rather
+// fetched ahead and read in halves, which is 3-5 % faster for int8 and up to 2 % slower for the others.
+template <int Rows, bool FetchFew = false>
 struct Lanes {
   const std::uint32_t *panel, *rows;
   const char* next;
@@ -59,34 +60,34 @@ struct Lanes {
   template <class Multiply>
   LLADA_INLINE void take(std::int64_t count, const Multiply& multiply) {
     if (Rows <= kUnfetchedRows && whole_lines) {
-      take_all<false>(count, multiply);
+      take_all<FetchFew, FetchFew>(count, multiply);
     } else {
-      take_all<Rows <= kHalvedRows>(count, multiply);
+      take_all<Rows <= kHalvedRows, (Rows > kUnfetchedRows)>(count, multiply);
     }
   }
 
  private:
-  template <bool Halves, class Multiply>
+  template <bool Halves, bool Fetch, class Multiply>
   LLADA_INLINE void take_all(std::int64_t count, const Multiply& multiply) {
     if constexpr (Rows <= kPairedRows) {
       for (; count >= 2; count -= 2) {
-        take_one<Halves>(0, multiply);
-        take_one<Halves>(1, multiply);
+        take_one<Halves, Fetch>(0, multiply);
+        take_one<Halves, Fetch>(1, multiply);
         move(2);
       }
     }
     for (; count > 0; --count) {
-      take_one<Halves>(0, multiply);
+      take_one<Halves, Fetch>(0, multiply);
       move(1);
     }
   }
 
-  template <bool Halves, class Multiply>
+  template <bool Halves, bool Fetch, class Multiply>
   LLADA_INLINE void take_one(int lane, const Multiply& multiply) const {
     constexpr int kRowsAhead = 2048;
     const std::uint32_t *columns = panel + lane * kPanelColumns, *values = rows + lane * Rows;
     const __m512i left = load_weights<Halves>(columns), right = load_weights<Halves>(columns + 16);
-    if constexpr (Rows > kUnfetchedRows) {
+    if constexpr (Fetch) {
       prefetch_lines(next + lane * next_step, next_step);
       _mm_prefetch(reinterpret_cast<const char*>(columns) + ahead, _MM_HINT_T0);
       _mm_prefetch(reinterpret_cast<const char*>(columns + 16) + ahead, _MM_HINT_T0);

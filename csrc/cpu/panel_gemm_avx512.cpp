@@ -133,9 +133,11 @@ LLADA_INLINE void transpose_rows(const char* (&row)[16], int count, std::int64_t
     for (int i = 0; i < 16; ++i) store(byte / 4 + i, _mm512_maskz_mov_epi32(present, block[i]));
   }
   if (whole == row_bytes) return;
-  char tail[16][64] = {};
+  alignas(64) char tail[16][64];
+  const __mmask64 rest = ~__mmask64{0} >> (64 - (row_bytes - whole));
   for (int r = 0; r < 16; ++r) {
-    if (r < count) std::memcpy(tail[r], row[r] + whole, row_bytes - whole);
+    const __m512i bytes = r < count ? _mm512_maskz_loadu_epi8(rest, row[r] + whole) : _mm512_setzero_si512();
+    _mm512_store_si512(tail[r], bytes);
     row[r] = tail[r];
   }
   transpose_block<Rows>(row, 0, block);

@@ -72,15 +72,18 @@ void add(const AddTileArgs& args) {
 
 template <class Element>
 void pack(const float* tile, int num_rows, int lanes, std::uint32_t* rows) {
-  const int columns = lanes * static_cast<int>(sizeof(std::uint32_t) / sizeof(Element));
-  for (int r = 0; r < num_rows; ++r) {
-    alignas(64) Element elements[kPanelColumns];
-    std::uint32_t row[kPanelColumns];
-    for (int c = 0; c < columns; c += Vector::kWidth) {
-      Vector::store_elements(elements + c, Vector::load(tile + r * kPanelColumns + c));
+  constexpr int kLaneElements = static_cast<int>(sizeof(std::uint32_t) / sizeof(Element));
+  if constexpr (kLaneElements == 1) {
+    pack_rows(DType::kFloat32, tile, kPanelColumns, nullptr, num_rows, lanes, rows);
+  } else {
+    alignas(64) Element elements[kMaxPanelRows * kPanelColumns];
+    for (int r = 0; r < num_rows; ++r) {
+      const int row = r * kPanelColumns;
+      for (int c = 0; c < lanes * kLaneElements; c += Vector::kWidth) {
+        Vector::store_elements(elements + row + c, Vector::load(tile + row + c));
+      }
     }
-    std::memcpy(row, elements, lanes * sizeof(std::uint32_t));
-    for (int lane = 0; lane < lanes; ++lane) rows[lane * num_rows + r] = row[lane];
+    pack_rows(DType::kFloat32, elements, kPanelColumns / kLaneElements, nullptr, num_rows, lanes, rows);
   }
 }
 

@@ -8,6 +8,7 @@ mapped files. Time to the first step counts from the start of that process, impo
     python benchmarks/full_size.py --layers 2      # smaller machines; whole-model figures are then extrapolated
     python benchmarks/full_size.py --quantization int4 --packed     # written by llada-moe pack first, then mapped
     python benchmarks/full_size.py --device cuda   # decode steps as CUDA graphs: a block against a canvas in the cache
+    python benchmarks/full_size.py --device cuda --quantization int8    # with the experts in bytes
 """
 
 from __future__ import annotations
@@ -188,6 +189,17 @@ def device_seconds(call: Callable[[], Any]) -> float:
     return float(events[0].elapsed_time(events[1])) * 1e-3
 
 
+def host_seconds(step: DecodeStep) -> float:
+    """Python's part of a step: from the call to its return, the GPU being idle before."""
+    step.prepare()
+    torch.cuda.synchronize()
+    before = time.perf_counter()
+    step()
+    taken = time.perf_counter() - before
+    torch.cuda.synchronize()
+    return taken
+
+
 @torch.no_grad()
 def measure_on_gpu(model: LLaDAMoEModel, counts: list[int], repeats: int) -> dict[str, Any]:
     """Decode steps as CUDA graphs, and the host's part of each."""
@@ -198,12 +210,7 @@ def measure_on_gpu(model: LLaDAMoEModel, counts: list[int], repeats: int) -> dic
         for _ in range(repeats):
             step.prepare()
             times.append(device_seconds(step))
-            step.prepare()
-            torch.cuda.synchronize()
-            before = time.perf_counter()
-            step()
-            host.append(time.perf_counter() - before)
-            torch.cuda.synchronize()
+            host.append(host_seconds(step))
         steps[str(tokens)] = {
             "step_ms": milliseconds(times),
             "host_us": round(median(host) * 1e6, 1),
@@ -213,6 +220,7 @@ def measure_on_gpu(model: LLaDAMoEModel, counts: list[int], repeats: int) -> dic
         "device": torch.cuda.get_device_name(),
         "canvas": CANVAS,
         "layers": len(model.layers),
+        "quantization": model.quantization,
         "gpu_memory_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2),
         "steps": steps,
     }
@@ -244,10 +252,10 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="also write the figures there as JSON")
     parser.add_argument("--measure", type=float, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.device == "cuda" and (options.quantization == "int4" or options.packed):
+        parser.error("--device cuda: int4 and packed weights are the CPU's; --quantization int8 is for both")
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch sees no CUDA device")
-    if options.device == "cuda" and (options.quantization or options.packed):
-        parser.error("--device cuda: quantised and packed weights are the CPU's")
     if options.measure:
         print(json.dumps(measure(options.folder, options)))
         return

@@ -52,6 +52,8 @@ def _loaded() -> ctypes.CDLL:
     library.llada_emulate_launches.restype = ctypes.c_uint64
     library.llada_emulate_kernels.argtypes = (ctypes.POINTER(ctypes.c_int64), ctypes.c_size_t)
     library.llada_emulate_kernels.restype = ctypes.c_size_t
+    library.llada_emulate_late_error.argtypes = (ctypes.c_int,)
+    library.llada_emulate_late_error.restype = None
     library.llada_emulate_path.restype = ctypes.c_char_p
     return library
 
@@ -91,6 +93,16 @@ def emulated_ops(seed: int = 0) -> Any:
         return GpuOps()
     _loaded().llada_emulate_configure(seed, 1 + seed % 4, MULTIPROCESSORS)
     return _EmulatedOps(seed)
+
+
+def launches() -> int:
+    """How many kernels this process has launched in the emulator."""
+    return int(_loaded().llada_emulate_launches())
+
+
+def fail_later(code: int) -> None:
+    """The last kernel fails with a cudaError_t after its launch, as on a GPU: the next wait for the stream says so."""
+    _loaded().llada_emulate_late_error(code)
 
 
 class EmulatedWork(NamedTuple):

@@ -17,7 +17,7 @@ import torch
 from llada_moe_ops import cuda
 from llada_moe_ops.ops import _check, _library
 
-from .emulated import emulated_ops, needs_emulator
+from .emulated import ON_GPU, emulated_ops, needs_emulator
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ("13.0.88", ("compute_80", "sm_80", "sm_90", "sm_90a"))
@@ -206,3 +206,40 @@ def test_with_sync_an_error_is_its_op_s_own() -> None:
     )
     assert "report: cudaErrorLaunchFailure" in done.stderr
     assert "to blame" not in done.stderr
+
+
+FAILS_LATER = """
+from benchmarks.gpu_check import reduced
+from tests.emulated import emulated, fail_later
+
+with emulated(0):
+    for op, function, _, arguments, options in reduced.calls():
+        if op == "moe_mlp_int8":  # the package's function runs it on a GPU alone
+            continue
+        fail_later(719)
+        try:
+            function(*arguments, **options)
+        except RuntimeError as error:
+            print(op, str(error).split(",")[0], sep="|")
+        else:
+            print(op, "nothing", sep="|")
+        fail_later(0)
+"""
+
+
+@needs_emulator
+@pytest.mark.skipif(ON_GPU, reason="the emulator's")
+@pytest.mark.parametrize("sync", ["1", "0"])
+def test_a_kernel_that_fails_after_its_launch_is_its_op_s_with_sync_alone(sync: str) -> None:
+    environment = {**os.environ, "LLADA_MOE_OPS_SYNC": sync}
+    done = subprocess.run(
+        [sys.executable, "-c", FAILS_LATER], capture_output=True, text=True, env=environment, cwd=ROOT, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    said = dict(line.split("|") for line in done.stdout.splitlines())
+    on_gpus = {
+        op for op in _library.OPS if not op.startswith("pack_") and not op.endswith(("_packed", "_layer", "_int8"))
+    }
+    assert set(said) == on_gpus
+    for op, message in said.items():
+        assert message == (f"{op}: cudaErrorLaunchFailure" if sync == "1" else "nothing")

@@ -55,6 +55,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     for module, name, value in (
         (experts, "TOKENS", (1, 9)),
         (experts, "PRODUCT_TOKENS", (9,)),
+        (experts, "INT8_TOKENS", (9,)),
         (rows, "TOKENS", (9,)),
         (head, "ROWS", (9,)),
         (attention, "LENGTHS", ((4, 12), (8, 8))),
@@ -87,7 +88,7 @@ def test_every_case_is_right_and_is_measured(findings: Findings) -> None:
     assert findings.values["failures"] == []
     groups = {figure["group"] for figure in findings.values["figures"]}
     assert groups == {
-        *("expert layer", "gate and up product, SwiGLU", "down product", "attention"),
+        *("expert layer", "expert layer, int8", "gate and up product, SwiGLU", "down product", "attention"),
         *("router and order", "permute", "unpermute", "token_confidence"),
     }
     if MISSING_TRITON:
@@ -209,13 +210,22 @@ def test_decode_steps_of_a_whole_model(monkeypatch: pytest.MonkeyPatch, findings
     monkeypatch.setattr(step, "BLOCKS", (8, 4))
     model = step.random_model(2, "cpu")
     monkeypatch.setattr(step, "random_model", lambda: model)
-    step.measure_steps(findings, CpuClock(), ROOFS)
-    assert findings.values["failures"] == []
-    assert [figure["case"] for figure in findings.values["figures"]] == ["block of 8, 2 layers", "block of 4, 2 layers"]
     monkeypatch.setattr(full_size, "device_seconds", CpuClock().seconds)
     for name, value in (("synchronize", None), ("get_device_name", "made up"), ("max_memory_allocated", 1 << 30)):
         monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
+    step.measure_steps(findings, CpuClock(), ROOFS)
+    assert findings.values["failures"] == []
+    blocks = [f"block of {tokens}, 2 layers{more}" for more in ("", ", int8 experts") for tokens in (8, 4)]
+    assert [figure["case"] for figure in findings.values["figures"]] == blocks
+    plain, _, in_bytes, _ = findings.values["figures"]
+    scales = 4 * (2 * 16 + 32)
+    assert plain["bytes"] - in_bytes["bytes"] == 2 * 4 * (3 * 16 * 32 - scales)
+    assert all(figure["python_us"] > 0 and figure["memory_gib"] == 1.0 for figure in findings.values["figures"])
+    assert "Python" in plain["how"]
+    assert plain["tokens_per_s_at_4_per_forward"] > 0
     found = full_size.measure_on_gpu(model, [4, 8], repeats=3)
+    assert found["quantization"] == "int8"
+    assert found["steps"]["4"]["host_us"] > 0
     assert set(found["steps"]) == {"4", "8"}
     assert found["steps"]["4"]["step_ms"]["min"] > 0
     assert "tokens_per_second_at_4_per_forward" in found["steps"]["8"]
@@ -298,8 +308,17 @@ def test_a_step_that_breaks_leaves_the_stage_be(monkeypatch: pytest.MonkeyPatch,
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_full_size_without_a_gpu() -> None:
-    command = [sys.executable, str(ROOT / "benchmarks" / "full_size.py"), "--device", "cuda"]
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "torch sees no CUDA device"),
+        (["--quantization", "int8"], "torch sees no CUDA device"),
+        (["--quantization", "int4"], "int4 and packed weights are the CPU's; --quantization int8 is for both"),
+        (["--packed"], "int4 and packed weights are the CPU's; --quantization int8 is for both"),
+    ],
+)
+def test_full_size_without_a_gpu(options: list[str], message: str) -> None:
+    command = [sys.executable, str(ROOT / "benchmarks" / "full_size.py"), "--device", "cuda", *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert done.stderr.endswith("error: --device cuda: torch sees no CUDA device\n")
+    assert done.stderr.endswith(f"error: --device cuda: {message}\n")

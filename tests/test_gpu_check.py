@@ -14,7 +14,19 @@ import pytest
 import torch
 from llada_moe_ops.ops._library import OPS
 
-from benchmarks.gpu_check import build, machine, pytest_runs, reduced, sanitizer, stages
+from benchmarks import full_size
+from benchmarks.gpu_check import (
+    bench_group,
+    build,
+    case,
+    machine,
+    pytest_runs,
+    reduced,
+    sanitizer,
+    stages,
+    step,
+    targets,
+)
 from benchmarks.gpu_check.pytest_runs import read_results
 from benchmarks.gpu_check.report import JSON_FILE, MARKDOWN_FILE, markdown, read_report, write_report
 from benchmarks.gpu_check.stage import Findings
@@ -112,6 +124,14 @@ def test_a_stage_past_its_limit_ends_with_its_children_and_keeps_what_it_found(
     assert not state.exists() or state.read_text().split()[2] == "Z"
 
 
+def test_a_library_brings_its_micro_kernels(tmp_path: Path) -> None:
+    bare = stages.environment(tmp_path)
+    assert bare["LLADA_MOE_OPS_LIBRARY_DIR"] == str(tmp_path)
+    assert bare.get("LLADA_MOE_OPS_EMULATE_DIR") == os.environ.get("LLADA_MOE_OPS_EMULATE_DIR")
+    (tmp_path / "emulate").mkdir()
+    assert stages.environment(tmp_path)["LLADA_MOE_OPS_EMULATE_DIR"] == str(tmp_path / "emulate")
+
+
 def timing(case: str, run: str, median: float, **more: Any) -> dict[str, Any]:
     return {"group": "expert layer", "case": case, "run": run, "min_us": median - 1, "median_us": median, **more}
 
@@ -172,6 +192,40 @@ def test_the_table_of_a_run(tmp_path: Path) -> None:
     write_report(made_up_report(), tmp_path)
     assert read_report(tmp_path) == made_up_report()
     assert {path.name for path in tmp_path.iterdir()} == {JSON_FILE, MARKDOWN_FILE}
+
+
+def judged_at(gpu: str, **medians: float) -> dict[tuple[str, str, str], tuple[str, str]]:
+    """(group, case, target) -> (found, verdict) where these runs of the expert layer of 64 tokens are all there is."""
+    found = [timing("T=64", run, median) for run, median in medians.items()]
+    return {row[:3]: row[3:] for row in targets.judged(found, gpu)}
+
+
+def test_a_run_is_judged_by_the_targets_of_its_gpu() -> None:
+    for gpu, bound, verdict in (("NVIDIA H100 80GB", 297, "met"), ("NVIDIA H200", 208, "missed")):
+        rows = judged_at(gpu, ours=250.0, peer=300.0, Triton=240.0)
+        assert rows["expert layer", "T=64", f"≤ {bound} µs"] == ("250.0", verdict)
+        assert rows["expert layer", "T=8192", "≥ 500 TFLOP/s"] == ("", "not measured")
+        assert rows["expert layer", "every case", "faster than each peer"] == ("1 of 2: not Triton at T=64", "missed")
+    assert list(judged_at("NVIDIA A100", ours=1.0, peer=2.0).values()) == [("1 of 1", "met")]
+    report = made_up_report()
+    assert "| expert layer | T=64 | ≤ 297 µs | 300.0 | missed |" in markdown(report).splitlines()
+    assert "| decode step | block of 64, 16 layers | ≤ 50 µs of Python |  | not measured |" in markdown(report)
+
+
+def test_every_target_is_a_case_of_the_bench() -> None:
+    assert targets.OURS == case.OURS
+    there = {(one.group, one.name) for make in bench_group.CASES.values() for one in make(case.Geometry(device="cpu"))}
+    there |= {(step.GROUP, step.case_name(tokens, full_size.FULL_LAYERS, None)) for tokens in step.BLOCKS}
+    assert {(target.group, target.case) for target in targets.TARGETS} <= there
+    assert all(set(target.bounds) == {"H100", "H200"} for target in targets.TARGETS)
+    assert targets.Target("", "", {}).is_met(7.9, 8.0)
+    assert not targets.Target("", "", {}, targets.TERAFLOPS).is_met(499.0, 500.0)
+
+
+def test_every_stage_has_a_limit_under_eight_minutes() -> None:
+    names = ["build", "conformance", "ops", "model", "sanitizer", "bench"]
+    assert [stage.name for stage in stages.STAGES] == names, "conformance before all that relies on the wrappers"
+    assert all(stage.seconds < 8 * 60 for stage in stages.STAGES)
 
 
 def test_results_that_are_damaged_are_begun_anew(tmp_path: Path) -> None:

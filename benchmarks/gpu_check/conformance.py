@@ -111,7 +111,7 @@ def conformance(findings: Findings) -> None:
     gpu = torch.cuda.is_available()
     for library in (LIBRARY, *([CUDA_LIBRARY] if gpu else [])):
         if not library.exists():
-            findings.fail(f"{library} is missing: make gpu-check STAGE=build")
+            findings.fail(f"{library} is missing: make gpu-check STAGE=build, or LIBRARY= with a folder emulate")
             return
     hopper = gpu and torch.cuda.get_device_capability() == (9, 0)
     if not gpu:

@@ -1,8 +1,9 @@
-"""Cases of the expert layer: the whole of it, and its two products."""
+"""Cases of the expert layer: the whole of it, with experts in bytes as well, and its two products."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import torch
 from llada_moe_ops import ops
@@ -15,6 +16,8 @@ TOKENS = (64, 32, 2048, 8192, 128, 512, 1, 8)  # those with targets first
 PRODUCT_TOKENS = (64, 2048)
 LOOP, GROUPED = "expert loop", "torch._grouped_mm"
 DENSE = "dense cuBLAS, same bytes and flops"
+INT8_TOKENS = (64, 32)
+BF16 = "ours, bf16"
 
 
 def choose(geometry: Geometry, tokens: int) -> Tensor:
@@ -126,6 +129,30 @@ def layer_case(geometry: Geometry, tokens: int) -> Case:
     )
 
 
+def int8_case(geometry: Geometry, tokens: int) -> Case:
+    """The whole layer on experts in bytes, beside ours on the bf16 weights that these were made of."""
+    hidden, size = geometry.hidden, geometry.dtype.itemsize
+
+    def inputs() -> tuple[Any, ...]:
+        weights, experts = torch.rand(tokens, geometry.slots, device=geometry.device), choose(geometry, tokens)
+        plain = weights_of(geometry)
+        return geometry.random(tokens, hidden), weights, experts, *plain, ops.quantize_experts(*plain)
+
+    touched = expected_experts(geometry, tokens)
+    return Case(
+        "expert layer, int8",
+        f"T={tokens}",
+        inputs,
+        {
+            OURS: lambda x, weights, experts, gate_up, down, packed: ops.moe_mlp(x, weights, experts, packed),
+            BF16: lambda x, weights, experts, gate_up, down, packed: ops.moe_mlp(x, weights, experts, gate_up, down),
+        },
+        BF16,
+        bytes_moved=touched * 3 * geometry.intermediate * hidden + 2 * tokens * hidden * size,
+        flops=6.0 * tokens * geometry.slots * hidden * geometry.intermediate,
+    )
+
+
 def product_cases(geometry: Geometry, tokens: int) -> Iterator[Case]:
     """Gate and up with SwiGLU, and down, on rows that are sorted by expert."""
     hidden, intermediate, size = geometry.hidden, geometry.intermediate, geometry.dtype.itemsize
@@ -160,8 +187,10 @@ def product_cases(geometry: Geometry, tokens: int) -> Iterator[Case]:
 
 
 def cases(geometry: Geometry) -> Iterator[Case]:
-    """The layer at each number of tokens, then its products."""
+    """The layer at each number of tokens, in bytes at some, then its products."""
     for tokens in TOKENS:
         yield layer_case(geometry, tokens)
+    for tokens in INT8_TOKENS:
+        yield int8_case(geometry, tokens)
     for tokens in PRODUCT_TOKENS:
         yield from product_cases(geometry, tokens)

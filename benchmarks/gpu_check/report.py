@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .stage import write_aside
+from .targets import judged
 
 JSON_FILE, MARKDOWN_FILE = "gpu_check.json", "gpu_check.md"
 Row = Mapping[str, Any]
@@ -37,6 +38,8 @@ def markdown(report: Mapping[str, Any]) -> str:
     for name, stage in report["stages"].items():
         lines = [f"- **failed:** {text}" for text in stage["failures"]] + [f"- {text}" for text in stage["notes"]]
         tables = list(_timings(stage["figures"])) if name in TIMED else [_plain(stage["figures"])]
+        if name in TIMED:
+            tables.insert(0, _targets(stage["figures"], str(machine.get("gpu", {}).get("name"))))
         tables = [table for table in tables if table]
         if lines or tables:
             parts += [f"## {name}", *(["\n".join(lines)] if lines else []), *tables]
@@ -120,6 +123,12 @@ def _timings(figures: Sequence[Row]) -> Iterable[str]:
             "",
         )
         yield f"### {group}\n\n{table(heading, rows)}"
+
+
+def _targets(figures: Sequence[Row], gpu: str) -> str:
+    """How the figures stand to the targets, where this GPU has any; and to the peers."""
+    rows = list(judged(figures, gpu))
+    return f"### targets\n\n{table(('group', 'case', 'target', 'found', ''), rows)}" if rows else ""
 
 
 def _number(value: float | None, form: str) -> str:

@@ -41,12 +41,15 @@ STAGES = (
 
 
 def environment(library: Path | None) -> dict[str, str]:
-    """What a stage runs in: this checkout before anything installed, and the library that was asked for."""
+    """What a stage runs in: this checkout before anything installed, and the library that was asked for, with the
+    micro-kernels in its folder ``emulate`` where it has one."""
     before = os.environ.get("PYTHONPATH")
     paths = [str(ROOT / "python"), str(ROOT), *([before] if before else [])]
     values = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
     if library is not None:
         values["LLADA_MOE_OPS_LIBRARY_DIR"] = str(library)
+        if (library / "emulate").is_dir():
+            values["LLADA_MOE_OPS_EMULATE_DIR"] = str(library / "emulate")
     return values
 
 

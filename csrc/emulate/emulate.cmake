@@ -70,3 +70,8 @@ add_executable(op_kernels EXCLUDE_FROM_ALL tests/emulate/op_kernels.cpp)
 target_include_directories(op_kernels PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
 target_link_libraries(op_kernels PRIVATE llada_moe_emulate llada_moe_core_static)
 set_target_properties(op_kernels PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${LLADA_MOE_OPS_EMULATE_DIR})
+
+# --- what the ops' entries refuse
+add_executable(size_limits tests/emulate/size_limits.cpp)
+target_link_libraries(size_limits PRIVATE llada_moe_emulate llada_moe_core_static)
+set_target_properties(size_limits PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${LLADA_MOE_OPS_EMULATE_DIR})

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstring>
+#include <utility>
 
 #include "emulate/scheduler.h"
 
@@ -42,10 +43,22 @@ enum cudaMemcpyKind {
   cudaMemcpyDefault
 };
 
+namespace llada::emulate {
+
+// The error of a kernel that fails after its launch, as on a GPU: what waits for the stream next returns it. For tests.
+inline int& late_error() {
+  static int code = 0;
+  return code;
+}
+
+}  // namespace llada::emulate
+
 inline cudaError_t cudaGetLastError() { return cudaSuccess; }  // launches of the emulator return their error at once
 inline cudaError_t cudaPeekAtLastError() { return cudaSuccess; }
 inline cudaError_t cudaDeviceSynchronize() { return cudaSuccess; }
-inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
+inline cudaError_t cudaStreamSynchronize(cudaStream_t) {
+  return static_cast<cudaError_t>(std::exchange(llada::emulate::late_error(), 0));
+}
 inline cudaError_t cudaMemsetAsync(void* address, int value, std::size_t bytes, cudaStream_t) {
   std::memset(address, value, bytes);
   return cudaSuccess;

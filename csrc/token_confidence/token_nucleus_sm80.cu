@@ -99,7 +99,7 @@ __global__ void __launch_bounds__(kThreads) settle_kernel(TokenConfidenceParams 
       mass += masses_of(params, row * tiles + tile)[i];
     if (block_sum<kThreads>(mass, partial) < known.nucleus) chosen = last;
   }
-  __syncthreads();
+  // An open row has a first choice: every thread has read what changes here before the barriers of that one's sum.
   if (threadIdx.x != 0) return;
   known.open = chosen == 0 ? 1 : 0;
   known.choices[0] = last;

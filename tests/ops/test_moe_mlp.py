@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from tests import cases
-from tests.emulated import PATHS, SEEDS, emulated, emulated_ops, needs_emulator
+from tests.emulated import ON_GPU, PATHS, SEEDS, emulated, emulated_ops, launches, needs_emulator
 from tests.golden import tensors
 
 from .budget import DTYPES, assert_within_budget, assert_within_budget_or_zero, threads
@@ -283,6 +283,27 @@ def test_cuda_gives_a_token_the_same_bits_alone_and_in_any_order_of_threads(dtyp
             assert torch.equal(alone, whole[rows])
             if seed in (3, 6):
                 assert torch.equal(ops.moe_mlp(x, weights, experts, gate_up_proj, down_proj), whole)
+
+
+@needs_emulator
+@pytest.mark.skipif(ON_GPU, reason="counts launches in the emulator")
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize(("tokens", "order"), [(1, 1), (64, 1), (512, 1), (513, 2)])
+def test_cuda_routes_and_sorts_in_few_launches(tokens: int, order: int, path: str) -> None:
+    """One for the router with its product, one for order and offsets (two beyond 4096 assignments); tiles find their
+    experts in the offsets. Hopper's first product sorts few rows itself. Two products, one launch to combine."""
+    x = torch.randn(tokens, 16, dtype=torch.bfloat16)
+    gate_up, down = torch.randn(64, 16, 16).bfloat16(), torch.randn(64, 16, 8).bfloat16()
+    with emulated(0, path):
+        begun = launches()
+        weights, experts = ops.router(x, torch.randn(64, 16).bfloat16(), 8)
+        assert launches() - begun == 1
+        ops.expert_order(experts, 64)
+        assert launches() - begun == 1 + order
+        begun = launches()
+        ops.moe_mlp(x, weights, experts, gate_up, down)
+        sorts_itself = path == "sm90a" and tokens <= 128
+        assert launches() - begun == 3 + (0 if sorts_itself else order)
 
 
 @needs_emulator

@@ -2,7 +2,7 @@
 // library.
 #ifdef LLADA_EMULATE
 
-#include "emulate/scheduler.h"
+#include "emulate/host_api.h"
 
 #include <algorithm>
 #include <cstdint>
@@ -31,6 +31,11 @@ extern "C" __attribute__((visibility("default"))) std::size_t llada_emulate_kern
     numbers[i] = reinterpret_cast<std::intptr_t>(kernels[i]) - anchor;
   }
   return kernels.size();
+}
+
+// A kernel that has been launched fails: the next wait for the stream says so.
+extern "C" __attribute__((visibility("default"))) void llada_emulate_late_error(int code) {
+  llada::emulate::late_error() = code;
 }
 
 extern "C" __attribute__((visibility("default"))) const char* llada_emulate_path() {

@@ -16,6 +16,9 @@
 
 #include <cstdint>
 
+#include "common/dtype.h"
+#include "common/isa.h"
+
 namespace llada {
 
 inline constexpr int kAttentionRows = 12;
@@ -89,6 +92,8 @@ struct AttentionKernel {
   void (*fold)(float* state, const float* block, int columns);  // a later block's state into an earlier one
   void (*write)(const float* state, int columns, int depth, void* out);
 };
+
+AttentionKernel select_attention_kernel(DType dtype, Isa isa);
 
 AttentionKernel attention_kernel_portable(bool bf16);
 AttentionKernel attention_kernel_avx2(bool bf16);

@@ -186,8 +186,8 @@ void measure_calls(DType dtype, std::int64_t tokens, int threads) {
     fractions.push_back(2 * operations / seconds[0] / (before + probe.round(kProbeSeconds)));
     ratios.push_back(seconds[1] / seconds[0]);
   }
-  std::printf("%s, %4ld tokens: %.3f of the peak (best %.3f), with a mask %.3f of the time\n", bf16 ? "bf16" : "fp32", tokens,
-              median(fractions), *std::max_element(fractions.begin(), fractions.end()), median(ratios));
+  std::printf("%s, %4ld tokens: %.3f of the peak (best %.3f), with a mask %.3f of the time\n", bf16 ? "bf16" : "fp32",
+              tokens, median(fractions), *std::max_element(fractions.begin(), fractions.end()), median(ratios));
 }
 
 }  // namespace

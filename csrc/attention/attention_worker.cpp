@@ -258,7 +258,13 @@ AttentionMaskSeen AttentionWorker::gather_mask(std::int64_t row, std::int64_t fi
     for (int key = 0; key < count; ++key) bytes[m][key] = rows[m][key * key_stride];
     rows[m] = bytes[m];
   }
-  return kernel_.read_mask(rows, tile_.num_rows, count, mask_);
+  const AttentionMaskSeen seen = kernel_.read_mask(rows, tile_.num_rows, count, mask_);
+  // The next tile's rows: where they are thousands of keys apart, no hardware prefetcher follows.
+  const std::int64_t end = std::min<std::int64_t>(row + 2 * kernel_.rows, item_->rows());
+  for (std::int64_t next = row + kernel_.rows; next < end && key_stride == 1; ++next) {
+    prefetch<0>(reinterpret_cast<const char*>(mask_row(next, first)), count);
+  }
+  return seen;
 }
 
 void AttentionWorker::write(std::int64_t row, const float* state) const {

@@ -28,5 +28,5 @@ def test_core() -> None:
         configuration = ("-G", "Ninja", "-DLLADA_MOE_OPS_DOORS=OFF", "-DLLADA_MOE_OPS_CUDA=off")
     succeed("cmake", "-S", ROOT, "-B", build, "-DLLADA_MOE_OPS_TESTS=ON", *configuration)
     tests = [path.stem for path in ROOT.glob("tests/cpp/*.cpp")]
-    succeed("cmake", "--build", build, "--target", *tests, "product_alone")
+    succeed("cmake", "--build", build, "--target", *tests, "product_alone", "attention_alone")
     succeed("ctest", "--test-dir", build, "--output-on-failure", "--no-tests=error")

@@ -80,16 +80,6 @@ void check_cu_seqlens(const AttentionArgs& args) {
   require(kOp, "cu_seqlens", previous == queries, "ending at " + std::to_string(queries), std::to_string(previous));
 }
 
-AttentionKernel select_kernel(DType dtype, Isa isa) {
-  const bool bf16 = dtype == DType::kBFloat16;
-#if defined(__x86_64__)
-  if (isa == Isa::kAvx512) return attention_kernel_avx512(bf16);
-  if (isa == Isa::kAvx2) return attention_kernel_avx2(bf16);
-#endif
-  static_cast<void>(isa);
-  return attention_kernel_portable(bf16);
-}
-
 // The last step of a plan cut over keys: one item of each (sequence, head, rows) stands for all blocks.
 void combine(const AttentionArgs& args, const AttentionPlan& plan, const AttentionKernel& kernel, float* states) {
   AttentionWorker worker(args, plan, kernel, states);
@@ -100,6 +90,16 @@ void combine(const AttentionArgs& args, const AttentionPlan& plan, const Attenti
 }
 
 }  // namespace
+
+AttentionKernel select_attention_kernel(DType dtype, Isa isa) {
+  const bool bf16 = dtype == DType::kBFloat16;
+#if defined(__x86_64__)
+  if (isa == Isa::kAvx512) return attention_kernel_avx512(bf16);
+  if (isa == Isa::kAvx2) return attention_kernel_avx2(bf16);
+#endif
+  static_cast<void>(isa);
+  return attention_kernel_portable(bf16);
+}
 
 void check_attention(const AttentionArgs& args, const Backend& backend) {
   check_tensors(args, backend);
@@ -112,7 +112,7 @@ void attention(const AttentionArgs& args) {
   if (args.cu_seqlens.defined()) check_cu_seqlens(args);
   if (args.out.elements() == 0) return;
   const AttentionPlan plan = plan_attention(args, num_threads());
-  const AttentionKernel kernel = select_kernel(args.q.dtype, active_isa());
+  const AttentionKernel kernel = select_attention_kernel(args.q.dtype, active_isa());
   float* states = nullptr;
   if (plan.cut_keys) states = thread_scratch<struct PartialStates, float>(plan.states * attention_state_size(args));
 

@@ -79,7 +79,8 @@ void AttentionWorker::find_head_tiles(const AttentionItem& item) {
   auto* queries = thread_scratch<struct HeadQueries, std::uint32_t>(count * queries_size);
   auto* scores = thread_scratch<struct HeadScores, float>(count * scores_size);
   auto* weights = thread_scratch<struct HeadWeights, std::uint32_t>(count * weights_size);
-  auto* masks = thread_scratch<struct HeadMasks, std::uint8_t>(args_.mask.defined() ? count * scores_size : 0);
+  const std::int64_t masks_size = args_.mask.defined() ? rows * kAttentionMaskWords : 0;
+  auto* masks = thread_scratch<struct HeadMasks, std::uint32_t>(count * masks_size);
   head_tiles_.clear();
   AttentionItem one = item;
   for (one.key_head = item.key_head; one.key_head < item.end_key_head; ++one.key_head) {
@@ -96,7 +97,7 @@ void AttentionWorker::find_head_tiles(const AttentionItem& item) {
       queries += queries_size;
       scores += scores_size;
       weights += weights_size;
-      masks += args_.mask.defined() ? scores_size : 0;
+      masks += masks_size;
     }
   }
 }

@@ -16,11 +16,15 @@
 
 #include <cstdint>
 
+#include "common/dtype.h"
+#include "common/isa.h"
+
 namespace llada {
 
 inline constexpr int kAttentionRows = 12;
 inline constexpr int kAttentionBlock = 256;   // keys
 inline constexpr int kAttentionColumns = 32;  // of a packed panel
+inline constexpr int kAttentionMaskWords = kAttentionBlock / 32;
 // Lanes from one query row to the next: a constant leaves the products' registers alone, and the 16 more than the most
 // a row has spread the rows over a cache's sets.
 inline constexpr int kQueryStride = 256 + 16;
@@ -40,7 +44,7 @@ struct AttentionTileArgs {
   const std::uint32_t* keys;     // of the keys from first_key on
   const std::uint32_t* values;   // likewise
   int value_lanes;               // of one depth panel of values
-  const std::uint8_t* mask;      // null, or [rows][256]: zero = not seen
+  const std::uint32_t* mask;     // null, or [rows][8]: a bit a key, zero = not seen
   int row_keys[kAttentionRows];  // row r sees keys [0, row_keys[r]) of the block
   int num_rows;
   int first_key, end_key;  // what the rows see lies between these multiples of 32
@@ -72,6 +76,12 @@ struct AttentionKeyRows {
   int count;  // keys that are there; those of a tile's range past them count as zeros
 };
 
+// What a tile's rows see by the caller's mask: `any` of them the keys of each word, `all` of them every key.
+struct AttentionMaskSeen {
+  std::uint32_t any[kAttentionMaskWords];
+  bool all;
+};
+
 // What each instruction set provides.
 struct AttentionKernel {
   void (*tile)(const AttentionTileArgs&);
@@ -88,7 +98,11 @@ struct AttentionKernel {
   void (*pack_values)(const AttentionValues&);
   void (*fold)(float* state, const float* block, int columns);  // a later block's state into an earlier one
   void (*write)(const float* state, int columns, int depth, void* out);
+  // The first `count` bytes of each row as bits [num_rows][8], zero up to a whole word.
+  AttentionMaskSeen (*read_mask)(const std::uint8_t* const* rows, int num_rows, int count, std::uint32_t* bits);
 };
+
+AttentionKernel select_attention_kernel(DType dtype, Isa isa);
 
 AttentionKernel attention_kernel_portable(bool bf16);
 AttentionKernel attention_kernel_avx2(bool bf16);

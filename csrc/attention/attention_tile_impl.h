@@ -5,6 +5,7 @@
 #include <cstring>
 #include <type_traits>
 
+#include "attention/attention_mask_impl.h"
 #include "attention/attention_tile.h"
 #include "common/bfloat16.h"
 
@@ -79,9 +80,9 @@ __attribute__((noinline)) void score_keys(const AttentionTileArgs& args) {
 // Minus infinity for the keys that row m does not see.
 LLADA_INLINE void mask_scores(const AttentionTileArgs& args, int m, float* scores) {
   if (args.mask != nullptr) {
-    const std::uint8_t* mask = args.mask + m * kAttentionBlock;
+    const std::uint32_t* mask = args.mask + m * kAttentionMaskWords;
     for (int key = args.first_key; key < args.end_key; key += Vector::kWidth) {
-      Vector::store(scores + key, Vector::keep(mask + key, Vector::load(scores + key)));
+      Vector::store(scores + key, Vector::keep(mask[key / 32] >> key % 32, Vector::load(scores + key)));
     }
   }
   for (int key = args.row_keys[m]; key < args.end_key; ++key) scores[key] = kMinusInfinity;
@@ -390,7 +391,8 @@ AttentionKernel kernel_of() {
           Vector::kTileRows,
           pack_values<Element>,
           fold,
-          write<Element>};
+          write<Element>,
+          read_mask};
 }
 
 AttentionKernel kernel_for(bool bf16) { return bf16 ? kernel_of<bfloat16>() : kernel_of<float>(); }

@@ -27,16 +27,6 @@ void prefetch(const char* row, std::int64_t bytes) {
   for (std::int64_t line = 0; line < bytes; line += 64) __builtin_prefetch(row + line, Write, 2);
 }
 
-bool any_set(const std::uint8_t* bytes, int count) {
-  std::uint64_t found = 0;
-  for (int i = 0; i < count; i += 8) {
-    std::uint64_t word;
-    std::memcpy(&word, bytes + i, sizeof word);
-    found |= word;
-  }
-  return found != 0;
-}
-
 }  // namespace
 
 std::int64_t attention_state_size(const AttentionArgs& args) { return whole_panels(args.q.size(3)) + kStateExtra; }
@@ -58,7 +48,7 @@ AttentionWorker::AttentionWorker(const AttentionArgs& args, const AttentionPlan&
   values_ = thread_scratch<struct Values, std::uint32_t>(kAttentionBlock / values * columns_);
   states_ = thread_scratch<struct States, float>(rows * state_size_);
   rows_ = thread_scratch<struct Rows, Row>(rows);
-  mask_ = thread_scratch<struct Mask, std::uint8_t>(kAttentionRows * kAttentionBlock);
+  mask_ = thread_scratch<struct Mask, std::uint32_t>(kAttentionRows * kAttentionMaskWords);
   tile_.value_lanes = static_cast<int>(kAttentionBlock / values);
   tile_.depth_lanes = static_cast<int>(depth_lanes);
   tile_.depth_panels = columns_ / kColumns;
@@ -241,36 +231,40 @@ bool AttentionWorker::find_range(std::int64_t row, std::int64_t first) {
   tile_.end_key = static_cast<int>(whole_panels(longest));
   if (!args_.mask.defined() || longest == 0) return longest > 0;
 
-  gather_mask(row, first, longest);
-  const auto panel_seen = [&](int key) {
-    for (int m = 0; m < tile_.num_rows; ++m) {
-      if (any_set(mask_ + m * kAttentionBlock + key, kColumns)) return true;
-    }
-    return false;
-  };
-  while (tile_.first_key < tile_.end_key && !panel_seen(tile_.first_key)) tile_.first_key += kColumns;
-  while (tile_.first_key < tile_.end_key && !panel_seen(tile_.end_key - kColumns)) tile_.end_key -= kColumns;
+  static_assert(kColumns == 32);  // a word a panel
+  const AttentionMaskSeen seen = gather_mask(row, first, longest);
+  tile_.mask = seen.all ? nullptr : mask_;
+  while (tile_.first_key < tile_.end_key && seen.any[tile_.first_key / 32] == 0) tile_.first_key += kColumns;
+  while (tile_.first_key < tile_.end_key && seen.any[tile_.end_key / 32 - 1] == 0) tile_.end_key -= kColumns;
   return tile_.first_key < tile_.end_key;
 }
 
-// The mask of the tile's rows, `count` keys from `first`, as rows of 256 bytes; zero up to a whole panel.
-void AttentionWorker::gather_mask(std::int64_t row, std::int64_t first, int count) {
+const std::uint8_t* AttentionWorker::mask_row(std::int64_t row, std::int64_t first) const {
   const ArrayView& mask = args_.mask;
-  const std::int64_t key_stride = mask.stride(3);
+  const Row& at = rows_[row];
+  return mask.as<std::uint8_t>() + (mask.size(0) == 1 ? 0 : sequence_->batch * mask.stride(0)) +
+         (mask.size(1) == 1 ? 0 : at.head * mask.stride(1)) + at.query * mask.stride(2) +
+         (sequence_->first_key + first) * mask.stride(3);
+}
+
+// The mask of the tile's rows, `count` keys from `first`.
+AttentionMaskSeen AttentionWorker::gather_mask(std::int64_t row, std::int64_t first, int count) {
+  const std::int64_t key_stride = args_.mask.stride(3);
+  const std::uint8_t* rows[kAttentionRows];
+  std::uint8_t bytes[kAttentionRows][kAttentionBlock];
   for (int m = 0; m < tile_.num_rows; ++m) {
-    const Row& at = rows_[row + m];
-    const std::uint8_t* source = mask.as<std::uint8_t>() + (mask.size(0) == 1 ? 0 : sequence_->batch * mask.stride(0)) +
-                                 (mask.size(1) == 1 ? 0 : at.head * mask.stride(1)) + at.query * mask.stride(2) +
-                                 (sequence_->first_key + first) * key_stride;
-    std::uint8_t* target = mask_ + m * kAttentionBlock;
-    if (key_stride == 1) {
-      std::memcpy(target, source, count);
-    } else {
-      for (int key = 0; key < count; ++key) target[key] = source[key * key_stride];
-    }
-    std::memset(target + count, 0, whole_panels(count) - count);
+    rows[m] = mask_row(row + m, first);
+    if (key_stride == 1) continue;
+    for (int key = 0; key < count; ++key) bytes[m][key] = rows[m][key * key_stride];
+    rows[m] = bytes[m];
   }
-  tile_.mask = mask_;
+  const AttentionMaskSeen seen = kernel_.read_mask(rows, tile_.num_rows, count, mask_);
+  // The next tile's rows: where they are thousands of keys apart, no hardware prefetcher follows.
+  const std::int64_t end = std::min<std::int64_t>(row + 2 * kernel_.rows, item_->rows());
+  for (std::int64_t next = row + kernel_.rows; next < end && key_stride == 1; ++next) {
+    prefetch<0>(reinterpret_cast<const char*>(mask_row(next, first)), count);
+  }
+  return seen;
 }
 
 void AttentionWorker::write(std::int64_t row, const float* state) const {

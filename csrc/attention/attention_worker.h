@@ -67,7 +67,8 @@ class AttentionWorker {
   void pack_block();
   std::int64_t visible_keys(std::int64_t query) const;
   bool find_range(std::int64_t row, std::int64_t first);
-  void gather_mask(std::int64_t row, std::int64_t first, int count);
+  const std::uint8_t* mask_row(std::int64_t row, std::int64_t first) const;
+  AttentionMaskSeen gather_mask(std::int64_t row, std::int64_t first, int count);
   void write(std::int64_t row, const float* state) const;
 
   const AttentionArgs& args_;
@@ -81,7 +82,7 @@ class AttentionWorker {
   std::uint32_t *queries_, *keys_, *values_;
   float* states_;
   Row* rows_;
-  std::uint8_t* mask_;
+  std::uint32_t* mask_;
   AttentionTileArgs tile_{};
   std::vector<HeadTile> head_tiles_;  // of an item of several heads
   Fetch fetch_{};

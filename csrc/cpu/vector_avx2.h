@@ -26,10 +26,14 @@ struct Vector {
   static LLADA_INLINE Float multiply(Float a, Float b) { return _mm256_mul_ps(a, b); }
   static LLADA_INLINE Float divide(Float a, Float b) { return _mm256_div_ps(a, b); }
   static LLADA_INLINE Float multiply_add(Float a, Float b, Float c) { return _mm256_fmadd_ps(a, b, c); }
-  static LLADA_INLINE Float keep(const std::uint8_t* mask, Float a) {  // minus infinity where the mask is zero
-    const __m256i bytes = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(mask)));
-    const __m256i masked = _mm256_cmpeq_epi32(bytes, _mm256_setzero_si256());
-    return _mm256_blendv_ps(a, set(-__builtin_inff()), _mm256_castsi256_ps(masked));
+  static LLADA_INLINE Float keep(std::uint32_t bits, Float a) {  // minus infinity where the bit is zero
+    const __m256i bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+    const __m256i kept = _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(static_cast<int>(bits)), bit), bit);
+    return _mm256_blendv_ps(set(-__builtin_inff()), a, _mm256_castsi256_ps(kept));
+  }
+  static LLADA_INLINE std::uint32_t bits_of(const std::uint8_t* bytes) {  // of 32 bytes, which are not zero
+    const __m256i loaded = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(bytes));
+    return ~static_cast<std::uint32_t>(_mm256_movemask_epi8(_mm256_cmpeq_epi8(loaded, _mm256_setzero_si256())));
   }
   static LLADA_INLINE Float max(Float a, Float b) { return _mm256_max_ps(a, b); }  // b where either is NaN
   static LLADA_INLINE std::uint32_t at_least(Float a, Float b) {

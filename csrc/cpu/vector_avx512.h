@@ -27,9 +27,12 @@ struct Vector {
   static LLADA_INLINE Float multiply(Float a, Float b) { return _mm512_mul_ps(a, b); }
   static LLADA_INLINE Float divide(Float a, Float b) { return _mm512_div_ps(a, b); }
   static LLADA_INLINE Float multiply_add(Float a, Float b, Float c) { return _mm512_fmadd_ps(a, b, c); }
-  static LLADA_INLINE Float keep(const std::uint8_t* mask, Float a) {  // minus infinity where the mask is zero
-    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(mask));
-    return _mm512_mask_mov_ps(set(-__builtin_inff()), _mm_test_epi8_mask(bytes, bytes), a);
+  static LLADA_INLINE Float keep(std::uint32_t bits, Float a) {  // minus infinity where the bit is zero
+    return _mm512_mask_mov_ps(set(-__builtin_inff()), static_cast<__mmask16>(bits), a);
+  }
+  static LLADA_INLINE std::uint32_t bits_of(const std::uint8_t* bytes) {  // of 32 bytes, which are not zero
+    const __m256i loaded = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(bytes));
+    return _mm256_test_epi8_mask(loaded, loaded);
   }
   static LLADA_INLINE Float max(Float a, Float b) { return _mm512_max_ps(a, b); }  // b where either is NaN
   static LLADA_INLINE std::uint32_t at_least(Float a, Float b) { return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ); }

@@ -30,8 +30,14 @@ struct Vector {
   static LLADA_INLINE Float multiply(Float a, Float b) { return a * b; }
   static LLADA_INLINE Float divide(Float a, Float b) { return a / b; }
   static LLADA_INLINE Float multiply_add(Float a, Float b, Float c) { return a * b + c; }
-  static LLADA_INLINE Float keep(const std::uint8_t* mask, Float a) {  // minus infinity where the mask is zero
-    return Int{mask[0], mask[1], mask[2], mask[3]} != 0 ? a : set(-__builtin_inff());
+  static LLADA_INLINE Float keep(std::uint32_t mask, Float a) {  // minus infinity where the bit is zero
+    const Int bit = {1, 2, 4, 8}, all = Int{} + static_cast<std::int32_t>(mask & 15);
+    return (all & bit) != 0 ? a : set(-__builtin_inff());
+  }
+  static LLADA_INLINE std::uint32_t bits_of(const std::uint8_t* bytes) {  // of 32 bytes, which are not zero
+    std::uint32_t mask = 0;
+    for (int i = 0; i < 32; ++i) mask |= static_cast<std::uint32_t>(bytes[i] != 0) << i;
+    return mask;
   }
   static LLADA_INLINE Float max(Float a, Float b) { return a > b ? a : b; }  // b where either is NaN
   static LLADA_INLINE std::uint32_t at_least(Float a, Float b) {             // a bit an element

@@ -390,3 +390,18 @@ def test_the_core_checks_too() -> None:
     for arguments in bad:
         with pytest.raises(RuntimeError, match="attention: "):
             op(*arguments)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("queries", [3, 61])
+@pytest.mark.parametrize("keys", [37, 256, 300])
+def test_a_mask_that_hides_nothing_leaves_the_bits(keys: int, queries: int, isa: str, dtype: torch.dtype) -> None:
+    q, k, v = inputs((1, queries, keys, 2, 1, 64), dtype)
+    mask = torch.ones(queries, keys, dtype=torch.bool)
+    with forced_isa(isa):
+        assert torch.equal(attention(q, k, v, mask=mask), attention(q, k, v))
+        mask[queries - 1, keys - 1] = False  # one key of one row: the others' bits stay
+        masked = attention(q, k, v, mask=mask)
+        assert torch.equal(masked[:, :-1], attention(q, k, v)[:, :-1])
+        assert not torch.equal(masked[:, -1], attention(q, k, v)[:, -1])

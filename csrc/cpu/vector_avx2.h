@@ -48,6 +48,12 @@ struct Vector {
       *places++ = first + i;
     }
   }
+  static LLADA_INLINE Float round_to_bfloat16(Float a) {
+    float values[kWidth];
+    store(values, a);
+    for (float& value : values) value = to_float(from_float<bfloat16>(value));
+    return load(values);
+  }
   static LLADA_INLINE float reduce_max(Float a) {
     __m128 half = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
     half = _mm_max_ps(half, _mm_movehl_ps(half, half));

@@ -88,6 +88,10 @@ struct Vector {
     }
   }
 
+  static LLADA_INLINE Float round_to_bfloat16(Float value) {
+    const __m512i bits = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(value));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
+  }
   static LLADA_INLINE void store_elements(float* target, Float value) { store(target, value); }
   static LLADA_INLINE void store_elements(float* target, Float left, Float right) {
     store(target, left);

@@ -54,6 +54,12 @@ struct Vector {
       *places++ = first + i;
     }
   }
+  static LLADA_INLINE Float round_to_bfloat16(Float a) {
+    float values[kWidth];
+    store(values, a);
+    for (float& value : values) value = to_float(from_float<bfloat16>(value));
+    return load(values);
+  }
   static LLADA_INLINE float reduce_max(Float a) {
     const float left = a[0] > a[1] ? a[0] : a[1], right = a[2] > a[3] ? a[2] : a[3];
     return left > right ? left : right;

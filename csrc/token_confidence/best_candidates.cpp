@@ -76,11 +76,19 @@ void BestCandidates::keep_best() {
   count_ = capacity_;
 }
 
-void BestCandidates::sort() {
+void BestCandidates::finish() {
   const auto below = [this](std::uint64_t key) { return key < floor_; };
   count_ = std::remove_if(keys_.begin(), keys_.begin() + count_, below) - keys_.begin();
-  if (count_ > capacity_) keep_best();
-  std::sort(keys_.begin(), keys_.begin() + count_, std::greater<>());
+}
+
+std::span<const std::uint64_t> BestCandidates::largest(std::int64_t count) {
+  count = std::min(count, size());
+  if (count > sorted_) {
+    const auto begin = keys_.begin();
+    std::partial_sort(begin + sorted_, begin + count, begin + count_, std::greater<>());
+    sorted_ = count;
+  }
+  return {keys_.data(), static_cast<std::size_t>(count)};
 }
 
 }  // namespace llada

@@ -7,6 +7,7 @@
 // time to find a key than to have the lines of the shared ones come over from another thread's cache.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <limits>
@@ -21,7 +22,8 @@ namespace llada {
 
 class BestCandidates {
  public:
-  static constexpr int kManyStaged = 64, kMostStaged = 128;
+  static constexpr int kManyStaged = 64;   // are handed over unless another thread is at it
+  static constexpr int kMostStaged = 128;  // are, after it
 
   // What one thread has found of a row and not handed over.
   struct Staged {
@@ -50,9 +52,11 @@ class BestCandidates {
   // Nothing below this logit is a candidate; in the end, nothing below the highest of these. By any thread.
   void raise_floor(float floor);
 
-  // The `capacity` largest keys, or all there are, the largest first; after sort, when nothing is offered any more.
-  void sort();
-  std::span<const std::uint64_t> sorted() const { return {keys_.data(), static_cast<std::size_t>(count_)}; }
+  // When nothing is offered any more: how many there are, and the largest of them in order. No more of them are sorted
+  // than have been asked for.
+  void finish();
+  std::int64_t size() const { return std::min(count_, capacity_); }
+  std::span<const std::uint64_t> largest(std::int64_t count);
 
  private:
   // Unless another thread is at it and there is room for more.
@@ -67,7 +71,7 @@ class BestCandidates {
   std::uint64_t threshold_ = 0;  // larger keys are taken
   std::uint64_t floor_ = 0;
   std::mutex mutex_;
-  std::int64_t count_ = 0;
+  std::int64_t count_ = 0, sorted_ = 0;
   std::vector<std::uint64_t> keys_;  // the first count_, and room
 };
 

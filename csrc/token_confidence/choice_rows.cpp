@@ -18,11 +18,11 @@ void for_each_bit(std::uint32_t bits, const Use& use) {
 
 }  // namespace
 
-void RowLanes::start(const PanelStatistics& statistics, ChoiceRow* const* rows, int num_rows) {
+void RowLanes::start(const PanelStatistics& statistics, ChoiceRow* const* rows, int num_rows, Masses masses) {
   statistics_ = &statistics;
   rows_ = rows;
   num_rows_ = num_rows;
-  unscaled_ = true;
+  masses_ = masses;
   panel_ = {};
   distribution_.clear();
   mass_.clear();
@@ -32,7 +32,6 @@ void RowLanes::start(const PanelStatistics& statistics, ChoiceRow* const* rows, 
     least_candidate_[i] = row == nullptr ? kInfinity : row->candidates.least();
     least_noised_[i] = row == nullptr ? kInfinity : row->noised.least(row->noise);
     scale_[i] = row == nullptr ? 1.0f : static_cast<float>(std::min(1.0 / row->noise.temperature, 1e30));
-    unscaled_ = unscaled_ && scale_[i] == 1.0f;
     if (row != nullptr) staged_[i].count = 0;
   }
 }
@@ -40,13 +39,17 @@ void RowLanes::start(const PanelStatistics& statistics, ChoiceRow* const* rows, 
 void RowLanes::finish(RowPart* parts) {
   for (int i = 0; i < num_rows_; ++i) {
     rows_[i]->candidates.take(staged_[i]);
-    parts[i] = {distribution_.at(i), mass_.at(i)};
+    parts[i].distribution = distribution_.at(i);
+    if (masses_ == Masses::kOwn) parts[i].mass = mass_.at(i);
+    if (masses_ == Masses::kDistributed) parts[i].mass = Mass(distribution_.maximum[i], distribution_.sum[i]);
   }
 }
 
 void RowLanes::add_distributions(const LogitTile& tile) {
-  for_each_bit(statistics_->lanes_above(highest_, distribution_.maximum),
-               [&](int i) { distribution_.raise(i, highest_[i]); });
+  for_each_bit(statistics_->lanes_above(highest_, distribution_.maximum), [&](int i) {
+    if (masses_ == Masses::kDistributed) raise_floor(i, distribution_.maximum[i]);
+    distribution_.raise(i, highest_[i]);
+  });
   statistics_->power_sums(tile.logits, num_rows_, distribution_.reference, panel_);
   statistics_->add_lanes(panel_.sum, distribution_.sum);
   statistics_->add_lanes(panel_.weighted, distribution_.weighted);
@@ -76,21 +79,22 @@ void RowLanes::offer_noised(const LogitTile& tile) {
   });
 }
 
-void RowLanes::add_masses(const LogitTile& tile, bool distributed) {
+void RowLanes::add_masses(const LogitTile& tile) {
+  if (masses_ != Masses::kOwn) return;
   for_each_bit(statistics_->lanes_above(highest_, mass_.maximum), [&](int i) {
-    ChoiceRow& row = *rows_[i];
-    // Below the maximum before, so that the two most probable tokens are above the floor.
-    const float floor = std::nextafter(static_cast<float>(mass_.maximum[i] - row.nucleus_depth), -kInfinity);
-    mass_.raise(i, highest_[i], row.noise.temperature);
-    if (!(floor > least_candidate_[i])) return;
-    row.candidates.raise_floor(floor);
-    least_candidate_[i] = row.candidates.least();
+    raise_floor(i, mass_.maximum[i]);
+    mass_.raise(i, highest_[i], rows_[i]->noise.temperature);
   });
-  // At temperature 1 and relative to the same, these are the sums of the distributions.
-  const bool known =
-      distributed && unscaled_ && std::equal(mass_.reference, mass_.reference + num_rows_, distribution_.reference);
-  if (!known) statistics_->scaled_power_sums(tile.logits, num_rows_, mass_.reference, scale_, panel_.sum);
+  statistics_->scaled_power_sums(tile.logits, num_rows_, mass_.reference, scale_, panel_.sum);
   statistics_->add_lanes(panel_.sum, mass_.sum);
+}
+
+void RowLanes::raise_floor(int lane, float maximum) {
+  ChoiceRow& row = *rows_[lane];
+  const float floor = std::nextafter(static_cast<float>(maximum - row.nucleus_depth), -kInfinity);
+  if (!(floor > least_candidate_[lane])) return;
+  row.candidates.raise_floor(floor);
+  least_candidate_[lane] = row.candidates.least();
 }
 
 bool RowLanes::keep_likelier(const LogitTile& tile) const {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 
 #include "cpu/panel_gemm.h"
 #include "token_confidence/best_candidates.h"
@@ -15,7 +16,7 @@ namespace llada {
 // Shared by the parts.
 struct alignas(64) ChoiceRow {
   RowNoise noise;
-  double nucleus_depth = 0.0;
+  double nucleus_depth = std::numeric_limits<double>::infinity();
   NoisedChoice noised;  // of what has been offered in this pass
   BestCandidates candidates;
   Distribution distribution;
@@ -30,6 +31,10 @@ struct RowPart {
   Mass mass;  // of what may be chosen, under top_p alone
 };
 
+// The masses of a part's rows: not asked for; at temperature 1, where all may be chosen, the sums of their
+// distributions; or their own sums.
+enum class Masses : std::uint8_t { kNone, kDistributed, kOwn };
+
 // A panel's logits [rows][32] of a chunk of rows.
 struct LogitTile {
   std::int64_t first_token;
@@ -42,7 +47,7 @@ struct LogitTile {
 // the rows are never raised and reach no bound.
 class RowLanes {
  public:
-  void start(const PanelStatistics& statistics, ChoiceRow* const* rows, int num_rows);
+  void start(const PanelStatistics& statistics, ChoiceRow* const* rows, int num_rows, Masses masses);
   void finish(RowPart* parts);
 
   // Each of a tile's logits; the first before all else.
@@ -51,17 +56,19 @@ class RowLanes {
   void offer_candidates(const LogitTile& tile);
   // Draws noise for the rows where any could win.
   void offer_noised(const LogitTile& tile);
-  // Distributed: just added to the distributions, of which they are all. Raises the floor of the candidates.
-  void add_masses(const LogitTile& tile, bool distributed);
+  void add_masses(const LogitTile& tile);
 
   // Makes what is not likelier than each row's choice minus infinity; whether anything is left.
   bool keep_likelier(const LogitTile& tile) const;
 
  private:
+  // Of the candidates, when more than `maximum` has been found: two of a row's tokens are above the floor.
+  void raise_floor(int lane, float maximum);
+
   const PanelStatistics* statistics_;
   ChoiceRow* const* rows_;
   int num_rows_;
-  bool unscaled_;  // all at temperature 1
+  Masses masses_;
   alignas(64) float highest_[kRowLanes];
   float least_candidate_[kRowLanes], least_noised_[kRowLanes];  // below which nothing in a tile matters
   float scale_[kRowLanes];                                      // 1 / temperature

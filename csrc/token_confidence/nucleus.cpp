@@ -41,12 +41,7 @@ void MassLanes::raise(int lane, float highest, double temperature) {
   sum[lane] = mass.sum_;
 }
 
-Mass MassLanes::at(int lane) const {
-  Mass mass;
-  mass.maximum_ = maximum[lane];
-  mass.sum_ = sum[lane];
-  return mass;
-}
+Mass MassLanes::at(int lane) const { return {maximum[lane], sum[lane]}; }
 
 double nucleus_depth(double top_p, std::int64_t vocabulary, double temperature) {
   constexpr double kRounding = 0.01;  // of masses

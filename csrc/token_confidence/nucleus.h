@@ -12,6 +12,9 @@ namespace llada {
 // The mass of tokens that stream by, relative to that of the likeliest of them.
 class Mass {
  public:
+  Mass() = default;
+  Mass(float maximum, double sum) : maximum_(maximum), sum_(sum) {}
+
   void merge(const Mass& other, double temperature);
 
   double sum() const { return sum_; }

@@ -12,7 +12,9 @@ namespace llada {
 namespace {
 
 void round_to_bfloat16(float* tile, int rows) {
-  for (int i = 0; i < rows * kPanelColumns; ++i) tile[i] = to_float(from_float<bfloat16>(tile[i]));
+  for (int i = 0; i < rows * kPanelColumns; i += Vector::kWidth) {
+    Vector::store(tile + i, Vector::round_to_bfloat16(Vector::load(tile + i)));
+  }
 }
 
 void highest(const float* tile, int rows, float* highest) {

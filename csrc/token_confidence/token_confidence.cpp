@@ -2,14 +2,16 @@
 // every row, and parts are merged in order: the bits do not depend on the threads. Choices are the largest of what is
 // compared in one order only, and are shared by the parts.
 //
-//   part p:  hidden x panels of 32 tokens (each read once) --> tile [<= 12 rows][32] --> sums and choices of its rows
+//   part p:  hidden x panels of 32 tokens (each read once) --> tile [<= 12 rows][32] --> sums and choices of its rows,
+//                                                                                        a vector's lane a row
 //
 // A row keeps its two most probable tokens; under top_k and top_p as many as that, or kCandidates, in O(R * top_k)
-// memory. With top_k these are all that noise may choose; with top_p alone they are as long as they have that share of
-// the mass, which streams by as well. Where they have not, all of them are in the nucleus, and so is the choice of
-// noise over the whole vocabulary, w, if what is likelier than w has a smaller share. That is one more pass over the
-// head, for such rows alone, and the pass draws the next w, from what is likelier than this one: were this one outside,
-// so would be all that is less likely. It is outside with probability 1 - top_p, and the set shrinks each time.
+// memory; fewer where top_p and the likeliest token tell that the others are outside. With top_k these are all that
+// noise may choose; with top_p alone they are as long as they have that share of the mass, which streams by as well.
+// Where they have not, all of them are in the nucleus, and so is the choice of noise over the whole vocabulary, w, if
+// what is likelier than w has a smaller share. That is one more pass over the head, for such rows alone, and the pass
+// draws the next w, from what is likelier than this one: were this one outside, so would be all that is less likely. It
+// is outside with probability 1 - top_p, and the set shrinks each time.
 #include "token_confidence/token_confidence.h"
 
 #include <algorithm>
@@ -28,7 +30,7 @@ namespace llada {
 namespace {
 
 constexpr const char* kOp = "token_confidence";
-constexpr std::int64_t kMaxParts = 64, kCandidates = 256;
+constexpr std::int64_t kMaxParts = 64, kCandidates = 256, kSortedGrowth = 16;
 constexpr float kNone = -std::numeric_limits<float>::infinity();
 
 std::vector<RowNoise> row_noise(const TokenConfidenceArgs& args) {
@@ -52,11 +54,12 @@ std::vector<RowNoise> row_noise(const TokenConfidenceArgs& args) {
 // Chooses the tokens of all rows; see the head of the file.
 class Choice {
  public:
-  explicit Choice(const TokenConfidenceArgs& args) : args_(args), changes_(args), rows_(args.hidden.size(0)) {
+  explicit Choice(const TokenConfidenceArgs& args)
+      : args_(args), changes_(args), rows_(args.hidden.size(0)), nucleus_(args.top_k == 0 && args.top_p < 1.0) {
     const std::vector<RowNoise> noise = row_noise(args);
     for (std::size_t row = 0; row < rows_.size(); ++row) {
       rows_[row].noise = noise[row];
-      rows_[row].nucleus_depth = nucleus_depth(args.top_p, args.vocabulary, noise[row].temperature);
+      if (nucleus_) rows_[row].nucleus_depth = nucleus_depth(args.top_p, args.vocabulary, noise[row].temperature);
       const std::int64_t wanted = args.top_k > 0 ? args.top_k : args.top_p < 1.0 ? kCandidates : 2;
       const std::int64_t capacity = noise[row].temperature > 0.0 ? std::max<std::int64_t>(wanted, 2) : 2;
       rows_[row].candidates.set_capacity(std::min(capacity, args.vocabulary));
@@ -80,15 +83,19 @@ class Choice {
 
   // What the fixed parts of the vocabulary add to rows, [parts][rows]: visit(lanes, tile, rows of it) for every tile.
   template <class Visit>
-  std::vector<RowPart> stream(const HeadLogits& logits, const std::vector<ChoiceRow*>& rows, const Visit& visit) const {
+  std::vector<RowPart> stream(const HeadLogits& logits, const std::vector<ChoiceRow*>& rows, Masses masses,
+                              const Visit& visit) const {
     const std::vector<RowChunk>& chunks = logits.chunks();
     const std::int64_t panels = logits.panels(), part_panels = (panels + 2 * kMaxParts - 1) / (2 * kMaxParts) * 2;
     const std::int64_t parts = (panels + part_panels - 1) / part_panels;
     std::vector<RowPart> added(parts * logits.rows());
     const auto add = [&](RowPart* part, std::int64_t begin, std::int64_t end) {
+      const std::int64_t masked_panel = args_.mask_token / kPanelColumns;
+      const bool masked = args_.mask_token >= 0 && begin <= masked_panel && masked_panel < end;
+      const Masses here = masses == Masses::kDistributed && masked ? Masses::kOwn : masses;
       auto* lanes = thread_scratch<struct LanesScratch, RowLanes>(static_cast<std::int64_t>(chunks.size()));
       for (std::size_t c = 0; c < chunks.size(); ++c) {
-        lanes[c].start(statistics_, rows.data() + chunks[c].first_row, chunks[c].num_rows);
+        lanes[c].start(statistics_, rows.data() + chunks[c].first_row, chunks[c].num_rows, here);
       }
       logits.run(begin, end, [&](std::int64_t c, std::int64_t first_token, float* values) {
         visit(lanes[c], LogitTile{first_token, values}, chunks[c].num_rows);
@@ -117,18 +124,19 @@ class Choice {
   }
 
   std::vector<RowPart> stream_all() {
-    const bool nucleus = args_.top_k == 0 && args_.top_p < 1.0;
-    const bool noised = args_.top_k == 0 && std::any_of(rows_.begin(), rows_.end(), [](const ChoiceRow& row) {
-                          return row.noise.temperature > 0.0;
-                        });
+    bool noised = false, unscaled = true;
     std::vector<ChoiceRow*> rows;
-    for (ChoiceRow& row : rows_) rows.push_back(&row);
-    return stream(HeadLogits(args_, changes_), rows, [&](RowLanes& lanes, const LogitTile& tile, int count) {
+    for (ChoiceRow& row : rows_) {
+      rows.push_back(&row);
+      noised |= args_.top_k == 0 && row.noise.temperature > 0.0;
+      unscaled &= row.noise.temperature == 1.0;
+    }
+    const Masses masses = !noised || !nucleus_ ? Masses::kNone : unscaled ? Masses::kDistributed : Masses::kOwn;
+    return stream(HeadLogits(args_, changes_), rows, masses, [&](RowLanes& lanes, const LogitTile& tile, int count) {
       lanes.find_highest(tile);
       lanes.add_distributions(tile);
-      const bool masked = keep_choosable(tile, count);
-      if (masked) lanes.find_highest(tile);
-      if (noised && nucleus) lanes.add_masses(tile, !masked);
+      if (keep_choosable(tile, count)) lanes.find_highest(tile);
+      lanes.add_masses(tile);
       lanes.offer_candidates(tile);
       if (noised) lanes.offer_noised(tile);
     });
@@ -136,11 +144,11 @@ class Choice {
 
   // Writes the rows and returns those of which something has to be known first.
   std::vector<std::int32_t> decide_all(const std::vector<RowPart>& parts) {
-    constexpr std::int64_t kRows = 16;  // that only sum their parts
+    constexpr std::int64_t kRows = 16;  // for which waking a thread pays
 
     const auto count = static_cast<std::int64_t>(rows_.size());
     std::vector<char> open(rows_.size());
-    parallel_for(0, count, args_.top_k > 0 || args_.top_p < 1.0 ? 1 : kRows, [&](std::int64_t begin, std::int64_t end) {
+    parallel_for(0, count, kRows, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t r = begin; r < end; ++r) {
         const RowPart sum = sum_of(parts, rows_.size(), r, rows_[r].noise.temperature);
         rows_[r].distribution = sum.distribution;
@@ -157,8 +165,8 @@ class Choice {
 
   bool decide(std::int64_t r) {
     ChoiceRow& row = rows_[r];
-    row.candidates.sort();
-    const std::span<const std::uint64_t> keys = row.candidates.sorted();
+    row.candidates.finish();
+    const std::span<const std::uint64_t> keys = row.candidates.largest(2);
     row.choice = row.noise.temperature > 0.0 ? row.noised.key() : keys.empty() ? 0 : keys[0];
     if (!std::isfinite(row.distribution.logsumexp()) || keys.empty() || row.noise.temperature == 0.0) {
       write(r);
@@ -166,11 +174,15 @@ class Choice {
     }
     auto kept = keys;
     if (args_.top_k > 0) {
-      kept = keys.first(std::min(keys.size(), static_cast<std::size_t>(args_.top_k)));
+      kept = row.candidates.largest(args_.top_k);
       row.nucleus = args_.top_p * mass_of(kept, row.noise.temperature);
     }
     if (args_.top_p < 1.0) {
-      const std::size_t size = nucleus_size(kept, row.noise.temperature, row.nucleus);
+      std::size_t size = nucleus_size(kept, row.noise.temperature, row.nucleus);
+      while (args_.top_k == 0 && size > kept.size() && static_cast<std::int64_t>(kept.size()) < row.candidates.size()) {
+        kept = row.candidates.largest(kSortedGrowth * static_cast<std::int64_t>(kept.size()));
+        size = nucleus_size(kept, row.noise.temperature, row.nucleus);
+      }
       if (args_.top_k == 0 && size > kept.size() && row.choice < kept.back()) return false;
       kept = kept.first(std::min(size, kept.size()));
     }
@@ -194,12 +206,12 @@ class Choice {
       rows_[r].noised.clear();
     }
     const HeadLogits logits(args_, changes_, pending);
-    const auto parts = stream(logits, rows, [&](RowLanes& lanes, const LogitTile& tile, int count) {
+    const auto parts = stream(logits, rows, Masses::kOwn, [&](RowLanes& lanes, const LogitTile& tile, int count) {
       keep_choosable(tile, count);
       if (!lanes.keep_likelier(tile)) return;
       lanes.find_highest(tile);
       lanes.offer_noised(tile);
-      lanes.add_masses(tile, false);
+      lanes.add_masses(tile);
     });
     std::vector<std::int32_t> open;
     for (std::size_t r = 0; r < pending.size(); ++r) {
@@ -207,7 +219,7 @@ class Choice {
       const RowPart sum = sum_of(parts, rows.size(), r, row.noise.temperature);
       const bool within = sum.mass.sum() < row.nucleus;
       if (!within) row.choice = row.noised.key();
-      if (within || row.choice >= row.candidates.sorted().back()) {
+      if (within || row.choice >= row.candidates.largest(kCandidates).back()) {
         write(pending[r]);
       } else {
         open.push_back(pending[r]);
@@ -220,7 +232,7 @@ class Choice {
   void write(std::int64_t r) {
     constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
     ChoiceRow& row = rows_[r];
-    const std::span<const std::uint64_t> keys = row.candidates.sorted();
+    const std::span<const std::uint64_t> keys = row.candidates.largest(2);
     const double logsumexp = row.distribution.logsumexp();
     const bool good = std::isfinite(logsumexp) && row.choice != 0;
     const std::uint64_t chosen = good ? row.choice : 0;
@@ -238,6 +250,7 @@ class Choice {
   const PanelStatistics& statistics_ = select_panel_statistics(active_isa());
   LogitChanges changes_;
   std::vector<ChoiceRow> rows_;
+  bool nucleus_;  // of the whole vocabulary
 };
 
 }  // namespace

@@ -39,6 +39,25 @@ struct Vector {
   static LLADA_INLINE std::uint32_t at_least(Float a, Float b) {
     return static_cast<std::uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GE_OQ)));
   }
+  static LLADA_INLINE std::uint32_t above(Float a, Float b) {
+    return static_cast<std::uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GT_OQ)));
+  }
+  static LLADA_INLINE void store_kept(float* target, std::int32_t* places, Float a, std::int32_t first,
+                                      std::uint32_t bits) {
+    float values[kWidth];
+    store(values, a);
+    for (; bits != 0; bits &= bits - 1) {
+      const int i = __builtin_ctz(bits);
+      *target++ = values[i];
+      *places++ = first + i;
+    }
+  }
+  static LLADA_INLINE Float round_to_bfloat16(Float a) {
+    float values[kWidth];
+    store(values, a);
+    for (float& value : values) value = to_float(from_float<bfloat16>(value));
+    return load(values);
+  }
   static LLADA_INLINE float reduce_max(Float a) {
     __m128 half = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
     half = _mm_max_ps(half, _mm_movehl_ps(half, half));

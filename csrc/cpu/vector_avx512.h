@@ -36,6 +36,15 @@ struct Vector {
   }
   static LLADA_INLINE Float max(Float a, Float b) { return _mm512_max_ps(a, b); }  // b where either is NaN
   static LLADA_INLINE std::uint32_t at_least(Float a, Float b) { return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ); }
+  static LLADA_INLINE std::uint32_t above(Float a, Float b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ); }
+  // Those that have a bit, and where they lie, counted from `first`; what follows them, up to kWidth, is overwritten.
+  static LLADA_INLINE void store_kept(float* target, std::int32_t* places, Float a, std::int32_t first,
+                                      std::uint32_t bits) {
+    const __m512i count = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+    const auto mask = static_cast<__mmask16>(bits);
+    store(target, _mm512_maskz_compress_ps(mask, a));
+    _mm512_storeu_si512(places, _mm512_maskz_compress_epi32(mask, _mm512_add_epi32(count, _mm512_set1_epi32(first))));
+  }
   static LLADA_INLINE float reduce_max(Float a) { return _mm512_reduce_max_ps(a); }
   static LLADA_INLINE float reduce_add(Float a) { return _mm512_reduce_add_ps(a); }
   // Four sums in the order of reduce_add.
@@ -82,6 +91,10 @@ struct Vector {
     }
   }
 
+  static LLADA_INLINE Float round_to_bfloat16(Float value) {
+    const __m512i bits = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(value));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
+  }
   static LLADA_INLINE void store_elements(float* target, Float value) { store(target, value); }
   static LLADA_INLINE void store_elements(float* target, Float left, Float right) {
     store(target, left);

@@ -45,6 +45,27 @@ struct Vector {
     for (int i = 0; i < kWidth; ++i) bits |= static_cast<std::uint32_t>(a[i] >= b[i]) << i;
     return bits;
   }
+  static LLADA_INLINE std::uint32_t above(Float a, Float b) {
+    std::uint32_t bits = 0;
+    for (int i = 0; i < kWidth; ++i) bits |= static_cast<std::uint32_t>(a[i] > b[i]) << i;
+    return bits;
+  }
+  static LLADA_INLINE void store_kept(float* target, std::int32_t* places, Float a, std::int32_t first,
+                                      std::uint32_t bits) {
+    float values[kWidth];
+    store(values, a);
+    for (; bits != 0; bits &= bits - 1) {
+      const int i = __builtin_ctz(bits);
+      *target++ = values[i];
+      *places++ = first + i;
+    }
+  }
+  static LLADA_INLINE Float round_to_bfloat16(Float a) {
+    float values[kWidth];
+    store(values, a);
+    for (float& value : values) value = to_float(from_float<bfloat16>(value));
+    return load(values);
+  }
   static LLADA_INLINE float reduce_max(Float a) {
     const float left = a[0] > a[1] ? a[0] : a[1], right = a[2] > a[3] ? a[2] : a[3];
     return left > right ? left : right;

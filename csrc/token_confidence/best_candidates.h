@@ -7,6 +7,7 @@
 // time to find a key than to have the lines of the shared ones come over from another thread's cache.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <limits>
@@ -21,39 +22,57 @@ namespace llada {
 
 class BestCandidates {
  public:
-  static constexpr int kMostStaged = 64;
+  static constexpr int kManyStaged = 64;   // are handed over unless another thread is at it
+  static constexpr int kMostStaged = 128;  // are, after it
 
   // What one thread has found of a row and not handed over.
   struct Staged {
-    int count = 0;
-    std::uint64_t keys[kMostStaged + kPanelColumns];
+    int count;
+    float logits[kMostStaged + kPanelColumns];
+    std::int32_t tokens[kMostStaged + kPanelColumns];
   };
 
   // Before all else.
   void set_capacity(std::int64_t capacity);
 
-  // Offers a panel's logits, of tokens first, first + 1, ...; minus infinity is no candidate, `highest` is that of the
-  // others. By any thread.
-  void offer(const float* logits, float highest, std::int64_t first, const PanelStatistics& statistics,
-             Staged& staged) {
-    if (highest >= least_.load(std::memory_order_relaxed)) stage(logits, first, statistics, staged);
+  // A logit below which none is a candidate any more.
+  float least() const { return least_.load(std::memory_order_relaxed); }
+
+  // Takes a panel's logits of at least that, of tokens first, first + 1, ...; minus infinity is no candidate. By any
+  // thread. Whether `least` may have risen.
+  bool offer(const float* logits, float least, std::int64_t first, const PanelStatistics& statistics, Staged& staged) {
+    const int count = staged.count;
+    staged.count += statistics.copy_at_least(logits, least, first, staged.logits + count, staged.tokens + count);
+    return staged.count >= many_staged_ && try_take(staged);
   }
 
   // Hands over what is staged, which is then empty.
   void take(Staged& staged);
 
-  // The `capacity` largest keys, or all there are, the largest first; when nothing is offered any more.
-  std::span<const std::uint64_t> sorted();
+  // Nothing below this logit is a candidate; in the end, nothing below the highest of these. By any thread.
+  void raise_floor(float floor);
+
+  // When nothing is offered any more: how many there are, and the largest of them in order. No more of them are sorted
+  // than have been asked for.
+  void finish();
+  std::int64_t size() const { return std::min(count_, capacity_); }
+  std::span<const std::uint64_t> largest(std::int64_t count);
 
  private:
-  void stage(const float* logits, std::int64_t first, const PanelStatistics& statistics, Staged& staged);
+  // Unless another thread is at it and there is room for more.
+  bool try_take(Staged& staged);
+  void take_locked(Staged& staged);
+  void raise_threshold(std::uint64_t threshold);
   void keep_best();
 
-  std::atomic<float> least_{-std::numeric_limits<float>::infinity()};  // the threshold's logit, or an earlier one's
-  std::atomic<std::uint64_t> threshold_{0};                            // larger keys are taken
+  std::atomic<float> least_{-std::numeric_limits<float>::infinity()};  // the threshold's
+  int many_staged_ = 0;
   std::int64_t capacity_ = 0;
+  std::uint64_t threshold_ = 0;  // larger keys are taken
+  std::uint64_t floor_ = 0;
   std::mutex mutex_;
-  std::vector<std::uint64_t> keys_;
+  std::int64_t count_ = 0, sorted_ = 0;
+  std::vector<std::uint64_t> keys_;  // the first count_, and room
 };
 
 }  // namespace llada

@@ -5,23 +5,14 @@
 
 namespace llada {
 
-void Distribution::raise_maximum(float highest) {
-  const double shift = static_cast<double>(maximum_) - highest;
-  if (sum_ != 0.0) {
-    const double factor = std::exp(shift);
-    weighted_ = factor * (weighted_ + shift * sum_);
-    sum_ *= factor;
-  }
-  maximum_ = highest;
-}
-
 void Distribution::merge(const Distribution& other) {
   const float high = std::max(maximum_, other.maximum_);
   // Parts without any finite logit have sum zero (or NaN, which must pass).
   const auto move = [high](const Distribution& part, double& sum, double& weighted) {
     const double shift = part.maximum_ == kNone ? 0.0 : static_cast<double>(part.maximum_) - high;
-    sum += part.sum_ * std::exp(shift);
-    weighted += std::exp(shift) * (part.weighted_ + shift * part.sum_);
+    const double factor = shift == 0.0 ? 1.0 : std::exp(shift);
+    sum += part.sum_ * factor;
+    weighted += factor * (part.weighted_ + shift * part.sum_);
   };
   double sum = 0.0, weighted = 0.0;
   move(*this, sum, weighted);
@@ -34,5 +25,30 @@ void Distribution::merge(const Distribution& other) {
 double Distribution::logsumexp() const { return maximum_ + std::log(sum_); }
 
 double Distribution::entropy() const { return std::max(std::log(sum_) - weighted_ / sum_, 0.0); }
+
+void DistributionLanes::clear() {
+  for (int lane = 0; lane < kRowLanes; ++lane) {
+    maximum[lane] = Distribution::kNone;
+    reference[lane] = 0.0f;
+    sum[lane] = weighted[lane] = 0.0;
+  }
+}
+
+void DistributionLanes::raise(int lane, float highest) {
+  if (sum[lane] != 0.0) {
+    const double shift = static_cast<double>(maximum[lane]) - highest, factor = std::exp(shift);
+    weighted[lane] = factor * (weighted[lane] + shift * sum[lane]);
+    sum[lane] *= factor;
+  }
+  maximum[lane] = reference[lane] = highest;
+}
+
+Distribution DistributionLanes::at(int lane) const {
+  Distribution distribution;
+  distribution.maximum_ = maximum[lane];
+  distribution.sum_ = sum[lane];
+  distribution.weighted_ = weighted[lane];
+  return distribution;
+}
 
 }  // namespace llada

@@ -30,8 +30,10 @@ class HeadLogits {
   std::int64_t panels() const { return weights_.panels(); }
   std::int64_t rows() const { return count_; }
 
-  // Calls visit(first_row, rows, first_token, tile [rows <= 12][32]) for panels [begin, end) of all rows, those of a
-  // row in order. Both are even, or the end of all.
+  const std::vector<RowChunk>& chunks() const { return chunks_; }
+
+  // Calls visit(c, first_token, tile [rows <= 12][32]) with the rows of each chunk c for panels [begin, end), in order.
+  // Both are even, or the end of all.
   template <class Visit>
   void run(std::int64_t begin, std::int64_t end, const Visit& visit) const {
     auto* next = thread_scratch<struct NextBias, const SparseBias::Entry*>(count_);
@@ -40,7 +42,7 @@ class HeadLogits {
     }
     const auto epilogue = [&](const RowChunk& chunk, std::int64_t panel, float* tile) {
       finish(tile, chunk.num_rows, panel, next + chunk.first_row);
-      visit(chunk.first_row, chunk.num_rows, panel * kPanelColumns, tile);
+      visit(&chunk - chunks_.data(), panel * kPanelColumns, tile);
     };
     const auto chunks = static_cast<std::int64_t>(chunks_.size());
     if (wide_ != nullptr)

@@ -1,8 +1,18 @@
 #include "token_confidence/noised_choice.h"
 
+#include <cmath>
+
 #include "cpu/panel_format.h"
 
 namespace llada {
+
+float NoisedChoice::least(const RowNoise& noise) const {
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  constexpr double kRounding = 1e-12;
+  if (noise.temperature == 0.0) return kInfinity;
+  const double best = value_.load(std::memory_order_relaxed), most = noise.temperature * GumbelStream::noise_limit(0);
+  return std::nextafter(static_cast<float>(best - most - kRounding * (std::abs(best) + most)), -kInfinity);
+}
 
 void NoisedChoice::offer_one(std::uint64_t key, const RowNoise& noise) {
   if (key == 0) return;

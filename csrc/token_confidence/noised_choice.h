@@ -26,6 +26,9 @@ class NoisedChoice {
     return limit >= value_.load(std::memory_order_relaxed) && limit > -std::numeric_limits<double>::infinity();
   }
 
+  // A logit below which none can be chosen, whatever its noise; infinity where there is none.
+  float least(const RowNoise& noise) const;
+
   // Offers a panel's logits, of tokens first, first + 1, ..., by any thread.
   void offer(const float* logits, std::int64_t first, const RowNoise& noise);
   void offer_one(std::uint64_t key, const RowNoise& noise);

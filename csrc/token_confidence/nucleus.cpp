@@ -13,7 +13,8 @@ double relative_mass(std::uint64_t key, std::uint64_t largest, double temperatur
 
 }  // namespace
 
-void Mass::raise_maximum(float highest, double temperature) {
+void Mass::raise(float highest, double temperature) {
+  if (!(highest > maximum_)) return;
   if (sum_ != 0.0) sum_ *= std::exp((static_cast<double>(maximum_) - highest) / temperature);
   maximum_ = highest;
 }
@@ -23,6 +24,28 @@ void Mass::merge(const Mass& other, double temperature) {
   raise(later.maximum_, temperature);
   later.raise(maximum_, temperature);
   sum_ += later.sum_;
+}
+
+void MassLanes::clear() {
+  for (int lane = 0; lane < kRowLanes; ++lane) {
+    maximum[lane] = -std::numeric_limits<float>::infinity();
+    reference[lane] = 0.0f;
+    sum[lane] = 0.0;
+  }
+}
+
+void MassLanes::raise(int lane, float highest, double temperature) {
+  Mass mass = at(lane);
+  mass.raise(highest, temperature);
+  maximum[lane] = reference[lane] = highest;
+  sum[lane] = mass.sum_;
+}
+
+Mass MassLanes::at(int lane) const { return {maximum[lane], sum[lane]}; }
+
+double nucleus_depth(double top_p, std::int64_t vocabulary, double temperature) {
+  constexpr double kRounding = 0.01;  // of masses
+  return temperature * (std::log(static_cast<double>(vocabulary) / (1.0 - top_p)) + kRounding);
 }
 
 double mass_of(std::span<const std::uint64_t> keys, double temperature) {

@@ -1,35 +1,47 @@
 // The smallest set of most probable tokens that has a share top_p of a row's mass, the sum of e^(l / temperature).
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
 #include <limits>
 #include <span>
 
-namespace llada {
+#include "token_confidence/panel_statistics.h"
 
-// By which logits are multiplied, as a float.
-inline float mass_scale(double temperature) { return static_cast<float>(std::min(1.0 / temperature, 1e30)); }
+namespace llada {
 
 // The mass of tokens that stream by, relative to that of the likeliest of them.
 class Mass {
  public:
-  // Before a panel's sum is added, the highest of its logits; returns what the sum is relative to.
-  float raise(float highest, double temperature) {
-    if (highest > maximum_) raise_maximum(highest, temperature);
-    return maximum_ == -std::numeric_limits<float>::infinity() ? 0.0f : maximum_;
-  }
-  void add(float panel) { sum_ += panel; }
+  Mass() = default;
+  Mass(float maximum, double sum) : maximum_(maximum), sum_(sum) {}
+
   void merge(const Mass& other, double temperature);
 
   double sum() const { return sum_; }
 
  private:
-  void raise_maximum(float highest, double temperature);
+  friend struct MassLanes;
+
+  void raise(float highest, double temperature);
 
   float maximum_ = -std::numeric_limits<float>::infinity();
   double sum_ = 0.0;
 };
+
+// Those of a tile's rows, while panels are added.
+struct alignas(64) MassLanes {
+  void clear();
+  // Before a panel's sum is added, a higher logit than those before.
+  void raise(int lane, float highest, double temperature);
+  Mass at(int lane) const;
+
+  float maximum[kRowLanes], reference[kRowLanes];  // what sums are relative to: 0 while there is no maximum
+  double sum[kRowLanes];
+};
+
+// How far below the likeliest token those of the nucleus are at most: were all other tokens as likely as one further
+// below, they would not have a share 1 - top_p.
+double nucleus_depth(double top_p, std::int64_t vocabulary, double temperature);
 
 // That of keys, relative to the first, which is the largest.
 double mass_of(std::span<const std::uint64_t> keys, double temperature);

@@ -8,9 +8,12 @@
 
 namespace llada {
 
-// Of e^(l - reference), and of (l - reference) e^(l - reference).
-struct PowerSums {
-  float sum, weighted;
+// What is kept of a tile's rows, at most 12, lies side by side, a lane a row: as many as fill the widest vector.
+inline constexpr int kRowLanes = 16;
+
+// A panel's sums of e^(l - reference), and of (l - reference) e^(l - reference).
+struct alignas(64) PowerSums {
+  float sum[kRowLanes], weighted[kRowLanes];
 };
 
 struct PanelStatistics {
@@ -18,13 +21,22 @@ struct PanelStatistics {
   // Each row's; NaN is not higher than a number; the sums report it.
   void (*highest)(const float* tile, int rows, float* highest);
   // Each row's, relative to its reference. Minus infinity adds exactly nothing.
-  void (*power_sums)(const float* tile, int rows, const float* references, PowerSums* sums);
+  void (*power_sums)(const float* tile, int rows, const float* references, PowerSums& sums);
   // Of e^((l - reference) * scale), likewise.
   void (*scaled_power_sums)(const float* tile, int rows, const float* references, const float* scales, float* sums);
   // A number with the leading zeros of the smallest GumbelStream::bits of 32 tokens, from each row's counter of the
   // first: GumbelStream::noise_limit is that of all of them.
   void (*lowest_noise_bits)(const std::uint64_t* counters, int rows, std::uint64_t* lowest);
 
+  // All lanes': adds what a panel gives.
+  void (*add_lanes)(const float* panel, double* sums);
+  // A bit for each lane whose value is at least the bound, and above it.
+  std::uint32_t (*lanes_at_least)(const float* values, const float* bounds);
+  std::uint32_t (*lanes_above)(const float* values, const float* bounds);
+
+  // Of one row: copies the logits of at least that, with their tokens, and returns how many they are. What lies after
+  // them, up to 32 in all, is overwritten.
+  int (*copy_at_least)(const float* logits, float least, std::int64_t first_token, float* kept, std::int32_t* tokens);
   // Of one row: a bit for each logit of at least that.
   std::uint32_t (*at_least)(const float* logits, float least);
   // Makes one row's logits minus infinity that have no bit.

@@ -12,7 +12,9 @@ namespace llada {
 namespace {
 
 void round_to_bfloat16(float* tile, int rows) {
-  for (int i = 0; i < rows * kPanelColumns; ++i) tile[i] = to_float(from_float<bfloat16>(tile[i]));
+  for (int i = 0; i < rows * kPanelColumns; i += Vector::kWidth) {
+    Vector::store(tile + i, Vector::round_to_bfloat16(Vector::load(tile + i)));
+  }
 }
 
 void highest(const float* tile, int rows, float* highest) {
@@ -44,20 +46,28 @@ LLADA_INLINE PowerVectors power_vectors(const float* logits, float reference) {
   return powers;
 }
 
-void power_sums(const float* tile, int rows, const float* references, PowerSums* sums) {
-  static_assert(sizeof(PowerSums) == 2 * sizeof(float));
-  int r = 0;
-  for (; r + 2 <= rows; r += 2, tile += 2 * kPanelColumns) {
-    const PowerVectors a = power_vectors(tile, references[r]);
-    const PowerVectors b = power_vectors(tile + kPanelColumns, references[r + 1]);
-    float four[4];
-    Vector::reduce_add_four(a.sum, a.weighted, b.sum, b.weighted, four);
-    sums[r] = {four[0], four[1]};
-    sums[r + 1] = {four[2], four[3]};
+// Of Rows <= 4 rows.
+template <int Rows>
+LLADA_INLINE void power_sums_of(const float* tile, const float* references, float* sums, float* weighted) {
+  PowerVectors rows[4];
+#pragma GCC unroll 4
+  for (int r = 0; r < 4; ++r) {
+    rows[r] = r < Rows ? power_vectors(tile + r * kPanelColumns, references[r])
+                       : PowerVectors{Vector::set(0.0f), Vector::set(0.0f)};
   }
-  if (r == rows) return;
-  const PowerVectors last = power_vectors(tile, references[r]);
-  sums[r] = {Vector::reduce_add(last.sum), Vector::reduce_add(last.weighted)};
+  Vector::reduce_add_four(rows[0].sum, rows[1].sum, rows[2].sum, rows[3].sum, sums);
+  Vector::reduce_add_four(rows[0].weighted, rows[1].weighted, rows[2].weighted, rows[3].weighted, weighted);
+}
+
+void power_sums(const float* tile, int rows, const float* references, PowerSums& sums) {
+  static_assert(kRowLanes % 4 == 0);
+  int r = 0;
+  for (; r + 4 <= rows; r += 4)
+    power_sums_of<4>(tile + r * kPanelColumns, references + r, sums.sum + r, sums.weighted + r);
+  tile += r * kPanelColumns;
+  if (rows - r == 1) power_sums_of<1>(tile, references + r, sums.sum + r, sums.weighted + r);
+  if (rows - r == 2) power_sums_of<2>(tile, references + r, sums.sum + r, sums.weighted + r);
+  if (rows - r == 3) power_sums_of<3>(tile, references + r, sums.sum + r, sums.weighted + r);
 }
 
 LLADA_INLINE Vector::Float scaled_power_vector(const float* logits, float reference, float scale) {
@@ -90,6 +100,37 @@ void lowest_noise_bits(const std::uint64_t* counters, int rows, std::uint64_t* l
   }
 }
 
+void add_lanes(const float* panel, double* sums) {
+  for (int i = 0; i < kRowLanes; ++i) sums[i] += panel[i];
+}
+
+std::uint32_t lanes_at_least(const float* values, const float* bounds) {
+  std::uint32_t bits = 0;
+  for (int i = 0; i < kRowLanes; i += Vector::kWidth) {
+    bits |= Vector::at_least(Vector::load(values + i), Vector::load(bounds + i)) << i;
+  }
+  return bits;
+}
+
+std::uint32_t lanes_above(const float* values, const float* bounds) {
+  std::uint32_t bits = 0;
+  for (int i = 0; i < kRowLanes; i += Vector::kWidth) {
+    bits |= Vector::above(Vector::load(values + i), Vector::load(bounds + i)) << i;
+  }
+  return bits;
+}
+
+int copy_at_least(const float* logits, float least, std::int64_t first_token, float* kept, std::int32_t* tokens) {
+  int count = 0;
+  for (int c = 0; c < kPanelColumns; c += Vector::kWidth) {
+    const auto values = Vector::load(logits + c);
+    const std::uint32_t bits = Vector::at_least(values, Vector::set(least));
+    Vector::store_kept(kept + count, tokens + count, values, static_cast<std::int32_t>(first_token) + c, bits);
+    count += __builtin_popcount(bits);
+  }
+  return count;
+}
+
 std::uint32_t at_least(const float* logits, float least) {
   std::uint32_t bits = 0;
   for (int c = 0; c < kPanelColumns; c += Vector::kWidth) {
@@ -103,8 +144,17 @@ void keep(float* logits, std::uint32_t bits) {
     logits[c] = bits >> c & 1 ? logits[c] : -std::numeric_limits<float>::infinity();
 }
 
-constexpr PanelStatistics kPanelStatistics = {&round_to_bfloat16, &highest,  &power_sums, &scaled_power_sums,
-                                              &lowest_noise_bits, &at_least, &keep};
+constexpr PanelStatistics kPanelStatistics = {.round_to_bfloat16 = &round_to_bfloat16,
+                                              .highest = &highest,
+                                              .power_sums = &power_sums,
+                                              .scaled_power_sums = &scaled_power_sums,
+                                              .lowest_noise_bits = &lowest_noise_bits,
+                                              .add_lanes = &add_lanes,
+                                              .lanes_at_least = &lanes_at_least,
+                                              .lanes_above = &lanes_above,
+                                              .copy_at_least = &copy_at_least,
+                                              .at_least = &at_least,
+                                              .keep = &keep};
 
 }  // namespace
 }  // namespace llada

@@ -2,18 +2,19 @@
 // every row, and parts are merged in order: the bits do not depend on the threads. Choices are the largest of what is
 // compared in one order only, and are shared by the parts.
 //
-//   part p:  hidden x panels of 32 tokens (each read once) --> tile [<= 12 rows][32] --> sums and choices of its rows
+//   part p:  hidden x panels of 32 tokens (each read once) --> tile [<= 12 rows][32] --> sums and choices of its rows,
+//                                                                                        a vector's lane a row
 //
 // A row keeps its two most probable tokens; under top_k and top_p as many as that, or kCandidates, in O(R * top_k)
-// memory. With top_k these are all that noise may choose; with top_p alone they are as long as they have that share of
-// the mass, which streams by as well. Where they have not, all of them are in the nucleus, and so is the choice of
-// noise over the whole vocabulary, w, if what is likelier than w has a smaller share. That is one more pass over the
-// head, for such rows alone, and the pass draws the next w, from what is likelier than this one: were this one outside,
-// so would be all that is less likely. It is outside with probability 1 - top_p, and the set shrinks each time.
+// memory; fewer where top_p and the likeliest token tell that the others are outside. With top_k these are all that
+// noise may choose; with top_p alone they are as long as they have that share of the mass, which streams by as well.
+// Where they have not, all of them are in the nucleus, and so is the choice of noise over the whole vocabulary, w, if
+// what is likelier than w has a smaller share. That is one more pass over the head, for such rows alone, and the pass
+// draws the next w, from what is likelier than this one: were this one outside, so would be all that is less likely. It
+// is outside with probability 1 - top_p, and the set shrinks each time.
 #include "token_confidence/token_confidence.h"
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 #include <limits>
 #include <string>
@@ -22,17 +23,14 @@
 #include "common/check.h"
 #include "common/isa.h"
 #include "common/parallel.h"
-#include "token_confidence/best_candidates.h"
-#include "token_confidence/distribution.h"
+#include "token_confidence/choice_rows.h"
 #include "token_confidence/head_logits.h"
-#include "token_confidence/noised_choice.h"
-#include "token_confidence/nucleus.h"
 
 namespace llada {
 namespace {
 
 constexpr const char* kOp = "token_confidence";
-constexpr std::int64_t kMaxParts = 64, kCandidates = 256;
+constexpr std::int64_t kMaxParts = 64, kCandidates = 256, kSortedGrowth = 16;
 constexpr float kNone = -std::numeric_limits<float>::infinity();
 
 std::vector<RowNoise> row_noise(const TokenConfidenceArgs& args) {
@@ -53,35 +51,15 @@ std::vector<RowNoise> row_noise(const TokenConfidenceArgs& args) {
   return noise;
 }
 
-// Sums of the vocabulary's fixed parts: Sums [parts, rows], which add(sums [rows], first panel, last panel) fills,
-// merged into the first part's by merge(sums, later sums, r).
-template <class Sums, class Add, class Merge>
-std::vector<Sums> sum_parts(const HeadLogits& logits, std::int64_t hidden, const Add& add, const Merge& merge) {
-  const std::int64_t rows = logits.rows(), panels = logits.panels();
-  const std::int64_t part_panels = (panels + 2 * kMaxParts - 1) / (2 * kMaxParts) * 2;
-  const std::int64_t parts = (panels + part_panels - 1) / part_panels;
-  std::vector<Sums> sums(parts * rows);
-  const std::int64_t part_operations = part_panels * kPanelColumns * rows * hidden / kProductsPerOperation;
-  parallel_for(0, parts, grain_of(part_operations), [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t part = begin; part < end; ++part) {
-      add(sums.data() + part * rows, part * part_panels, std::min((part + 1) * part_panels, panels));
-    }
-  });
-  for (std::int64_t part = 1; part < parts; ++part) {
-    for (std::int64_t r = 0; r < rows; ++r) merge(sums[r], sums[part * rows + r], r);
-  }
-  sums.resize(rows);
-  return sums;
-}
-
 // Chooses the tokens of all rows; see the head of the file.
 class Choice {
  public:
-  explicit Choice(const TokenConfidenceArgs& args) : args_(args), changes_(args), rows_(args.hidden.size(0)) {
+  explicit Choice(const TokenConfidenceArgs& args)
+      : args_(args), changes_(args), rows_(args.hidden.size(0)), nucleus_(args.top_k == 0 && args.top_p < 1.0) {
     const std::vector<RowNoise> noise = row_noise(args);
     for (std::size_t row = 0; row < rows_.size(); ++row) {
       rows_[row].noise = noise[row];
-      rows_[row].mass_scale = mass_scale(noise[row].temperature);
+      if (nucleus_) rows_[row].nucleus_depth = nucleus_depth(args.top_p, args.vocabulary, noise[row].temperature);
       const std::int64_t wanted = args.top_k > 0 ? args.top_k : args.top_p < 1.0 ? kCandidates : 2;
       const std::int64_t capacity = noise[row].temperature > 0.0 ? std::max<std::int64_t>(wanted, 2) : 2;
       rows_[row].candidates.set_capacity(std::min(capacity, args.vocabulary));
@@ -90,143 +68,93 @@ class Choice {
 
   void run() {
     if (rows_.empty()) return;
-    stream_all();
-    std::vector<std::int32_t> pending = decide_all();
+    std::vector<std::int32_t> pending = decide_all(stream_all());
     while (!pending.empty()) pending = stream_likelier(pending);
   }
 
  private:
-  // Shared by the parts. What every tile asks for comes first, in few lines of the cache.
-  struct alignas(64) Row {
-    RowNoise noise;
-    float mass_scale = 0.0f;
-    NoisedChoice noised;  // of what has been offered in this pass
-    BestCandidates candidates;
-    Distribution distribution;
-    // Where the nucleus is larger than the candidates: its mass, and what noise chooses if it is within.
-    double nucleus = 0.0;
-    std::uint64_t choice = 0;
-  };
-
-  struct Part {
-    Distribution distribution;
-    Mass mass;  // of what may be chosen, under top_p alone
-  };
-
-  // A panel's logits of some rows, and the highest of each.
-  struct Tile {
-    Row* const* rows;
-    int num_rows;
-    std::int64_t first_token;
-    float* logits;
-    float highest[kMaxPanelRows];
-
-    float* row(int i) const { return logits + i * kPanelColumns; }
-  };
-
   // Makes the mask token minus infinity; whether it is one of them.
-  bool keep_choosable(Tile& tile) const {
+  bool keep_choosable(const LogitTile& tile, int rows) const {
     const std::int64_t within = args_.mask_token - tile.first_token;
     if (within < 0 || within >= kPanelColumns) return false;
-    for (int i = 0; i < tile.num_rows; ++i) tile.row(i)[within] = kNone;
-    statistics_.highest(tile.logits, tile.num_rows, tile.highest);
+    for (int i = 0; i < rows; ++i) tile.row(i)[within] = kNone;
     return true;
   }
 
-  // Makes what is not likelier than `choice` minus infinity; whether anything is left.
-  bool keep_likelier(float* logits, std::int64_t first, std::uint64_t choice) const {
-    const float least = logit_of(choice);
-    std::uint32_t kept = statistics_.at_least(logits, least);
-    const std::uint32_t above = statistics_.at_least(logits, std::nextafter(least, -kNone));
-    for (std::uint32_t equal = kept & ~above; equal != 0; equal &= equal - 1) {
-      if (first + std::countr_zero(equal) >= token_of(choice)) kept &= ~(equal & -equal);
-    }
-    statistics_.keep(logits, kept);
-    return kept != 0;
-  }
-
-  void add_distributions(Part* parts, const Tile& tile, PowerSums* sums) const {
-    float references[kMaxPanelRows];
-    for (int i = 0; i < tile.num_rows; ++i) references[i] = parts[i].distribution.raise(tile.highest[i]);
-    statistics_.power_sums(tile.logits, tile.num_rows, references, sums);
-    for (int i = 0; i < tile.num_rows; ++i) parts[i].distribution.add(sums[i]);
-  }
-
-  // With sums: what the same logits have added to the distributions. Relative to the same reference, at temperature 1,
-  // this is their mass.
-  void add_masses(Part* parts, const Tile& tile, const PowerSums* sums) const {
-    float references[kMaxPanelRows], scales[kMaxPanelRows], masses[kMaxPanelRows];
-    bool known = sums != nullptr;
-    for (int i = 0; i < tile.num_rows; ++i) {
-      const Row& row = *tile.rows[i];
-      references[i] = parts[i].mass.raise(tile.highest[i], row.noise.temperature);
-      scales[i] = row.mass_scale;
-      known = known && scales[i] == 1.0f && references[i] == parts[i].distribution.reference();
-    }
-    if (!known) statistics_.scaled_power_sums(tile.logits, tile.num_rows, references, scales, masses);
-    for (int i = 0; i < tile.num_rows; ++i) parts[i].mass.add(known ? sums[i].sum : masses[i]);
-  }
-
-  // Draws noise for the rows where any could win.
-  void offer_noised(const Tile& tile) const {
-    int drawn[kMaxPanelRows], count = 0;
-    std::uint64_t counters[kMaxPanelRows], lowest[kMaxPanelRows];
-    for (int i = 0; i < tile.num_rows; ++i) {
-      const Row& row = *tile.rows[i];
-      drawn[count] = i;
-      counters[count] = row.noise.stream.counter(tile.first_token);
-      count += row.noise.temperature > 0.0 && row.noised.may_choose(tile.highest[i], row.noise, 0);
-    }
-    statistics_.lowest_noise_bits(counters, count, lowest);
-    for (int j = 0; j < count; ++j) {
-      const int i = drawn[j];
-      Row& row = *tile.rows[i];
-      if (!row.noised.may_choose(tile.highest[i], row.noise, lowest[j])) continue;
-      row.noised.offer(tile.row(i), tile.first_token, row.noise);
-    }
-  }
-
-  void stream_all() {
-    const bool nucleus = args_.top_k == 0 && args_.top_p < 1.0;
-    const bool noised = args_.top_k == 0 && std::any_of(rows_.begin(), rows_.end(),
-                                                        [](const Row& row) { return row.noise.temperature > 0.0; });
-    std::vector<Row*> rows;
-    for (Row& row : rows_) rows.push_back(&row);
-    const HeadLogits logits(args_, changes_);
-    const auto add = [&](Part* parts, std::int64_t begin, std::int64_t end) {
-      auto* staged = thread_scratch<struct StagedScratch, BestCandidates::Staged>(logits.rows());
-      for (std::int64_t r = 0; r < logits.rows(); ++r) staged[r].count = 0;
-      logits.run(begin, end, [&](std::int64_t first_row, int num_rows, std::int64_t first_token, float* values) {
-        Tile tile{rows.data() + first_row, num_rows, first_token, values, {}};
-        PowerSums sums[kMaxPanelRows];
-        statistics_.highest(values, num_rows, tile.highest);
-        add_distributions(parts + first_row, tile, sums);
-        const bool masked = keep_choosable(tile);
-        for (int i = 0; i < num_rows; ++i) {
-          tile.rows[i]->candidates.offer(tile.row(i), tile.highest[i], first_token, statistics_, staged[first_row + i]);
-        }
-        if (noised) offer_noised(tile);
-        if (noised && nucleus) add_masses(parts + first_row, tile, masked ? nullptr : sums);
+  // What the fixed parts of the vocabulary add to rows, [parts][rows]: visit(lanes, tile, rows of it) for every tile.
+  template <class Visit>
+  std::vector<RowPart> stream(const HeadLogits& logits, const std::vector<ChoiceRow*>& rows, Masses masses,
+                              const Visit& visit) const {
+    const std::vector<RowChunk>& chunks = logits.chunks();
+    const std::int64_t panels = logits.panels(), part_panels = (panels + 2 * kMaxParts - 1) / (2 * kMaxParts) * 2;
+    const std::int64_t parts = (panels + part_panels - 1) / part_panels;
+    std::vector<RowPart> added(parts * logits.rows());
+    const auto add = [&](RowPart* part, std::int64_t begin, std::int64_t end) {
+      const std::int64_t masked_panel = args_.mask_token / kPanelColumns;
+      const bool masked = args_.mask_token >= 0 && begin <= masked_panel && masked_panel < end;
+      const Masses here = masses == Masses::kDistributed && masked ? Masses::kOwn : masses;
+      auto* lanes = thread_scratch<struct LanesScratch, RowLanes>(static_cast<std::int64_t>(chunks.size()));
+      for (std::size_t c = 0; c < chunks.size(); ++c) {
+        lanes[c].start(statistics_, rows.data() + chunks[c].first_row, chunks[c].num_rows, here);
+      }
+      logits.run(begin, end, [&](std::int64_t c, std::int64_t first_token, float* values) {
+        visit(lanes[c], LogitTile{first_token, values}, chunks[c].num_rows);
       });
-      for (std::int64_t r = 0; r < logits.rows(); ++r) rows_[r].candidates.take(staged[r]);
+      for (std::size_t c = 0; c < chunks.size(); ++c) lanes[c].finish(part + chunks[c].first_row);
     };
-    const auto merge = [&](Part& part, const Part& later, std::int64_t r) {
-      part.distribution.merge(later.distribution);
-      if (nucleus) part.mass.merge(later.mass, rows_[r].noise.temperature);
-    };
-    const auto parts = sum_parts<Part>(logits, args_.hidden.size(1), add, merge);
-    for (std::size_t r = 0; r < rows_.size(); ++r) {
-      rows_[r].distribution = parts[r].distribution;
-      rows_[r].nucleus = args_.top_p * parts[r].mass.sum();
+    const std::int64_t operations =
+        panels * kPanelColumns * logits.rows() * args_.hidden.size(1) / kProductsPerOperation;
+    parallel_phases(operations / grain_of(1), {{parts, 1, [&](std::int64_t begin, std::int64_t end) {
+                                                  for (std::int64_t part = begin; part < end; ++part) {
+                                                    add(added.data() + part * logits.rows(), part * part_panels,
+                                                        std::min((part + 1) * part_panels, panels));
+                                                  }
+                                                }}});
+    return added;
+  }
+
+  // Of row r of `rows`, in the order of the parts.
+  static RowPart sum_of(const std::vector<RowPart>& parts, std::size_t rows, std::size_t r, double temperature) {
+    RowPart sum = parts[r];
+    for (std::size_t at = r + rows; at < parts.size(); at += rows) {
+      sum.distribution.merge(parts[at].distribution);
+      sum.mass.merge(parts[at].mass, temperature);
     }
+    return sum;
+  }
+
+  std::vector<RowPart> stream_all() {
+    bool noised = false, unscaled = true;
+    std::vector<ChoiceRow*> rows;
+    for (ChoiceRow& row : rows_) {
+      rows.push_back(&row);
+      noised |= args_.top_k == 0 && row.noise.temperature > 0.0;
+      unscaled &= row.noise.temperature == 1.0;
+    }
+    const Masses masses = !noised || !nucleus_ ? Masses::kNone : unscaled ? Masses::kDistributed : Masses::kOwn;
+    return stream(HeadLogits(args_, changes_), rows, masses, [&](RowLanes& lanes, const LogitTile& tile, int count) {
+      lanes.find_highest(tile);
+      lanes.add_distributions(tile);
+      if (keep_choosable(tile, count)) lanes.find_highest(tile);
+      lanes.add_masses(tile);
+      lanes.offer_candidates(tile);
+      if (noised) lanes.offer_noised(tile);
+    });
   }
 
   // Writes the rows and returns those of which something has to be known first.
-  std::vector<std::int32_t> decide_all() {
+  std::vector<std::int32_t> decide_all(const std::vector<RowPart>& parts) {
+    constexpr std::int64_t kRows = 16;  // for which waking a thread pays
+
     const auto count = static_cast<std::int64_t>(rows_.size());
     std::vector<char> open(rows_.size());
-    parallel_for(0, count, args_.top_k > 0 || args_.top_p < 1.0 ? 1 : count, [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t row = begin; row < end; ++row) open[row] = !decide(row);
+    parallel_for(0, count, kRows, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t r = begin; r < end; ++r) {
+        const RowPart sum = sum_of(parts, rows_.size(), r, rows_[r].noise.temperature);
+        rows_[r].distribution = sum.distribution;
+        rows_[r].nucleus = args_.top_p * sum.mass.sum();
+        open[r] = !decide(r);
+      }
     });
     std::vector<std::int32_t> pending;
     for (std::int64_t row = 0; row < count; ++row) {
@@ -236,8 +164,9 @@ class Choice {
   }
 
   bool decide(std::int64_t r) {
-    Row& row = rows_[r];
-    const std::span<const std::uint64_t> keys = row.candidates.sorted();
+    ChoiceRow& row = rows_[r];
+    row.candidates.finish();
+    const std::span<const std::uint64_t> keys = row.candidates.largest(2);
     row.choice = row.noise.temperature > 0.0 ? row.noised.key() : keys.empty() ? 0 : keys[0];
     if (!std::isfinite(row.distribution.logsumexp()) || keys.empty() || row.noise.temperature == 0.0) {
       write(r);
@@ -245,11 +174,15 @@ class Choice {
     }
     auto kept = keys;
     if (args_.top_k > 0) {
-      kept = keys.first(std::min(keys.size(), static_cast<std::size_t>(args_.top_k)));
+      kept = row.candidates.largest(args_.top_k);
       row.nucleus = args_.top_p * mass_of(kept, row.noise.temperature);
     }
     if (args_.top_p < 1.0) {
-      const std::size_t size = nucleus_size(kept, row.noise.temperature, row.nucleus);
+      std::size_t size = nucleus_size(kept, row.noise.temperature, row.nucleus);
+      while (args_.top_k == 0 && size > kept.size() && static_cast<std::int64_t>(kept.size()) < row.candidates.size()) {
+        kept = row.candidates.largest(kSortedGrowth * static_cast<std::int64_t>(kept.size()));
+        size = nucleus_size(kept, row.noise.temperature, row.nucleus);
+      }
       if (args_.top_k == 0 && size > kept.size() && row.choice < kept.back()) return false;
       kept = kept.first(std::min(size, kept.size()));
     }
@@ -267,34 +200,26 @@ class Choice {
 
   // One more pass for these rows; returns those that need another.
   std::vector<std::int32_t> stream_likelier(const std::vector<std::int32_t>& pending) {
-    std::vector<Row*> rows;
+    std::vector<ChoiceRow*> rows;
     for (const std::int32_t r : pending) {
       rows.push_back(&rows_[r]);
       rows_[r].noised.clear();
     }
     const HeadLogits logits(args_, changes_, pending);
-    const auto add = [&](Part* parts, std::int64_t begin, std::int64_t end) {
-      logits.run(begin, end, [&](std::int64_t first_row, int num_rows, std::int64_t first_token, float* values) {
-        Tile tile{rows.data() + first_row, num_rows, first_token, values, {}};
-        keep_choosable(tile);
-        bool any = false;
-        for (int i = 0; i < num_rows; ++i) any |= keep_likelier(tile.row(i), first_token, tile.rows[i]->choice);
-        if (!any) return;
-        statistics_.highest(values, num_rows, tile.highest);
-        offer_noised(tile);
-        add_masses(parts + first_row, tile, nullptr);
-      });
-    };
-    const auto merge = [&](Part& part, const Part& later, std::int64_t r) {
-      part.mass.merge(later.mass, rows[r]->noise.temperature);
-    };
-    const auto parts = sum_parts<Part>(logits, args_.hidden.size(1), add, merge);
+    const auto parts = stream(logits, rows, Masses::kOwn, [&](RowLanes& lanes, const LogitTile& tile, int count) {
+      keep_choosable(tile, count);
+      if (!lanes.keep_likelier(tile)) return;
+      lanes.find_highest(tile);
+      lanes.offer_noised(tile);
+      lanes.add_masses(tile);
+    });
     std::vector<std::int32_t> open;
     for (std::size_t r = 0; r < pending.size(); ++r) {
-      Row& row = *rows[r];
-      const bool within = parts[r].mass.sum() < row.nucleus;
+      ChoiceRow& row = *rows[r];
+      const RowPart sum = sum_of(parts, rows.size(), r, row.noise.temperature);
+      const bool within = sum.mass.sum() < row.nucleus;
       if (!within) row.choice = row.noised.key();
-      if (within || row.choice >= row.candidates.sorted().back()) {
+      if (within || row.choice >= row.candidates.largest(kCandidates).back()) {
         write(pending[r]);
       } else {
         open.push_back(pending[r]);
@@ -306,8 +231,8 @@ class Choice {
   // Token -1 and NaN where the distribution is not finite or nothing may be chosen.
   void write(std::int64_t r) {
     constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
-    Row& row = rows_[r];
-    const std::span<const std::uint64_t> keys = row.candidates.sorted();
+    ChoiceRow& row = rows_[r];
+    const std::span<const std::uint64_t> keys = row.candidates.largest(2);
     const double logsumexp = row.distribution.logsumexp();
     const bool good = std::isfinite(logsumexp) && row.choice != 0;
     const std::uint64_t chosen = good ? row.choice : 0;
@@ -324,7 +249,8 @@ class Choice {
   const TokenConfidenceArgs& args_;
   const PanelStatistics& statistics_ = select_panel_statistics(active_isa());
   LogitChanges changes_;
-  std::vector<Row> rows_;
+  std::vector<ChoiceRow> rows_;
+  bool nucleus_;  // of the whole vocabulary
 };
 
 }  // namespace

@@ -85,6 +85,24 @@ def test_stays_within_the_budget(dtype: torch.dtype) -> None:
     assert_statistics_within_budget(token_confidence(hidden, head), hidden, head)
 
 
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("order", ["rising", "falling", "shuffled"])
+def test_a_floor_loses_no_token_of_the_nucleus(order: str, isa: str) -> None:
+    """Logits so far apart that most of them are below the floor of the candidates, and the runner-up may be outside."""
+    vocabulary, make = 9000, torch.Generator().manual_seed(2)
+    logits = (torch.randn(vocabulary, generator=make) * 8).sort(descending=order == "falling").values
+    if order == "shuffled":
+        logits = logits[torch.randperm(vocabulary, generator=make)]
+    hidden, head = torch.tensor([[1.0], [0.5], [0.1], [0.01], [1.0]]), logits[:, None]
+    with forced_isa(isa):
+        for temperature in (0.02, 0.3, 1.0, 3.0):
+            for top_p in (0.05, 0.5, 0.95, 0.9999):
+                for mask in (None, int(logits.argmax())):
+                    options = {"temperature": temperature, "seed": 4, "top_p": top_p, "mask_token_id": mask}
+                    ours = token_confidence(hidden, head, **options)
+                    assert_same(ours, confidence_of_logits(hidden @ head.T, **options))
+
+
 def test_forbidden_tokens_leave_the_distribution_and_the_mask_token_stays() -> None:
     hidden, head = inputs((9, 12, 50), torch.float32)
     logits = linear(hidden, head)

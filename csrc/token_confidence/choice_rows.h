@@ -1,0 +1,81 @@
+// What is known of the rows whose tokens are chosen, and what a thread keeps of some of them while a part of the
+// vocabulary streams by.
+#pragma once
+
+#include <cstdint>
+#include <limits>
+
+#include "cpu/panel_gemm.h"
+#include "token_confidence/best_candidates.h"
+#include "token_confidence/distribution.h"
+#include "token_confidence/noised_choice.h"
+#include "token_confidence/nucleus.h"
+
+namespace llada {
+
+// Shared by the parts.
+struct alignas(64) ChoiceRow {
+  RowNoise noise;
+  double nucleus_depth = std::numeric_limits<double>::infinity();
+  NoisedChoice noised;  // of what has been offered in this pass
+  BestCandidates candidates;
+  Distribution distribution;
+  // Where the nucleus is larger than the candidates: its mass, and what noise chooses if it is within.
+  double nucleus = 0.0;
+  std::uint64_t choice = 0;
+};
+
+// What a part of the vocabulary adds to a row.
+struct RowPart {
+  Distribution distribution;
+  Mass mass;  // of what may be chosen, under top_p alone
+};
+
+// The masses of a part's rows: not asked for; at temperature 1, where all may be chosen, the sums of their
+// distributions; or their own sums.
+enum class Masses : std::uint8_t { kNone, kDistributed, kOwn };
+
+// A panel's logits [rows][32] of a chunk of rows.
+struct LogitTile {
+  std::int64_t first_token;
+  float* logits;
+
+  float* row(int i) const { return logits + i * kPanelColumns; }
+};
+
+// A chunk's rows in one part of the vocabulary, a lane a row: what every tile asks for is found in vectors. Lanes past
+// the rows are never raised and reach no bound.
+class RowLanes {
+ public:
+  void start(const PanelStatistics& statistics, ChoiceRow* const* rows, int num_rows, Masses masses);
+  void finish(RowPart* parts);
+
+  // Each of a tile's logits; the first before all else.
+  void find_highest(const LogitTile& tile) { statistics_->highest(tile.logits, num_rows_, highest_); }
+  void add_distributions(const LogitTile& tile);
+  void offer_candidates(const LogitTile& tile);
+  // Draws noise for the rows where any could win.
+  void offer_noised(const LogitTile& tile);
+  void add_masses(const LogitTile& tile);
+
+  // Makes what is not likelier than each row's choice minus infinity; whether anything is left.
+  bool keep_likelier(const LogitTile& tile) const;
+
+ private:
+  // Of the candidates, when more than `maximum` has been found: two of a row's tokens are above the floor.
+  void raise_floor(int lane, float maximum);
+
+  const PanelStatistics* statistics_;
+  ChoiceRow* const* rows_;
+  int num_rows_;
+  Masses masses_;
+  alignas(64) float highest_[kRowLanes];
+  float least_candidate_[kRowLanes], least_noised_[kRowLanes];  // below which nothing in a tile matters
+  float scale_[kRowLanes];                                      // 1 / temperature
+  PowerSums panel_;
+  DistributionLanes distribution_;
+  MassLanes mass_;
+  BestCandidates::Staged staged_[kMaxPanelRows];
+};
+
+}  // namespace llada

@@ -2,7 +2,7 @@
 // what part of the peak, or of the rate at which memory is read, gathering, SwiGLU, scattering and combining could at
 // most leave. The 7B's layer, equal experts.
 //
-//   build/product_alone [threads [format]]
+//   build/product_alone [threads [format [rows an expert]]]
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -47,7 +47,7 @@ double pass(const PanelWeights& weights, const std::uint32_t* rows, const std::v
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-void measure(const Case& format, ReadProbe& memory, int threads) {
+void measure(const Case& format, ReadProbe& memory, int threads, std::int64_t only_rows) {
   PanelWeights weights{format.format, nullptr, true, true, kIntermediate, kHidden};
   const std::int64_t words = kExperts * weights.panels() * weights.panel_size();
   const Scratch<std::uint32_t> panels(words);
@@ -55,6 +55,7 @@ void measure(const Case& format, ReadProbe& memory, int threads) {
   weights.data = reinterpret_cast<const char*>(panels.data());
   ProductProbe products(threads, format.arithmetic);
   for (const std::int64_t rows_of_expert : {1, 2, 4, 6, 8, 16, 32, 64, 128, 256}) {
+    if (only_rows > 0 && rows_of_expert != only_rows) continue;
     std::vector<std::int32_t> offsets(kExperts + 1);
     for (std::int64_t e = 0; e <= kExperts; ++e) offsets[e] = static_cast<std::int32_t>(e * rows_of_expert);
     std::vector<RowChunk> chunks;
@@ -91,6 +92,6 @@ int main(int count, char** arguments) {
                              Case{"int4", llada::PanelFormat::kInt4, llada::Arithmetic::kInt8},
                              Case{"fp32", llada::PanelFormat::kFloat32, llada::Arithmetic::kFp32}}) {
     if (count > 2 && std::strcmp(format.name, arguments[2]) != 0) continue;
-    measure(format, memory, threads);
+    measure(format, memory, threads, count > 3 ? std::atoi(arguments[3]) : 0);
   }
 }

@@ -29,14 +29,14 @@ LLADA_INLINE __m512i load_weights(const std::uint32_t* lanes) {
   return Halves ? load_halves(lanes) : _mm512_loadu_si512(lanes);
 }
 
-// The lines that begin in [next, next + step), step <= 128. Into L2: while a panel is multiplied with two chunks of
-// rows, half of the next one arrives with each and would push panel and rows out of L1.
+// The lines that begin in [next, next + step), step <= 128. Into L1, which hands them on to L2 long before they are
+// used: 1-4 % faster with two chunks of rows than with a hint for L2.
 LLADA_INLINE void prefetch_lines(const char* next, std::int64_t step) {
   constexpr std::int64_t kLine = 64;
   if (static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(next) % kLine) < step) {
-    _mm_prefetch(next, _MM_HINT_T1);
+    _mm_prefetch(next, _MM_HINT_T0);
   }
-  if (step > kLine) _mm_prefetch(next + kLine, _MM_HINT_T1);
+  if (step > kLine) _mm_prefetch(next + kLine, _MM_HINT_T0);
 }
 
 // Walks the lanes of a tile's operands. FetchFew: where a panel is read in whole lines by one or two rows, it is rather

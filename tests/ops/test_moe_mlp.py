@@ -87,8 +87,10 @@ def test_threads_do_not_change_bits(choice: str, dtype: torch.dtype, isa: str) -
 
 @pytest.mark.parametrize("format", ["fp32", "bf16", "int8", "int4"])
 def test_many_tokens_go_in_several_passes(format: str, isa: str) -> None:
-    """1024 tokens whose outputs are added up as they come, then 476 whose outputs are stored past the caches; the pieces
-    have theirs stored, or lie in both."""
+    """1024 tokens whose outputs are added up as they come, then 476 whose outputs are stored past the caches.
+
+    The pieces have theirs stored, or lie in both.
+    """
     dtype = torch.float32 if format == "fp32" else torch.bfloat16
     x, weights, experts, *projections = cases.expert_layer((1500, 8, 8, 2048, 16), "not_mine", dtype)
     packed = ops.pack_experts(*projections, format=format)

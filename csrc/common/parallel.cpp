@@ -1,5 +1,6 @@
 // The core's own pool: threads - 1 workers, woken by a condition variable and never spinning, because a spinning
-// barrier becomes ten times slower as soon as another process shares a core. The caller takes the first range.
+// barrier becomes ten times slower as soon as another process shares a core. The caller takes the first range. It alone
+// waits awake, on any pool: for a bounded time, and soon by yielding its core.
 #include "common/parallel.h"
 
 #include <pthread.h>

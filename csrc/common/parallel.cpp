@@ -19,7 +19,7 @@ namespace {
 
 thread_local bool inside_loop = false;
 
-constexpr std::int64_t kSpins = 1000;  // some ten microseconds
+constexpr std::int64_t kSpins = 1000;  // tens of microseconds
 // A thread put to sleep takes tens of microseconds to wake, so the caller of a loop waits a while before it sleeps.
 constexpr std::int64_t kYieldsBeforeSleep = 500, kYieldsForEver = std::numeric_limits<std::int64_t>::max() - kSpins;
 

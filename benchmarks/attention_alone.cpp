@@ -1,13 +1,16 @@
 // attention's tile alone, over keys and values that are packed and in cache already: what part of the peak the products
-// leave when the softmax, and then the packing of each block, is added to them. 16-bit and 32-bit, heads of 128.
+// leave when the softmax, and then the packing of each block, is added to them. Then whole calls, and one query on keys
+// that the last call left in cache beside a bare read of them. 16-bit and 32-bit, heads of 128.
 //
 //   build/attention_alone [threads]
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <random>
+#include <string>
 #include <vector>
 
 #include "attention/attention.h"
@@ -17,6 +20,7 @@
 #include "common/parallel.h"
 #include "cpu/panel_gemm.h"
 #include "cpu/scratch.h"
+#include "roofline/probe_kernels.h"
 #include "roofline/roofline.h"
 
 namespace {
@@ -190,6 +194,48 @@ void measure_calls(DType dtype, std::int64_t tokens, int threads) {
               tokens, median(fractions), *std::max_element(fractions.begin(), fractions.end()), median(ratios));
 }
 
+// One query on `keys` keys that stay in cache, in turns with a bare read of the same keys and values by as many threads
+// and with a loop that only wakes them.
+void measure_one_query(DType dtype, std::int64_t keys, int threads) {
+  constexpr std::int64_t kPieces = 16;
+  constexpr int kCalls = 2000;
+  const std::int64_t row = kHeads * kDepth, bytes = keys * row * dtype_bytes(dtype), piece = bytes / kPieces;
+  const Scratch<char> k = random_rows(dtype, keys * row, 1), v = random_rows(dtype, keys * row, 2);
+  const Scratch<char> q = random_rows(dtype, row, 3), out = random_rows(dtype, row, 4);
+  const auto view = [&](const Scratch<char>& from, std::int64_t length) {
+    return contiguous_view(from.data(), dtype, {1, length, kHeads, kDepth});
+  };
+  AttentionArgs args{};
+  args.q = view(q, 1), args.k = view(k, keys), args.v = view(v, keys), args.out = view(out, 1);
+  const ProbeRead read = select_probe_kernels(active_isa()).read;
+  std::vector<double> calls, reads, starts;
+  for (int i = 0; i < kCalls; ++i) {
+    auto start = std::chrono::steady_clock::now();
+    attention(args);
+    calls.push_back(seconds_since(start));
+    std::atomic<std::int64_t> next{0};
+    start = std::chrono::steady_clock::now();
+    parallel_for(0, threads, 1, [&](std::int64_t, std::int64_t) {
+      for (std::int64_t taken = next++; taken < 2 * kPieces; taken = next++) {
+        read((taken < kPieces ? k : v).data() + taken % kPieces * piece, piece);
+      }
+    });
+    reads.push_back(seconds_since(start));
+    start = std::chrono::steady_clock::now();
+    parallel_for(0, threads, 1, [](std::int64_t, std::int64_t) {});
+    starts.push_back(seconds_since(start));
+  }
+  const auto text = [](const std::vector<double>& times) {
+    char line[48];
+    std::snprintf(line, sizeof line, "%.1f (%.1f)", median(times) * 1e6,
+                  *std::min_element(times.begin(), times.end()) * 1e6);
+    return std::string(line);
+  };
+  std::printf("%s, 1 query, %ld keys: %s us; reading them %s, waking the threads %s\n",
+              dtype == DType::kBFloat16 ? "bf16" : "fp32", keys, text(calls).c_str(), text(reads).c_str(),
+              text(starts).c_str());
+}
+
 }  // namespace
 
 int main(int count, char** arguments) {
@@ -198,5 +244,6 @@ int main(int count, char** arguments) {
   for (const llada::DType dtype : {llada::DType::kBFloat16, llada::DType::kFloat32}) {
     for (const int tiles : {22, 86}) measure(dtype, tiles, threads);
     for (const std::int64_t tokens : {256, 512, 1024, 2048}) measure_calls(dtype, tokens, threads);
+    measure_one_query(dtype, 512, threads);
   }
 }

@@ -116,13 +116,15 @@ void attention(const AttentionArgs& args) {
   float* states = nullptr;
   if (plan.cut_keys) states = thread_scratch<struct PartialStates, float>(plan.states * attention_state_size(args));
 
-  // Items are taken in turn, not dealt out: those of a mask's early rows are shorter, and a core may be shared.
+  // Items are taken in turn, not dealt out: those of a mask's early rows are shorter, and a core may be shared. The one
+  // that follows is taken ahead, so that its keys can be fetched; but short items of few queries are only guessed: a
+  // thread that starts late would keep its second one from the thread that is done.
   std::atomic<std::int64_t> next{0};
   const auto count = static_cast<std::int64_t>(plan.items.size());
   parallel_for(0, plan.threads, 1, [&](std::int64_t, std::int64_t) {
     AttentionWorker worker(args, plan, kernel, states);
-    for (std::int64_t item = next++, following; item < count; item = following) {
-      following = next++;
+    for (std::int64_t item = next++, following; item < count; item = plan.few ? next++ : following) {
+      following = plan.few ? next.load(std::memory_order_relaxed) : next++;
       worker.run(plan.items[item], following < count ? &plan.items[following] : nullptr);
     }
   });

@@ -15,7 +15,7 @@ constexpr std::int64_t kItemsPerThread = 4;
 // Up to so many rows a call waits for keys and values rather than for products: one tile.
 constexpr std::int64_t kFewRows = kAttentionRows;
 // Of a token's heads that one item reads at the least. With more rows an item takes longer: rather more items, then.
-constexpr std::int64_t kLeastRowBytes = 4096, kLeastRowBytesOfMany = 1024, kManyRows = 5;
+constexpr std::int64_t kLeastRowBytes = 2048, kLeastRowBytesOfMany = 1024, kManyRows = 5;
 
 std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 

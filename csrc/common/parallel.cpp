@@ -1,5 +1,6 @@
 // The core's own pool: threads - 1 workers, woken by a condition variable and never spinning, because a spinning
-// barrier becomes ten times slower as soon as another process shares a core. The caller takes the first range.
+// barrier becomes ten times slower as soon as another process shares a core. The caller takes the first range. It alone
+// waits awake, on any pool: for a bounded time, and soon by yielding its core.
 #include "common/parallel.h"
 
 #include <pthread.h>
@@ -8,6 +9,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <exception>
+#include <limits>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -16,6 +18,24 @@ namespace llada {
 namespace {
 
 thread_local bool inside_loop = false;
+
+constexpr std::int64_t kSpins = 1000;  // tens of microseconds
+// A thread put to sleep takes tens of microseconds to wake, so the caller of a loop waits a while before it sleeps.
+constexpr std::int64_t kYieldsBeforeSleep = 500, kYieldsForEver = std::numeric_limits<std::int64_t>::max() - kSpins;
+
+// Spins, then yields the core to whoever is waited for; gives up after so many yields.
+template <class Done>
+void wait_awake(std::int64_t yields, const Done& done) {
+  for (std::int64_t turn = 0; turn < kSpins + yields && !done(); ++turn) {
+    if (turn < kSpins) {
+#if defined(__x86_64__)
+      __builtin_ia32_pause();
+#endif
+    } else {
+      std::this_thread::yield();
+    }
+  }
+}
 
 class Pool {
  public:
@@ -47,6 +67,7 @@ class Pool {
     }
     wake_.notify_all();
     run_part(0);
+    wait_awake(kYieldsBeforeSleep, [this] { return pending_ == 0; });
     std::unique_lock lock(mutex_);
     done_.wait(lock, [this] { return pending_ == 0; });
     if (error_) std::rethrow_exception(error_);
@@ -87,7 +108,8 @@ class Pool {
   std::mutex mutex_;
   std::condition_variable wake_, done_;
   std::int64_t begin_ = 0, end_ = 0, generation_ = 0;
-  int parts_ = 0, pending_ = 0;
+  int parts_ = 0;
+  std::atomic<int> pending_{0};
   const RangeBody* body_ = nullptr;
   std::exception_ptr error_;
   bool stopping_ = false;
@@ -131,9 +153,34 @@ ParallelBackend backend{pool_run, pool_num_threads};
 
 }  // namespace
 
+namespace {
+
+// Counts items that are over, be it by an exception.
+class Finished {
+ public:
+  Finished(std::atomic<std::int64_t>& count, std::int64_t items) : count_(count), items_(items) {}
+  Finished(const Finished&) = delete;
+  Finished& operator=(const Finished&) = delete;
+  ~Finished() { count_.fetch_add(items_, std::memory_order_release); }
+
+ private:
+  std::atomic<std::int64_t>& count_;
+  std::int64_t items_;
+};
+
+}  // namespace
+
 void parallel_for(std::int64_t begin, std::int64_t end, std::int64_t grain, RangeBody body) {
   if (begin >= end) return;
-  backend.run(begin, end, std::max<std::int64_t>(grain, 1), body);
+  std::atomic<std::int64_t> finished{0};
+  backend.run(begin, end, std::max<std::int64_t>(grain, 1), [&](std::int64_t first, std::int64_t last) {
+    {
+      const Finished part(finished, last - first);
+      body(first, last);
+    }
+    if (first > begin) return;  // the first part is the caller's
+    wait_awake(kYieldsBeforeSleep, [&] { return finished.load(std::memory_order_acquire) == end - begin; });
+  });
 }
 
 namespace {
@@ -168,20 +215,13 @@ class PhaseLoop {
     std::atomic<std::int64_t> taken{0}, done{0};
   };
 
-  // Spins for some ten microseconds, then yields the core to whoever the last items wait for.
   bool wait(const std::atomic<std::int64_t>& done, std::int64_t items) const {
-    constexpr int kSpins = 1000;
-    for (int spin = 0; done.load(std::memory_order_acquire) < items; ++spin) {
-      if (failed_.load(std::memory_order_acquire)) return false;
-      if (spin < kSpins) {
-#if defined(__x86_64__)
-        __builtin_ia32_pause();
-#endif
-      } else {
-        std::this_thread::yield();
-      }
-    }
-    return true;
+    bool failed = false;
+    wait_awake(kYieldsForEver, [&] {
+      if (done.load(std::memory_order_acquire) >= items) return true;
+      return failed = failed_.load(std::memory_order_acquire);
+    });
+    return !failed;
   }
 
   const std::initializer_list<Phase> phases_;

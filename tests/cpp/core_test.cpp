@@ -1,8 +1,11 @@
 // The core without Python: packing, the panel product on every instruction set, and the core's own thread pool.
+#include <atomic>
+#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <stdexcept>
+#include <thread>
 #include <vector>
 
 #include "common/bfloat16.h"
@@ -218,13 +221,23 @@ void the_pool_covers_every_item_once() {
       });
       for (const int count : seen) EXPECT(count == 1);
     }
-    bool caught = false;
-    try {
-      parallel_for(0, 100, 1, [](std::int64_t, std::int64_t) { throw std::runtime_error("out"); });
-    } catch (const std::runtime_error&) {
-      caught = true;
+    std::atomic<int> late{0};  // by more than a caller waits awake
+    parallel_for(0, threads, 1, [&](std::int64_t begin, std::int64_t end) {
+      if (begin > 0) std::this_thread::sleep_for(std::chrono::milliseconds(20));
+      late += static_cast<int>(end - begin);
+    });
+    EXPECT(late == threads);
+    for (const std::int64_t failing : {0, 99}) {
+      bool caught = false;
+      try {
+        parallel_for(0, 100, 1, [&](std::int64_t begin, std::int64_t end) {
+          if (begin <= failing && failing < end) throw std::runtime_error("out");
+        });
+      } catch (const std::runtime_error&) {
+        caught = true;
+      }
+      EXPECT(caught);
     }
-    EXPECT(caught);
   }
 }
 

@@ -14,6 +14,12 @@ float NoisedChoice::least(const RowNoise& noise) const {
   return std::nextafter(static_cast<float>(best - most - kRounding * (std::abs(best) + most)), -kInfinity);
 }
 
+float NoisedChoice::value_below() const {
+  constexpr double kRounding = 1e-6;
+  const double best = value_.load(std::memory_order_relaxed);
+  return static_cast<float>(best - kRounding * std::abs(best));
+}
+
 void NoisedChoice::offer_one(std::uint64_t key, const RowNoise& noise) {
   if (key == 0) return;
   const std::uint64_t bits = noise.stream.bits(token_of(key));

@@ -29,6 +29,9 @@ class NoisedChoice {
   // A logit below which none can be chosen, whatever its noise; infinity where there is none.
   float least(const RowNoise& noise) const;
 
+  // Below the best's value by more than floats round, or minus infinity.
+  float value_below() const;
+
   // Offers a panel's logits, of tokens first, first + 1, ..., by any thread.
   void offer(const float* logits, std::int64_t first, const RowNoise& noise);
   void offer_one(std::uint64_t key, const RowNoise& noise);

@@ -70,15 +70,19 @@ void RowLanes::offer_candidates(const LogitTile& tile) {
 void RowLanes::offer_noised(const LogitTile& tile) {
   const std::uint32_t drawn = statistics_->lanes_at_least(highest_, least_noised_);
   if (drawn == 0) return;
-  for_each_bit(statistics_->may_reach(noise_, highest_, tile.first_token, drawn), [&](int i) {
-    rows_[i]->noised.offer(tile.row(i), tile.first_token, rows_[i]->noise);
+  std::uint64_t lowest[kRowLanes];
+  for_each_bit(statistics_->may_reach(noise_, highest_, tile.first_token, drawn, lowest), [&](int i) {
+    ChoiceRow& row = *rows_[i];
+    const float *logits = tile.row(i), least = row.noised.least(row.noise, lowest[i]);
+    for_each_bit(statistics_->at_least(logits, least),
+                 [&](int c) { row.noised.offer(choice_key(logits[c], tile.first_token + c), row.noise); });
     find_least_noised(i);
   });
 }
 
 void RowLanes::find_least_noised(int lane) {
   const ChoiceRow& row = *rows_[lane];
-  least_noised_[lane] = row.noised.least(row.noise);
+  least_noised_[lane] = row.noised.least(row.noise, 0);
   noise_.value[lane] = row.noised.value_below();
 }
 
@@ -94,6 +98,7 @@ void RowLanes::add_masses(const LogitTile& tile) {
 
 void RowLanes::raise_floor(int lane, float maximum) {
   ChoiceRow& row = *rows_[lane];
+  if (!(maximum - row.nucleus_depth > least_candidate_[lane])) return;
   const float floor = std::nextafter(static_cast<float>(maximum - row.nucleus_depth), -kInfinity);
   if (!(floor > least_candidate_[lane])) return;
   row.candidates.raise_floor(floor);

@@ -32,9 +32,10 @@ struct PanelStatistics {
   // Of e^((l - reference) * scale), likewise.
   void (*scaled_power_sums)(const float* tile, int rows, const float* references, const float* scales, float* sums);
   // A bit for each of the rows asked for where noise could bring one of 32 tokens, none of a logit above `highest`, up
-  // to the row's value; at times for others.
+  // to the row's value; at times for others. `lowest` becomes a number with the leading zeros of the smallest
+  // GumbelStream::bits of these tokens: its noise_limit is that of all of them.
   std::uint32_t (*may_reach)(const NoiseLanes& noise, const float* highest, std::int64_t first_token,
-                             std::uint32_t rows);
+                             std::uint32_t rows, std::uint64_t* lowest);
 
   // All lanes': adds what a panel gives.
   void (*add_lanes)(const float* panel, double* sums);

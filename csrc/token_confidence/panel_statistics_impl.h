@@ -98,18 +98,20 @@ std::uint32_t lanes_at_least(const float* values, const float* bounds) {
 }
 
 // Noise is less than -log(u), and u at least half of what has its leading zeros.
-std::uint32_t may_reach(const NoiseLanes& noise, const float* highest, std::int64_t first_token, std::uint32_t rows) {
+std::uint32_t may_reach(const NoiseLanes& noise, const float* highest, std::int64_t first_token, std::uint32_t rows,
+                        std::uint64_t* lowest) {
   constexpr float kHalfUnit = 0x1p-54f, kMargin = 1.01f;
-  float lowest[kRowLanes] = {}, most[kRowLanes];
+  float least[kRowLanes] = {}, most[kRowLanes];
   for (std::uint32_t left = rows; left != 0; left &= left - 1) {
     const int r = __builtin_ctz(left);
     const std::uint64_t counter = noise.start[r] + static_cast<std::uint64_t>(first_token) * kNoiseTokenStep;
-    std::int64_t low = std::numeric_limits<std::int64_t>::max();
+    std::uint64_t low = std::numeric_limits<std::uint64_t>::max();
     for (int c = 0; c < kPanelColumns; ++c) {
-      const auto bits = static_cast<std::int64_t>(mix_leading_bits(counter + c * kNoiseTokenStep) >> 11);
+      const std::uint64_t bits = mix_leading_bits(counter + c * kNoiseTokenStep);
       low = bits < low ? bits : low;
     }
-    lowest[r] = static_cast<float>(low) * kHalfUnit;
+    lowest[r] = low >> 11;
+    least[r] = static_cast<float>(static_cast<std::int64_t>(low >> 11)) * kHalfUnit;
   }
   for (int i = 0; i < kRowLanes; i += Vector::kWidth) {
     const auto missing = Vector::subtract(Vector::load(noise.value + i), Vector::load(highest + i));
@@ -118,7 +120,7 @@ std::uint32_t may_reach(const NoiseLanes& noise, const float* highest, std::int6
     const auto power = Vector::exp2(Vector::multiply(steps, Vector::set(-kLog2E)));
     Vector::store(most + i, Vector::multiply(power, Vector::set(kMargin)));
   }
-  return rows & lanes_at_least(most, lowest);
+  return rows & lanes_at_least(most, least);
 }
 
 void add_lanes(const float* panel, double* sums) {

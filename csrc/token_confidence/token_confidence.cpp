@@ -194,7 +194,7 @@ class Choice {
 
   static std::uint64_t best_noised(std::span<const std::uint64_t> keys, const RowNoise& noise) {
     NoisedChoice best;
-    for (const std::uint64_t key : keys) best.offer_one(key, noise);
+    for (const std::uint64_t key : keys) best.offer(key, noise);
     return best.key();
   }
 

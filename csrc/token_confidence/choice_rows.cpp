@@ -42,7 +42,7 @@ void RowLanes::start(const PanelStatistics& statistics, ChoiceRow* const* rows, 
 
 void RowLanes::finish(RowPart* parts) {
   for (int i = 0; i < num_rows_; ++i) {
-    rows_[i]->candidates.take(staged_[i]);
+    if (staged_[i].count > 0) rows_[i]->candidates.take(staged_[i]);
     parts[i].distribution = distribution_.at(i);
     if (masses_ == Masses::kOwn) parts[i].mass = mass_.at(i);
     if (masses_ == Masses::kDistributed) parts[i].mass = Mass(distribution_.maximum[i], distribution_.sum[i]);

@@ -8,8 +8,8 @@ float NoisedChoice::least(const RowNoise& noise, std::uint64_t bits) const {
   constexpr float kInfinity = std::numeric_limits<float>::infinity();
   constexpr double kRounding = 1e-12;
   if (noise.temperature == 0.0) return kInfinity;
-  const double best = value_.load(std::memory_order_relaxed),
-               most = noise.temperature * GumbelStream::noise_limit(bits);
+  const double best = value_.load(std::memory_order_relaxed);
+  const double most = noise.temperature * GumbelStream::noise_limit(bits);
   return std::nextafter(static_cast<float>(best - most - kRounding * (std::abs(best) + most)), -kInfinity);
 }
 

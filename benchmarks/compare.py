@@ -37,8 +37,9 @@ def compare(
     flops: float = 0.0,
     cold: bool = False,
     tolerance: float = 0.02,
+    seconds: float = 0.6,
 ) -> None:
-    """Check, time in turns for a little more than half a second, print, and record in pytest-benchmark's JSON.
+    """Check, time in turns for a little more than some seconds, print, and record in pytest-benchmark's JSON.
 
     Args:
         benchmark: pytest-benchmark's fixture.
@@ -51,6 +52,7 @@ def compare(
         cold: the case sees to it that no weights are in a cache from the call before. Otherwise they count as being in
             the nearest cache of which they fill at most half.
         tolerance: how far from the first peer ours may be, relative to the result's root mean square.
+        seconds: of turns: more where there are many peers and ratios near 1 are to be told apart.
     """
     first = next(iter(peers.values()))
     assert_close(ours(), first(), tolerance)
@@ -58,7 +60,7 @@ def compare(
     peak = PEAKS.get(dtype, "fp32" if isinstance(dtype, torch.dtype) else dtype)
     format = dtype if isinstance(dtype, str) else peak
     level = "dram" if cold else level_of(bytes_moved, threads)
-    times, limits = take_turns({"ours": ours, **peers}, probe(threads), (level, "dram", peak))
+    times, limits = take_turns({"ours": ours, **peers}, probe(threads), (level, "dram", peak), seconds)
 
     def figures(values: list[float]) -> dict[str, float]:
         work = (bytes_moved, flops, peak)

@@ -30,15 +30,19 @@ void RowLanes::start(const PanelStatistics& statistics, ChoiceRow* const* rows, 
     const ChoiceRow* row = i < num_rows ? rows[i] : nullptr;
     highest_[i] = -kInfinity;
     least_candidate_[i] = row == nullptr ? kInfinity : row->candidates.least();
-    least_noised_[i] = row == nullptr ? kInfinity : row->noised.least(row->noise);
-    scale_[i] = row == nullptr ? 1.0f : static_cast<float>(std::min(1.0 / row->noise.temperature, 1e30));
-    if (row != nullptr) staged_[i].count = 0;
+    least_noised_[i] = kInfinity;
+    noise_.start[i] = row == nullptr ? 0 : row->noise.stream.counter(0);
+    noise_.value[i] = 0.0f;
+    noise_.scale[i] = row == nullptr ? 1.0f : static_cast<float>(std::min(1.0 / row->noise.temperature, 1e30));
+    if (row == nullptr) continue;
+    find_least_noised(i);
+    staged_[i].count = 0;
   }
 }
 
 void RowLanes::finish(RowPart* parts) {
   for (int i = 0; i < num_rows_; ++i) {
-    rows_[i]->candidates.take(staged_[i]);
+    if (staged_[i].count > 0) rows_[i]->candidates.take(staged_[i]);
     parts[i].distribution = distribution_.at(i);
     if (masses_ == Masses::kOwn) parts[i].mass = mass_.at(i);
     if (masses_ == Masses::kDistributed) parts[i].mass = Mass(distribution_.maximum[i], distribution_.sum[i]);
@@ -64,19 +68,22 @@ void RowLanes::offer_candidates(const LogitTile& tile) {
 }
 
 void RowLanes::offer_noised(const LogitTile& tile) {
-  std::uint32_t drawn = statistics_->lanes_at_least(highest_, least_noised_);
+  const std::uint32_t drawn = statistics_->lanes_at_least(highest_, least_noised_);
   if (drawn == 0) return;
-  std::uint64_t counters[kMaxPanelRows], lowest[kMaxPanelRows];
-  int count = 0;
-  for_each_bit(drawn, [&](int i) { counters[count++] = rows_[i]->noise.stream.counter(tile.first_token); });
-  statistics_->lowest_noise_bits(counters, count, lowest);
-  count = 0;
-  for_each_bit(drawn, [&](int i) {
+  std::uint64_t lowest[kRowLanes];
+  for_each_bit(statistics_->may_reach(noise_, highest_, tile.first_token, drawn, lowest), [&](int i) {
     ChoiceRow& row = *rows_[i];
-    if (!row.noised.may_choose(highest_[i], row.noise, lowest[count++])) return;
-    row.noised.offer(tile.row(i), tile.first_token, row.noise);
-    least_noised_[i] = row.noised.least(row.noise);
+    const float *logits = tile.row(i), least = row.noised.least(row.noise, lowest[i]);
+    for_each_bit(statistics_->at_least(logits, least),
+                 [&](int c) { row.noised.offer(choice_key(logits[c], tile.first_token + c), row.noise); });
+    find_least_noised(i);
   });
+}
+
+void RowLanes::find_least_noised(int lane) {
+  const ChoiceRow& row = *rows_[lane];
+  least_noised_[lane] = row.noised.least(row.noise, 0);
+  noise_.value[lane] = row.noised.value_below();
 }
 
 void RowLanes::add_masses(const LogitTile& tile) {
@@ -85,12 +92,13 @@ void RowLanes::add_masses(const LogitTile& tile) {
     raise_floor(i, mass_.maximum[i]);
     mass_.raise(i, highest_[i], rows_[i]->noise.temperature);
   });
-  statistics_->scaled_power_sums(tile.logits, num_rows_, mass_.reference, scale_, panel_.sum);
+  statistics_->scaled_power_sums(tile.logits, num_rows_, mass_.reference, noise_.scale, panel_.sum);
   statistics_->add_lanes(panel_.sum, mass_.sum);
 }
 
 void RowLanes::raise_floor(int lane, float maximum) {
   ChoiceRow& row = *rows_[lane];
+  if (!(maximum - row.nucleus_depth > least_candidate_[lane])) return;
   const float floor = std::nextafter(static_cast<float>(maximum - row.nucleus_depth), -kInfinity);
   if (!(floor > least_candidate_[lane])) return;
   row.candidates.raise_floor(floor);

@@ -64,6 +64,7 @@ class RowLanes {
  private:
   // Of the candidates, when more than `maximum` has been found: two of a row's tokens are above the floor.
   void raise_floor(int lane, float maximum);
+  void find_least_noised(int lane);
 
   const PanelStatistics* statistics_;
   ChoiceRow* const* rows_;
@@ -71,7 +72,7 @@ class RowLanes {
   Masses masses_;
   alignas(64) float highest_[kRowLanes];
   float least_candidate_[kRowLanes], least_noised_[kRowLanes];  // below which nothing in a tile matters
-  float scale_[kRowLanes];                                      // 1 / temperature
+  NoiseLanes noise_;
   PowerSums panel_;
   DistributionLanes distribution_;
   MassLanes mass_;

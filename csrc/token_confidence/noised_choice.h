@@ -26,12 +26,15 @@ class NoisedChoice {
     return limit >= value_.load(std::memory_order_relaxed) && limit > -std::numeric_limits<double>::infinity();
   }
 
-  // A logit below which none can be chosen, whatever its noise; infinity where there is none.
-  float least(const RowNoise& noise) const;
+  // A logit below which none can be chosen with noise of these bits or higher ones, 0 being whatever noise; infinity
+  // where there is none.
+  float least(const RowNoise& noise, std::uint64_t bits) const;
 
-  // Offers a panel's logits, of tokens first, first + 1, ..., by any thread.
-  void offer(const float* logits, std::int64_t first, const RowNoise& noise);
-  void offer_one(std::uint64_t key, const RowNoise& noise);
+  // Below the best's value by more than floats round, or minus infinity.
+  float value_below() const;
+
+  // By any thread.
+  void offer(std::uint64_t key, const RowNoise& noise);
 
   // As if nothing had been offered, when no thread offers.
   void clear() {

@@ -16,6 +16,13 @@ struct alignas(64) PowerSums {
   float sum[kRowLanes], weighted[kRowLanes];
 };
 
+// What rows' noise is drawn from and what it has to reach.
+struct alignas(64) NoiseLanes {
+  std::uint64_t start[kRowLanes];  // GumbelStream::counter(0)
+  float value[kRowLanes];          // rounded down
+  float scale[kRowLanes];          // 1 / temperature
+};
+
 struct PanelStatistics {
   void (*round_to_bfloat16)(float* tile, int rows);
   // Each row's; NaN is not higher than a number; the sums report it.
@@ -24,9 +31,11 @@ struct PanelStatistics {
   void (*power_sums)(const float* tile, int rows, const float* references, PowerSums& sums);
   // Of e^((l - reference) * scale), likewise.
   void (*scaled_power_sums)(const float* tile, int rows, const float* references, const float* scales, float* sums);
-  // A number with the leading zeros of the smallest GumbelStream::bits of 32 tokens, from each row's counter of the
-  // first: GumbelStream::noise_limit is that of all of them.
-  void (*lowest_noise_bits)(const std::uint64_t* counters, int rows, std::uint64_t* lowest);
+  // A bit for each of the rows asked for where noise could bring one of 32 tokens, none of a logit above `highest`, up
+  // to the row's value; at times for others. `lowest` becomes a number with the leading zeros of the smallest
+  // GumbelStream::bits of these tokens: its noise_limit is that of all of them.
+  std::uint32_t (*may_reach)(const NoiseLanes& noise, const float* highest, std::int64_t first_token,
+                             std::uint32_t rows, std::uint64_t* lowest);
 
   // All lanes': adds what a panel gives.
   void (*add_lanes)(const float* panel, double* sums);

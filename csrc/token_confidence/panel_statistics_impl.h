@@ -89,27 +89,42 @@ void scaled_power_sums(const float* tile, int rows, const float* references, con
   for (; r < rows; ++r) sums[r] = Vector::reduce_add(of(r));
 }
 
-void lowest_noise_bits(const std::uint64_t* counters, int rows, std::uint64_t* lowest) {
-  for (int r = 0; r < rows; ++r) {
-    std::int64_t low = std::numeric_limits<std::int64_t>::max();
-    for (int c = 0; c < kPanelColumns; ++c) {
-      const auto bits = static_cast<std::int64_t>(mix_leading_bits(counters[r] + c * kNoiseTokenStep) >> 11);
-      low = bits < low ? bits : low;
-    }
-    lowest[r] = static_cast<std::uint64_t>(low);
-  }
-}
-
-void add_lanes(const float* panel, double* sums) {
-  for (int i = 0; i < kRowLanes; ++i) sums[i] += panel[i];
-}
-
 std::uint32_t lanes_at_least(const float* values, const float* bounds) {
   std::uint32_t bits = 0;
   for (int i = 0; i < kRowLanes; i += Vector::kWidth) {
     bits |= Vector::at_least(Vector::load(values + i), Vector::load(bounds + i)) << i;
   }
   return bits;
+}
+
+// Noise is less than -log(u), and u at least half of what has its leading zeros.
+std::uint32_t may_reach(const NoiseLanes& noise, const float* highest, std::int64_t first_token, std::uint32_t rows,
+                        std::uint64_t* lowest) {
+  constexpr float kHalfUnit = 0x1p-54f, kMargin = 1.01f;
+  float least[kRowLanes] = {}, most[kRowLanes];
+  for (std::uint32_t left = rows; left != 0; left &= left - 1) {
+    const int r = __builtin_ctz(left);
+    const std::uint64_t counter = noise.start[r] + static_cast<std::uint64_t>(first_token) * kNoiseTokenStep;
+    std::uint64_t low = std::numeric_limits<std::uint64_t>::max();
+    for (int c = 0; c < kPanelColumns; ++c) {
+      const std::uint64_t bits = mix_leading_bits(counter + c * kNoiseTokenStep);
+      low = bits < low ? bits : low;
+    }
+    lowest[r] = low >> 11;
+    least[r] = static_cast<float>(static_cast<std::int64_t>(low >> 11)) * kHalfUnit;
+  }
+  for (int i = 0; i < kRowLanes; i += Vector::kWidth) {
+    const auto missing = Vector::subtract(Vector::load(noise.value + i), Vector::load(highest + i));
+    // A NaN is where nothing has been found yet.
+    const auto steps = Vector::max(Vector::multiply(missing, Vector::load(noise.scale + i)), Vector::set(0.0f));
+    const auto power = Vector::exp2(Vector::multiply(steps, Vector::set(-kLog2E)));
+    Vector::store(most + i, Vector::multiply(power, Vector::set(kMargin)));
+  }
+  return rows & lanes_at_least(most, least);
+}
+
+void add_lanes(const float* panel, double* sums) {
+  for (int i = 0; i < kRowLanes; ++i) sums[i] += panel[i];
 }
 
 std::uint32_t lanes_above(const float* values, const float* bounds) {
@@ -148,7 +163,7 @@ constexpr PanelStatistics kPanelStatistics = {.round_to_bfloat16 = &round_to_bfl
                                               .highest = &highest,
                                               .power_sums = &power_sums,
                                               .scaled_power_sums = &scaled_power_sums,
-                                              .lowest_noise_bits = &lowest_noise_bits,
+                                              .may_reach = &may_reach,
                                               .add_lanes = &add_lanes,
                                               .lanes_at_least = &lanes_at_least,
                                               .lanes_above = &lanes_above,

@@ -86,8 +86,8 @@ class Choice {
   std::vector<RowPart> stream(const HeadLogits& logits, const std::vector<ChoiceRow*>& rows, Masses masses,
                               const Visit& visit) const {
     const std::vector<RowChunk>& chunks = logits.chunks();
-    const std::int64_t panels = logits.panels(), part_panels = (panels + 2 * kMaxParts - 1) / (2 * kMaxParts) * 2;
-    const std::int64_t parts = (panels + part_panels - 1) / part_panels;
+    const std::int64_t panels = logits.panels(), pairs = (panels + 1) / 2, parts = std::min(pairs, kMaxParts);
+    const auto first_panel = [&](std::int64_t part) { return std::min(2 * (pairs * part / parts), panels); };
     std::vector<RowPart> added(parts * logits.rows());
     const auto add = [&](RowPart* part, std::int64_t begin, std::int64_t end) {
       const std::int64_t masked_panel = args_.mask_token / kPanelColumns;
@@ -106,8 +106,8 @@ class Choice {
         panels * kPanelColumns * logits.rows() * args_.hidden.size(1) / kProductsPerOperation;
     parallel_phases(operations / grain_of(1), {{parts, 1, [&](std::int64_t begin, std::int64_t end) {
                                                   for (std::int64_t part = begin; part < end; ++part) {
-                                                    add(added.data() + part * logits.rows(), part * part_panels,
-                                                        std::min((part + 1) * part_panels, panels));
+                                                    add(added.data() + part * logits.rows(), first_panel(part),
+                                                        first_panel(part + 1));
                                                   }
                                                 }}});
     return added;
@@ -194,7 +194,7 @@ class Choice {
 
   static std::uint64_t best_noised(std::span<const std::uint64_t> keys, const RowNoise& noise) {
     NoisedChoice best;
-    for (const std::uint64_t key : keys) best.offer_one(key, noise);
+    for (const std::uint64_t key : keys) best.offer(key, noise);
     return best.key();
   }
 

@@ -21,7 +21,7 @@ namespace llada::cuda {
 namespace {
 
 constexpr const char* kOp = "moe_mlp";
-constexpr std::int64_t kPassElements = 1 << 27;  // of the outputs: 512 MB
+constexpr std::int64_t kPassElements = 1 << 28;  // of the outputs: 1 GB, 16384 tokens of the 7B model
 
 constexpr std::int64_t stored_depth_int8(std::int64_t depth) { return (depth + 15) / 16 * 16; }
 
@@ -42,7 +42,6 @@ void check_workspace(const MoeMlpArgs& args, const MoeMlpWorkspace& workspace, c
   };
   check("order", workspace.order, DType::kInt32, {sizes.rows});
   check("offsets", workspace.offsets, DType::kInt32, {groups + 1});
-  check("sort", workspace.sort, DType::kInt32, {sizes.sort});
   check("intermediate", workspace.intermediate, args.x.dtype, {sizes.rows, args.intermediate});
   check("outputs", workspace.outputs, DType::kFloat32, {sizes.rows, hidden});
 }
@@ -54,10 +53,8 @@ void run_pass(const MoeMlpArgs& args, const MoeMlpScales* scales, const MoeMlpWo
   const ArrayView y = rows_of(args.y, first, tokens);
   const ArrayView x = rows_of(args.x, first, tokens);
   const std::int64_t slots = experts.size(1), rows = tokens * slots, hidden = x.size(1), groups = args.gate_up.size(0);
-  const std::int64_t sort = expert_order_workspace(rows, groups);
-  const ExpertOrderParams sort_params =
-      expert_order_params({experts, groups, rows_of(workspace.order, 0, rows), workspace.offsets},
-                          rows_of(workspace.sort, 0, sort), stream);
+  const ExpertOrderParams sort =
+      expert_order_params({experts, groups, rows_of(workspace.order, 0, rows), workspace.offsets}, stream);
   const bool hopper = active_path(backend_of(x)) == CudaPath::kSm90a;
   const auto* order = workspace.order.as<const std::int32_t>();
   const auto* offsets = workspace.offsets.as<const std::int32_t>();
@@ -79,9 +76,9 @@ void run_pass(const MoeMlpArgs& args, const MoeMlpScales* scales, const MoeMlpWo
   if (scales != nullptr) gate_up.weight_scale = scales->gate_up.as<const float>();
   if (hopper) {
     const auto ordered_swiglu = scales != nullptr ? ordered_swiglu_int8_sm90 : ordered_swiglu_sm90;
-    report(kOp, ordered_swiglu(gate_up, sort_params), stream);
+    report(kOp, ordered_swiglu(gate_up, sort), stream);
   } else {
-    report(kOp, expert_order_sm80(sort_params), stream);
+    report(kOp, expert_order_sm80(sort), stream);
     report(kOp, scales != nullptr ? swiglu_int8_sm80(gate_up) : grouped_swiglu_sm80(gate_up), stream);
   }
   ProductParams down{x.dtype,
@@ -122,10 +119,10 @@ void run(const MoeMlpArgs& args, const MoeMlpScales* scales, const MoeMlpWorkspa
 }  // namespace
 
 MoeMlpSizes moe_mlp_sizes(const MoeMlpArgs& args) {
-  const std::int64_t slots = args.experts.size(1), groups = args.gate_up.size(0);
+  const std::int64_t slots = args.experts.size(1);
   const std::int64_t per_token = std::max<std::int64_t>(1, slots * std::max(args.x.size(1), args.intermediate));
   const std::int64_t tokens = std::min(args.x.size(0), std::max<std::int64_t>(1, kPassElements / per_token));
-  return {tokens, tokens * slots, expert_order_workspace(tokens * slots, groups)};
+  return {tokens, tokens * slots};
 }
 
 void moe_mlp(const MoeMlpArgs& args, const MoeMlpWorkspace& workspace, const Stream& stream) {

@@ -21,14 +21,12 @@ struct Stream;
 struct MoeMlpSizes {
   std::int64_t tokens;  // per pass
   std::int64_t rows;    // tokens * k
-  std::int64_t sort;
 };
 MoeMlpSizes moe_mlp_sizes(const MoeMlpArgs& args);
 
 struct MoeMlpWorkspace {
   const ArrayView& order;         // [rows] int32
   const ArrayView& offsets;       // [E + 1] int32
-  const ArrayView& sort;          // [sort] int32
   const ArrayView& intermediate;  // [rows, I] of the dtype of x
   const ArrayView& outputs;       // [rows, H] float32
 };

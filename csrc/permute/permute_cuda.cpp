@@ -10,10 +10,6 @@
 namespace llada::cuda {
 namespace {
 
-void check_workspace(const char* op, const ArrayView& workspace, std::int64_t size, const Backend& backend) {
-  Check(op, "workspace", workspace).on(backend).dtype({DType::kInt32}).shape({size}).contiguous();
-}
-
 void require_int32(const char* op, const char* argument, std::int64_t count) {
   require(op, argument, count <= std::numeric_limits<std::int32_t>::max(), "of fewer than 2^31 entries on a GPU",
           std::to_string(count));
@@ -21,26 +17,16 @@ void require_int32(const char* op, const char* argument, std::int64_t count) {
 
 std::int64_t divide_up(std::int64_t value, std::int64_t divisor) { return (value + divisor - 1) / divisor; }
 
-std::int64_t sort_blocks(std::int64_t assignments) {
-  return std::clamp<std::int64_t>(divide_up(assignments, kSortChunk), 1, kMaxSortBlocks);
-}
-
 }  // namespace
 
-std::int64_t expert_order_workspace(std::int64_t assignments, std::int64_t num_experts) {
-  const std::int64_t blocks = sort_blocks(assignments);
-  return blocks > 1 ? blocks * (num_experts + 1) : 0;
-}
-
-ExpertOrderParams expert_order_params(const ExpertOrderArgs& args, const ArrayView& workspace, const Stream& stream) {
+ExpertOrderParams expert_order_params(const ExpertOrderArgs& args, const Stream& stream) {
   constexpr const char* kOp = "expert_order";
   const Backend backend = backend_of(args.experts);
   check_expert_order(args, backend);
   require(kOp, "num_experts", args.num_experts <= kMaxSortedExperts,
           "at most " + std::to_string(kMaxSortedExperts) + " on a GPU", std::to_string(args.num_experts));
   const std::int64_t assignments = args.experts.elements();
-  check_workspace(kOp, workspace, expert_order_workspace(assignments, args.num_experts), backend);
-  const std::int64_t blocks = sort_blocks(assignments);
+  const auto blocks = std::clamp<std::int64_t>(divide_up(assignments, kSortChunk), 1, kMaxSortBlocks);
   const std::int64_t chunk = divide_up(divide_up(assignments, blocks), kSortChunkMultiple) * kSortChunkMultiple;
   return {args.experts.data,
           args.experts.dtype == DType::kInt64,
@@ -48,14 +34,13 @@ ExpertOrderParams expert_order_params(const ExpertOrderArgs& args, const ArrayVi
           static_cast<int>(args.num_experts),
           args.order.as<std::int32_t>(),
           args.offsets.as<std::int32_t>(),
-          workspace.as<std::int32_t>(),
           blocks,
           chunk,
           stream.handle};
 }
 
-void expert_order(const ExpertOrderArgs& args, const ArrayView& workspace, const Stream& stream) {
-  report("expert_order", expert_order_sm80(expert_order_params(args, workspace, stream)), stream);
+void expert_order(const ExpertOrderArgs& args, const Stream& stream) {
+  report("expert_order", expert_order_sm80(expert_order_params(args, stream)), stream);
 }
 
 void permute(const PermuteArgs& args, const Stream& stream) {
@@ -74,7 +59,7 @@ void unpermute(const UnpermuteArgs& args, const ArrayView& workspace, const Stre
   constexpr const char* kOp = "unpermute";
   const Backend backend = backend_of(args.y_sorted);
   check_unpermute(args, backend);
-  check_workspace(kOp, workspace, args.weights.elements(), backend);
+  Check(kOp, "workspace", workspace).on(backend).dtype({DType::kInt32}).shape({args.weights.elements()}).contiguous();
   require_int32(kOp, "weights", args.weights.elements());
   require_int32(kOp, "order", args.order.size(0));
   if (args.out.elements() == 0) return;

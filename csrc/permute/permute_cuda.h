@@ -17,17 +17,14 @@ namespace cuda {
 struct Stream;
 
 // On a GPU values are not read by the host. Out of range they do no harm: an expert counts as "not mine", an order
-// gives a row of zeros, and a row whose order is out of range is not summed. workspace: int32
-// [expert_order_workspace(...)].
-void expert_order(const ExpertOrderArgs& args, const ArrayView& workspace, const Stream& stream);
+// gives a row of zeros, and a row whose order is out of range is not summed.
+void expert_order(const ExpertOrderArgs& args, const Stream& stream);
 void permute(const PermuteArgs& args, const Stream& stream);
 // workspace: int32 [T * k].
 void unpermute(const UnpermuteArgs& args, const ArrayView& workspace, const Stream& stream);
 
-std::int64_t expert_order_workspace(std::int64_t assignments, std::int64_t num_experts);
-
 inline constexpr std::int64_t kSortChunk = 4096;     // assignments that one block sorts, up to kMaxSortBlocks
-inline constexpr std::int64_t kMaxSortBlocks = 512;  // blocks; beyond, each takes more
+inline constexpr std::int64_t kMaxSortBlocks = 128;  // blocks, all at once; beyond, each takes more
 inline constexpr std::int64_t kSortChunkMultiple = 256;
 inline constexpr std::int64_t kMaxSortedExperts = 2048;  // a histogram per warp lies in shared memory
 
@@ -38,14 +35,13 @@ struct ExpertOrderParams {
   int num_experts;
   std::int32_t* order;         // [assignments]
   std::int32_t* offsets;       // [num_experts + 1]
-  std::int32_t* counts;        // the workspace, [blocks, num_experts + 1] if there is more than one block
   std::int64_t blocks, chunk;  // chunk assignments per block, a multiple of kSortChunkMultiple
   void* stream;
 };
 int expert_order_sm80(const ExpertOrderParams& params);
 
 // Checks the arguments.
-ExpertOrderParams expert_order_params(const ExpertOrderArgs& args, const ArrayView& workspace, const Stream& stream);
+ExpertOrderParams expert_order_params(const ExpertOrderArgs& args, const Stream& stream);
 
 struct PermuteParams {
   int element_bytes;  // 2 or 4

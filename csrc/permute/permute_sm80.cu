@@ -1,8 +1,8 @@
-// expert_order: a stable counting sort of A = T * k assignments, in one launch up to kSortChunk of them, in two beyond.
+// expert_order: a stable counting sort of A = T * k assignments in one launch, a block for each kSortChunk of them.
 //
-//   counts [blocks, E + 1]   launch 1 (more than one block): how many of a block's chunk go to each expert
-//   order, offsets           launch 2: each block adds up what comes before its chunk, counts its warps' parts, and
-//                            places warp by warp, 32 assignments at a time, equal experts in lane order
+//   Each block counts its warps' parts of its chunk and, with all its threads, what of each expert comes before the
+//   chunk and after it: reading all experts again (512 KB at T = 16384, k = 8) instead of a launch before it, or a
+//   barrier of the grid. It places warp by warp, 32 at a time, equal experts in lane order.
 //   "Not mine" is group E. Only integers are added, and to fixed places: the same bits whatever order threads take.
 //
 // permute, unpermute: one block per row or token, 16 bytes per thread and access. unpermute first turns `order` round
@@ -18,20 +18,9 @@ namespace llada::cuda {
 namespace {
 
 constexpr int kThreads = kSortThreads;
+constexpr int kCountThreads = 1024;  // where there is more than one block
 
-__global__ void __launch_bounds__(kThreads) count_kernel(ExpertOrderParams params) {
-  LLADA_DYNAMIC_SHARED(std::int32_t, histogram);  // [groups]
-  const int groups = params.num_experts + 1;
-  for (int group = threadIdx.x; group < groups; group += kThreads) histogram[group] = 0;
-  __syncthreads();
-  const std::int64_t begin = blockIdx.x * params.chunk, end = min(begin + params.chunk, params.assignments);
-  for (std::int64_t a = begin + threadIdx.x; a < end; a += kThreads) atomicAdd(&histogram[group_of(params, a)], 1);
-  __syncthreads();
-  std::int32_t* counts = params.counts + blockIdx.x * static_cast<std::int64_t>(groups);
-  for (int group = threadIdx.x; group < groups; group += kThreads) counts[group] = histogram[group];
-}
-
-__global__ void __launch_bounds__(kThreads) place_kernel(ExpertOrderParams params) {
+__global__ void __launch_bounds__(kCountThreads) place_kernel(ExpertOrderParams params) {
   LLADA_DYNAMIC_SHARED(std::int32_t, counters);
   place_chunk(params, counters, blockIdx.x, gridDim.x);
 }
@@ -121,12 +110,9 @@ int permute_rows(const PermuteParams& params) {
 }  // namespace
 
 int expert_order_sm80(const ExpertOrderParams& params) {
-  const std::size_t histogram_bytes = (params.num_experts + 1) * sizeof(std::int32_t);
-  LaunchConfig config{dim3(static_cast<unsigned>(params.blocks)), dim3(kThreads), histogram_bytes, params.stream};
-  if (params.blocks > 1) {
-    if (const int error = launch(config, count_kernel, params)) return error;
-  }
-  config.shared_bytes = sort_counters(params.num_experts) * sizeof(std::int32_t);
+  const LaunchConfig config{dim3(static_cast<unsigned>(params.blocks)),
+                            dim3(params.blocks > 1 ? kCountThreads : kThreads),
+                            sort_counters(params.num_experts) * sizeof(std::int32_t), params.stream};
   return launch(config, place_kernel, params);
 }
 

@@ -83,9 +83,9 @@ Arrays run_moe_mlp(bool int8, std::int64_t tokens, std::int64_t hidden, std::int
   out.emplace_back(kBFloat16, Sizes{tokens, hidden});
   const MoeMlpArgs args{x.view, weights.view, experts.view, gate_up.view, down.view, int8, intermediate, out[0].view};
   const cuda::MoeMlpSizes sizes = cuda::moe_mlp_sizes(args);
-  const Array order(kInt32, {sizes.rows}), offsets(kInt32, {kExperts + 1}), sort(kInt32, {sizes.sort});
+  const Array order(kInt32, {sizes.rows}), offsets(kInt32, {kExperts + 1});
   const Array rows(kBFloat16, {sizes.rows, intermediate}), outputs(kFloat32, {sizes.rows, hidden});
-  const cuda::MoeMlpWorkspace workspace{order.view, offsets.view, sort.view, rows.view, outputs.view};
+  const cuda::MoeMlpWorkspace workspace{order.view, offsets.view, rows.view, outputs.view};
   if (int8) {
     cuda::moe_mlp_int8(args, {gate_up_scale.view, down_scale.view}, workspace, kStream);
   } else {
@@ -210,11 +210,11 @@ Arrays run_permute(DType dtype, std::int64_t tokens, std::int64_t hidden) {
   const std::int64_t rows = tokens * kSlots;
   const Array x = numbers(dtype, {tokens, hidden}, 1), weights = numbers(kFloat32, {tokens, kSlots}, 2);
   const Array experts = integers({tokens, kSlots}, [](std::int64_t i) { return i * i % (kExperts + 1); });
-  const Array sort(kInt32, {cuda::expert_order_workspace(rows, kExperts)}), row_of(kInt32, {rows});
+  const Array row_of(kInt32, {rows});
   Arrays out;
   out.emplace_back(kInt32, Sizes{rows});
   out.emplace_back(kInt32, Sizes{kExperts + 1});
-  cuda::expert_order({experts.view, kExperts, out[0].view, out[1].view}, sort.view, kStream);
+  cuda::expert_order({experts.view, kExperts, out[0].view, out[1].view}, kStream);
   if (hidden == 0) return out;
   out.emplace_back(dtype, Sizes{rows, hidden});
   cuda::permute({x.view, out[0].view, kSlots, out[2].view}, kStream);

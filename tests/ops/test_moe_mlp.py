@@ -290,10 +290,10 @@ def test_cuda_gives_a_token_the_same_bits_alone_and_in_any_order_of_threads(dtyp
 @needs_emulator
 @pytest.mark.skipif(ON_GPU, reason="counts launches in the emulator")
 @pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize(("tokens", "order"), [(1, 1), (64, 1), (512, 1), (513, 2)])
-def test_cuda_routes_and_sorts_in_few_launches(tokens: int, order: int, path: str) -> None:
-    """One for the router with its product, one for order and offsets (two beyond 4096 assignments); tiles find their
-    experts in the offsets. Hopper's first product sorts few rows itself. Two products, one launch to combine."""
+@pytest.mark.parametrize("tokens", [1, 64, 128, 129, 512, 513, 4097])
+def test_cuda_routes_and_sorts_in_few_launches(tokens: int, path: str) -> None:
+    """One for the router with its product, one for order and offsets; tiles find their experts in the offsets. Hopper's
+    first product sorts few rows itself. Two products, one launch to combine."""
     x = torch.randn(tokens, 16, dtype=torch.bfloat16)
     gate_up, down = torch.randn(64, 16, 16).bfloat16(), torch.randn(64, 16, 8).bfloat16()
     with emulated(0, path):
@@ -301,11 +301,29 @@ def test_cuda_routes_and_sorts_in_few_launches(tokens: int, order: int, path: st
         weights, experts = ops.router(x, torch.randn(64, 16).bfloat16(), 8)
         assert launches() - begun == 1
         ops.expert_order(experts, 64)
-        assert launches() - begun == 1 + order
+        assert launches() - begun == 2
         begun = launches()
         ops.moe_mlp(x, weights, experts, gate_up, down)
         sorts_itself = path == "sm90a" and tokens <= 128
-        assert launches() - begun == 3 + (0 if sorts_itself else order)
+        assert launches() - begun == 3 + (not sorts_itself)
+
+
+@needs_emulator
+@pytest.mark.skipif(ON_GPU, reason="counts launches in the emulator")
+def test_cuda_routes_and_sorts_the_longest_batch_in_two_launches() -> None:
+    """16384 tokens of the 7B model: its expert layer takes them in one pass."""
+    tokens = 16384
+    weights, experts = ops.router(torch.randn(1, 16), torch.randn(64, 16), 8)
+    experts = torch.full_like(experts, 64).expand(tokens, 8).contiguous()  # none is mine: no products to wait for
+    x, gate_up = torch.zeros(tokens, 2048, dtype=torch.bfloat16), torch.zeros(64, 16, 2048, dtype=torch.bfloat16)
+    with emulated(0, "sm80"):
+        begun = launches()
+        ops.router(x[:, :16], torch.randn(64, 16).bfloat16(), 8)
+        ops.expert_order(experts, 64)
+        assert launches() - begun == 2
+        begun = launches()
+        ops.moe_mlp(x, weights.expand(tokens, 8).contiguous(), experts, gate_up, torch.zeros(64, 2048, 8).bfloat16())
+        assert launches() - begun == 4
 
 
 @needs_emulator
@@ -313,9 +331,9 @@ def test_cuda_routes_and_sorts_in_few_launches(tokens: int, order: int, path: st
 def test_cuda_takes_many_tokens_in_several_passes(path: str) -> None:
     """More outputs than the workspace holds at a time, nearly all of them not mine."""
     x, weights, experts, gate_up_proj, down_proj = cases.expert_layer(
-        (1030, 8, 1, 1 << 14, 1), "all_not_mine", DTYPES[1]
+        (2054, 8, 1, 1 << 14, 1), "all_not_mine", DTYPES[1]
     )
-    mine = [5, 1023, 1024, 1029]
+    mine = [5, 2047, 2048, 2053]
     experts[mine, 3:5] = 0
     with emulated(1, path):
         y = emulated_ops(1).moe_mlp(x, weights, experts, gate_up_proj, down_proj)

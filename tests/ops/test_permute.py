@@ -189,10 +189,12 @@ def test_the_core_checks_too() -> None:
         ops.unpermute(x, torch.zeros(2, dtype=torch.int32), torch.zeros(2, 1))
 
 
-# A CUDA block takes 4096 assignments: one block and one more, and many.
+# A CUDA block takes 4096 assignments, a warp of it a multiple of 32; with more blocks, 8192 are read at a time.
 @needs_emulator
 @pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("assignments", [31, 32, 255, 256, 257, 4095, 4096, 4097, 9000])
+@pytest.mark.parametrize(
+    "assignments", [31, 32, 255, 256, 257, 4095, 4096, 4097, 8191, 8192, 8193, 9000, 12288, 12289, 16385]
+)
 def test_cuda_sorts_any_number_of_assignments(assignments: int, seed: int) -> None:
     for choice in EXPERT_CHOICES:
         experts = choose_experts(choice, assignments, 1, 64)
@@ -214,9 +216,12 @@ def test_cuda_sorts_by_any_number_of_experts(num_experts: int) -> None:
         assert torch.equal(ours, reference)
 
 
+# T = 16384 at k = 8; beyond 128 blocks each takes more.
 @needs_emulator
-def test_cuda_sorts_the_longest_batch() -> None:
-    experts = choose_experts("random", 65536, 8, 64)
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+@pytest.mark.parametrize("assignments", [131071, 131072, 131073, 524288, 524289])
+def test_cuda_sorts_long_batches(assignments: int, dtype: torch.dtype) -> None:
+    experts = choose_experts("random", assignments, 1, 64).to(dtype)
     for ours, reference in zip(
         emulated_ops(1).expert_order(experts, 64), expert_order_reference(experts, 64), strict=True
     ):

@@ -27,10 +27,9 @@ Tensor with_workspace(const Tensor& x, const Tensor& weights, const Tensor& expe
   const llada::cuda::MoeMlpSizes sizes = llada::cuda::moe_mlp_sizes(args);
   Tensor order = llada::new_tensor(x, {sizes.rows}, ScalarType::Int);
   Tensor offsets = llada::new_tensor(x, {gate_up.size(0) + 1}, ScalarType::Int);
-  Tensor sort = llada::new_tensor(x, {sizes.sort}, ScalarType::Int);
   Tensor rows = llada::new_tensor(x, {sizes.rows, intermediate});
   Tensor outputs = llada::new_tensor(x, {sizes.rows, hidden}, ScalarType::Float);
-  run(args, {view(order), view(offsets), view(sort), view(rows), view(outputs)}, call.stream());
+  run(args, {view(order), view(offsets), view(rows), view(outputs)}, call.stream());
   return y;
 }
 

@@ -17,11 +17,9 @@ std::tuple<Tensor, Tensor> expert_order(Tensor experts, std::int64_t num_experts
                   "expert_order: num_experts must be within 1 and ", llada::cuda::kMaxSortedExperts, " on a GPU, got ",
                   num_experts);
   const llada::CudaCall call(experts);
-  const std::int64_t room = llada::cuda::expert_order_workspace(experts.numel(), num_experts);
   Tensor order = llada::new_tensor(experts, {experts.numel()}, ScalarType::Int);
   Tensor offsets = llada::new_tensor(experts, {num_experts + 1}, ScalarType::Int);
-  Tensor workspace = llada::new_tensor(experts, {room}, ScalarType::Int);
-  llada::cuda::expert_order({view(experts), num_experts, view(order), view(offsets)}, view(workspace), call.stream());
+  llada::cuda::expert_order({view(experts), num_experts, view(order), view(offsets)}, call.stream());
   return {order, offsets};
 }
 

@@ -285,9 +285,9 @@ def test_a_test_file_in_a_process_of_its_own(
 
 def test_a_test_file_that_hangs_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(pytest_runs, "ROOT", tmp_path)
-    monkeypatch.setattr(pytest_runs, "LEAST_SECONDS", 3.0)
-    found = run_files(tmp_path, "import time\ndef test_a(): time.sleep(1000)", seconds=3.0)
-    assert found.values["failures"] == ["test_some.py: not done after 3 s; last begun: test_some.py::test_a"]
+    monkeypatch.setattr(pytest_runs, "LEAST_SECONDS", 10.0)
+    found = run_files(tmp_path, "import time\ndef test_a(): time.sleep(1000)", seconds=10.0)
+    assert found.values["failures"] == ["test_some.py: not done after 10 s; last begun: test_some.py::test_a"]
 
 
 def test_a_test_file_without_what_it_imports_is_left_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

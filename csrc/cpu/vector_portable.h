@@ -6,6 +6,7 @@
 
 #include "common/bfloat16.h"
 #include "cpu/exp2_coefficients.h"
+#include "cpu/vector_elements.h"
 
 namespace llada {
 namespace {
@@ -52,20 +53,9 @@ struct Vector {
   }
   static LLADA_INLINE void store_kept(float* target, std::int32_t* places, Float a, std::int32_t first,
                                       std::uint32_t bits) {
-    float values[kWidth];
-    store(values, a);
-    for (; bits != 0; bits &= bits - 1) {
-      const int i = __builtin_ctz(bits);
-      *target++ = values[i];
-      *places++ = first + i;
-    }
+    store_kept_elements<Vector>(target, places, a, first, bits);
   }
-  static LLADA_INLINE Float round_to_bfloat16(Float a) {
-    float values[kWidth];
-    store(values, a);
-    for (float& value : values) value = to_float(from_float<bfloat16>(value));
-    return load(values);
-  }
+  static LLADA_INLINE Float round_to_bfloat16(Float a) { return round_elements_to_bfloat16<Vector>(a); }
   static LLADA_INLINE float reduce_max(Float a) {
     const float left = a[0] > a[1] ? a[0] : a[1], right = a[2] > a[3] ? a[2] : a[3];
     return left > right ? left : right;

@@ -47,6 +47,10 @@ struct Vector {
                                       std::uint32_t bits) {
     store_kept_elements<Vector>(target, places, a, first, bits);
   }
+  static LLADA_INLINE std::int64_t split_keys(const std::uint64_t* keys, std::int64_t count, std::uint64_t pivot,
+                                              std::uint64_t* kept, std::uint64_t* below) {
+    return split_each_key(keys, count, pivot, kept, below);
+  }
   static LLADA_INLINE Float round_to_bfloat16(Float a) { return round_elements_to_bfloat16<Vector>(a); }
   static LLADA_INLINE float reduce_max(Float a) {
     __m128 half = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
@@ -58,11 +62,11 @@ struct Vector {
     half = _mm_add_ps(half, _mm_movehl_ps(half, half));
     return _mm_cvtss_f32(_mm_add_ss(half, _mm_shuffle_ps(half, half, 1)));
   }
-  static LLADA_INLINE void reduce_add_four(Float a, Float b, Float c, Float d, float* sums) {
-    sums[0] = reduce_add(a);
-    sums[1] = reduce_add(b);
-    sums[2] = reduce_add(c);
-    sums[3] = reduce_add(d);
+  static LLADA_INLINE void reduce_max_four(Float a, Float b, Float c, Float d, float* highest) {
+    highest[0] = reduce_max(a);
+    highest[1] = reduce_max(b);
+    highest[2] = reduce_max(c);
+    highest[3] = reduce_max(d);
   }
 
   // 2^x for x <= 126; exactly 0 below 2^-127, NaN for NaN; as precise as Element asks for.

@@ -45,16 +45,33 @@ struct Vector {
     store(target, _mm512_maskz_compress_ps(mask, a));
     _mm512_storeu_si512(places, _mm512_maskz_compress_epi32(mask, _mm512_add_epi32(count, _mm512_set1_epi32(first))));
   }
+  // Keys of at least the pivot go to `kept`, others to `below`; returns how many are kept. Seven more may be
+  // overwritten.
+  static LLADA_INLINE std::int64_t split_keys(const std::uint64_t* keys, std::int64_t count, std::uint64_t pivot,
+                                              std::uint64_t* kept, std::uint64_t* below) {
+    std::uint64_t* end = kept;
+    for (std::int64_t i = 0; i < count; i += 8) {
+      const auto valid = static_cast<__mmask8>(count - i >= 8 ? 0xff : (1 << (count - i)) - 1);
+      const __m512i some = _mm512_maskz_loadu_epi64(valid, keys + i);
+      const __mmask8 large =
+          _mm512_mask_cmpge_epu64_mask(valid, some, _mm512_set1_epi64(static_cast<long long>(pivot)));
+      const auto small = static_cast<__mmask8>(valid & ~large);
+      _mm512_storeu_si512(end, _mm512_maskz_compress_epi64(large, some));
+      _mm512_storeu_si512(below, _mm512_maskz_compress_epi64(small, some));
+      end += __builtin_popcount(large);
+      below += __builtin_popcount(small);
+    }
+    return end - kept;
+  }
   static LLADA_INLINE float reduce_max(Float a) { return _mm512_reduce_max_ps(a); }
   static LLADA_INLINE float reduce_add(Float a) { return _mm512_reduce_add_ps(a); }
-  // Four sums in the order of reduce_add.
-  static LLADA_INLINE void reduce_add_four(Float a, Float b, Float c, Float d, float* sums) {
-    const Float ab = _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
-    const Float cd = _mm512_add_ps(_mm512_shuffle_f32x4(c, d, 0x44), _mm512_shuffle_f32x4(c, d, 0xee));
-    Float sum = _mm512_add_ps(_mm512_shuffle_f32x4(ab, cd, 0x88), _mm512_shuffle_f32x4(ab, cd, 0xdd));
-    sum = _mm512_add_ps(sum, _mm512_permute_ps(sum, 0x4e));
-    sum = _mm512_add_ps(sum, _mm512_permute_ps(sum, 0xb1));
-    _mm_storeu_ps(sums, _mm512_castps512_ps128(_mm512_maskz_compress_ps(0x1111, sum)));
+  static LLADA_INLINE void reduce_max_four(Float a, Float b, Float c, Float d, float* highest) {
+    const Float ab = _mm512_max_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
+    const Float cd = _mm512_max_ps(_mm512_shuffle_f32x4(c, d, 0x44), _mm512_shuffle_f32x4(c, d, 0xee));
+    Float high = _mm512_max_ps(_mm512_shuffle_f32x4(ab, cd, 0x88), _mm512_shuffle_f32x4(ab, cd, 0xdd));
+    high = _mm512_max_ps(high, _mm512_permute_ps(high, 0x4e));
+    high = _mm512_max_ps(high, _mm512_permute_ps(high, 0xb1));
+    _mm_storeu_ps(highest, _mm512_castps512_ps128(_mm512_maskz_compress_ps(0x1111, high)));
   }
 
   // 2^x; exactly 0 below 2^-150, NaN for NaN; as precise as Element asks for.

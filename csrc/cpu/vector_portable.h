@@ -55,17 +55,21 @@ struct Vector {
                                       std::uint32_t bits) {
     store_kept_elements<Vector>(target, places, a, first, bits);
   }
+  static LLADA_INLINE std::int64_t split_keys(const std::uint64_t* keys, std::int64_t count, std::uint64_t pivot,
+                                              std::uint64_t* kept, std::uint64_t* below) {
+    return split_each_key(keys, count, pivot, kept, below);
+  }
   static LLADA_INLINE Float round_to_bfloat16(Float a) { return round_elements_to_bfloat16<Vector>(a); }
   static LLADA_INLINE float reduce_max(Float a) {
     const float left = a[0] > a[1] ? a[0] : a[1], right = a[2] > a[3] ? a[2] : a[3];
     return left > right ? left : right;
   }
   static LLADA_INLINE float reduce_add(Float a) { return (a[0] + a[1]) + (a[2] + a[3]); }
-  static LLADA_INLINE void reduce_add_four(Float a, Float b, Float c, Float d, float* sums) {
-    sums[0] = reduce_add(a);
-    sums[1] = reduce_add(b);
-    sums[2] = reduce_add(c);
-    sums[3] = reduce_add(d);
+  static LLADA_INLINE void reduce_max_four(Float a, Float b, Float c, Float d, float* highest) {
+    highest[0] = reduce_max(a);
+    highest[1] = reduce_max(b);
+    highest[2] = reduce_max(c);
+    highest[3] = reduce_max(d);
   }
 
   // 2^x for x <= 126; exactly 0 below 2^-127, NaN for NaN; as precise as Element asks for.

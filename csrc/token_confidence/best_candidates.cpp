@@ -4,11 +4,13 @@
 #include <bit>
 #include <functional>
 
+#include "cpu/thread_scratch.h"
 #include "token_confidence/choice_key.h"
 
 namespace llada {
 
-void BestCandidates::set_capacity(std::int64_t capacity) {
+void BestCandidates::start(std::int64_t capacity, const PanelStatistics& statistics) {
+  statistics_ = &statistics;
   capacity_ = capacity;
   many_staged_ = static_cast<int>(std::min<std::int64_t>(capacity, kManyStaged));
   keys_.resize(2 * capacity + kMostStaged + kPanelColumns);
@@ -39,7 +41,6 @@ void BestCandidates::take_locked(Staged& staged) {
   staged.count = 0;
   if (count_ < 2 * capacity_) return;
   keep_best();
-  raise_threshold(keys_[capacity_ - 1]);
 }
 
 void BestCandidates::raise_floor(float floor) {
@@ -54,26 +55,27 @@ void BestCandidates::raise_threshold(std::uint64_t threshold) {
   least_.store(logit_of(threshold_), std::memory_order_relaxed);
 }
 
-// The last of those kept is the smallest. Quickselect as in std::nth_element, but without branches on the keys, which
-// cannot be predicted.
 void BestCandidates::keep_best() {
-  constexpr std::int64_t kFew = 16, kMostRounds = 64;
-  std::uint64_t* keys = keys_.data();
-  std::int64_t begin = 0, end = count_;
+  select_largest(0, capacity_, count_);
+  count_ = capacity_;
+  raise_threshold(*std::min_element(keys_.begin(), keys_.begin() + count_));
+}
+
+// Quickselect as in std::nth_element, but with a split that neither branches on the keys, which cannot be predicted,
+// nor swaps them in place, where each step would wait for the one before.
+void BestCandidates::select_largest(std::int64_t begin, std::int64_t count, std::int64_t end) {
+  constexpr std::int64_t kFew = 16, kMostRounds = 64, kRoom = 8;
+  std::uint64_t *keys = keys_.data(), *kept = thread_scratch<struct SplitKeys, std::uint64_t>(2 * (end + kRoom));
+  std::uint64_t* below = kept + end + kRoom;
   for (int round = 0; round < kMostRounds && end - begin > kFew; ++round) {
     const std::uint64_t left = keys[begin], middle = keys[(begin + end) / 2], right = keys[end - 1];
     const std::uint64_t pivot = std::max(std::min(left, middle), std::min(std::max(left, middle), right));
-    std::int64_t split = begin;  // keys before it are at least the pivot
-    for (std::int64_t i = begin; i < end; ++i) {
-      const std::uint64_t key = keys[i];
-      keys[i] = keys[split];
-      keys[split] = key;
-      split += key >= pivot;
-    }
-    (split >= capacity_ ? end : begin) = split;
+    const std::int64_t split = begin + statistics_->split_keys(keys + begin, end - begin, pivot, kept, below);
+    std::copy(kept, kept + (split - begin), keys + begin);
+    std::copy(below, below + (end - split), keys + split);
+    (split >= count ? end : begin) = split;
   }
-  std::nth_element(keys + begin, keys + capacity_ - 1, keys + end, std::greater<>());
-  count_ = capacity_;
+  std::nth_element(keys + begin, keys + count - 1, keys + end, std::greater<>());
 }
 
 void BestCandidates::finish() {
@@ -84,8 +86,8 @@ void BestCandidates::finish() {
 std::span<const std::uint64_t> BestCandidates::largest(std::int64_t count) {
   count = std::min(count, size());
   if (count > sorted_) {
-    const auto begin = keys_.begin();
-    std::partial_sort(begin + sorted_, begin + count, begin + count_, std::greater<>());
+    if (count < count_) select_largest(sorted_, count, count_);
+    std::sort(keys_.begin() + sorted_, keys_.begin() + count, std::greater<>());
     sorted_ = count;
   }
   return {keys_.data(), static_cast<std::size_t>(count)};

@@ -22,8 +22,8 @@ namespace llada {
 
 class BestCandidates {
  public:
-  static constexpr int kManyStaged = 64;   // are handed over unless another thread is at it
-  static constexpr int kMostStaged = 128;  // are, after it
+  static constexpr int kManyStaged = 128;  // are handed over unless another thread is at it
+  static constexpr int kMostStaged = 256;  // are, after it
 
   // What one thread has found of a row and not handed over.
   struct Staged {
@@ -33,16 +33,16 @@ class BestCandidates {
   };
 
   // Before all else.
-  void set_capacity(std::int64_t capacity);
+  void start(std::int64_t capacity, const PanelStatistics& statistics);
 
   // A logit below which none is a candidate any more.
   float least() const { return least_.load(std::memory_order_relaxed); }
 
   // Takes a panel's logits of at least that, of tokens first, first + 1, ...; minus infinity is no candidate. By any
   // thread. Whether `least` may have risen.
-  bool offer(const float* logits, float least, std::int64_t first, const PanelStatistics& statistics, Staged& staged) {
+  bool offer(const float* logits, float least, std::int64_t first, Staged& staged) {
     const int count = staged.count;
-    staged.count += statistics.copy_at_least(logits, least, first, staged.logits + count, staged.tokens + count);
+    staged.count += statistics_->copy_at_least(logits, least, first, staged.logits + count, staged.tokens + count);
     return staged.count >= many_staged_ && try_take(staged);
   }
 
@@ -64,7 +64,10 @@ class BestCandidates {
   void take_locked(Staged& staged);
   void raise_threshold(std::uint64_t threshold);
   void keep_best();
+  // Brings the largest of keys [begin, end) to its front, up to key `count`; in any order.
+  void select_largest(std::int64_t begin, std::int64_t count, std::int64_t end);
 
+  const PanelStatistics* statistics_ = nullptr;
   std::atomic<float> least_{-std::numeric_limits<float>::infinity()};  // the threshold's
   int many_staged_ = 0;
   std::int64_t capacity_ = 0;

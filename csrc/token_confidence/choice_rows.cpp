@@ -16,6 +16,20 @@ void for_each_bit(std::uint32_t bits, const Use& use) {
   for (; bits != 0; bits &= bits - 1) use(std::countr_zero(bits));
 }
 
+// By any thread.
+void raise_to(std::atomic<float>& shared, float value) {
+  float known = shared.load(std::memory_order_relaxed);
+  while (known < value && !shared.compare_exchange_weak(known, value, std::memory_order_relaxed)) {
+  }
+}
+
+// A logit below all of the nucleus of a row with a logit as high.
+float below_nucleus(float highest, const ChoiceRow& row) {
+  constexpr double kRounding = 1e-6;
+  const double floor = highest - row.nucleus_depth;
+  return static_cast<float>(floor - kRounding * std::abs(floor));
+}
+
 }  // namespace
 
 void RowLanes::start(const PanelStatistics& statistics, ChoiceRow* const* rows, int num_rows, Masses masses) {
@@ -23,18 +37,20 @@ void RowLanes::start(const PanelStatistics& statistics, ChoiceRow* const* rows, 
   rows_ = rows;
   num_rows_ = num_rows;
   masses_ = masses;
-  panel_ = {};
   distribution_.clear();
   mass_.clear();
   for (int i = 0; i < kRowLanes; ++i) {
     const ChoiceRow* row = i < num_rows ? rows[i] : nullptr;
     highest_[i] = -kInfinity;
-    least_candidate_[i] = row == nullptr ? kInfinity : row->candidates.least();
-    least_noised_[i] = kInfinity;
+    bounds_.above[i] = row == nullptr ? kInfinity : -kInfinity;
+    bounds_.candidate[i] = row == nullptr ? kInfinity : row->candidates.least();
+    bounds_.noised[i] = kInfinity;
     noise_.start[i] = row == nullptr ? 0 : row->noise.stream.counter(0);
     noise_.value[i] = 0.0f;
     noise_.scale[i] = row == nullptr ? 1.0f : static_cast<float>(std::min(1.0 / row->noise.temperature, 1e30));
     if (row == nullptr) continue;
+    chosen_highest_[i] = row->highest.load(std::memory_order_relaxed);
+    nucleus_floor_[i] = below_nucleus(chosen_highest_[i], *row);
     find_least_noised(i);
     staged_[i].count = 0;
   }
@@ -42,36 +58,37 @@ void RowLanes::start(const PanelStatistics& statistics, ChoiceRow* const* rows, 
 
 void RowLanes::finish(RowPart* parts) {
   for (int i = 0; i < num_rows_; ++i) {
+    raise_to(rows_[i]->highest, chosen_highest_[i]);
     if (staged_[i].count > 0) rows_[i]->candidates.take(staged_[i]);
-    parts[i].distribution = distribution_.at(i);
+    const Distribution& distribution = parts[i].distribution = distribution_.at(i);
     if (masses_ == Masses::kOwn) parts[i].mass = mass_.at(i);
-    if (masses_ == Masses::kDistributed) parts[i].mass = Mass(distribution_.maximum[i], distribution_.sum[i]);
+    if (masses_ == Masses::kDistributed) parts[i].mass = {distribution.maximum(), distribution.sum()};
   }
 }
 
 void RowLanes::add_distributions(const LogitTile& tile) {
-  for_each_bit(statistics_->lanes_above(highest_, distribution_.maximum), [&](int i) {
-    if (masses_ == Masses::kDistributed) raise_floor(i, distribution_.maximum[i]);
-    distribution_.raise(i, highest_[i]);
+  const bool chosen = masses_ == Masses::kDistributed;
+  for_each_bit(reached_.above, [&](int i) {
+    if (chosen) raise_floors(i);
+    if (highest_[i] > distribution_.limit[i]) distribution_.raise(i, highest_[i]);
+    bounds_.above[i] = chosen ? std::min(distribution_.limit[i], chosen_highest_[i]) : distribution_.limit[i];
   });
-  statistics_->power_sums(tile.logits, num_rows_, distribution_.reference, panel_);
-  statistics_->add_lanes(panel_.sum, distribution_.sum);
-  statistics_->add_lanes(panel_.weighted, distribution_.weighted);
+  for (int i = 0; i < kRowLanes; ++i) distribution_.maximum[i] = std::max(distribution_.maximum[i], highest_[i]);
+  statistics_->add_powers(tile.logits, num_rows_, distribution_.reference, distribution_.sum, distribution_.weighted);
 }
 
 void RowLanes::offer_candidates(const LogitTile& tile) {
-  for_each_bit(statistics_->lanes_at_least(highest_, least_candidate_), [&](int i) {
+  for_each_bit(reached_.candidate, [&](int i) {
     BestCandidates& candidates = rows_[i]->candidates;
-    if (candidates.offer(tile.row(i), least_candidate_[i], tile.first_token, *statistics_, staged_[i]))
-      least_candidate_[i] = candidates.least();
+    if (candidates.offer(tile.row(i), bounds_.candidate[i], tile.first_token, staged_[i]))
+      bounds_.candidate[i] = candidates.least();
   });
 }
 
 void RowLanes::offer_noised(const LogitTile& tile) {
-  const std::uint32_t drawn = statistics_->lanes_at_least(highest_, least_noised_);
-  if (drawn == 0) return;
+  if (reached_.noised == 0) return;
   std::uint64_t lowest[kRowLanes];
-  for_each_bit(statistics_->may_reach(noise_, highest_, tile.first_token, drawn, lowest), [&](int i) {
+  for_each_bit(statistics_->may_reach(noise_, highest_, tile.first_token, reached_.noised, lowest), [&](int i) {
     ChoiceRow& row = *rows_[i];
     const float *logits = tile.row(i), least = row.noised.least(row.noise, lowest[i]);
     for_each_bit(statistics_->at_least(logits, least),
@@ -82,30 +99,37 @@ void RowLanes::offer_noised(const LogitTile& tile) {
 
 void RowLanes::find_least_noised(int lane) {
   const ChoiceRow& row = *rows_[lane];
-  least_noised_[lane] = row.noised.least(row.noise, 0);
+  bounds_.noised[lane] = std::max(row.noised.least(row.noise, 0), nucleus_floor_[lane]);
   noise_.value[lane] = row.noised.value_below();
 }
 
 void RowLanes::add_masses(const LogitTile& tile) {
   if (masses_ != Masses::kOwn) return;
-  for_each_bit(statistics_->lanes_above(highest_, mass_.maximum), [&](int i) {
-    raise_floor(i, mass_.maximum[i]);
+  for (int i = 0; i < num_rows_; ++i) {
+    if (!(highest_[i] > mass_.maximum[i])) continue;
+    raise_floors(i);
     mass_.raise(i, highest_[i], rows_[i]->noise.temperature);
-  });
-  statistics_->scaled_power_sums(tile.logits, num_rows_, mass_.reference, noise_.scale, panel_.sum);
-  statistics_->add_lanes(panel_.sum, mass_.sum);
+  }
+  statistics_->add_scaled_powers(tile.logits, num_rows_, mass_.reference, noise_.scale, mass_.sum);
 }
 
-void RowLanes::raise_floor(int lane, float maximum) {
+void RowLanes::raise_floors(int lane) {
   ChoiceRow& row = *rows_[lane];
-  if (!(maximum - row.nucleus_depth > least_candidate_[lane])) return;
-  const float floor = std::nextafter(static_cast<float>(maximum - row.nucleus_depth), -kInfinity);
-  if (!(floor > least_candidate_[lane])) return;
-  row.candidates.raise_floor(floor);
-  least_candidate_[lane] = row.candidates.least();
+  const float before = chosen_highest_[lane];
+  if (!(highest_[lane] > before)) return;
+  chosen_highest_[lane] = highest_[lane];
+  nucleus_floor_[lane] = below_nucleus(highest_[lane], row);
+  bounds_.noised[lane] = std::max(bounds_.noised[lane], nucleus_floor_[lane]);
+  // Two of a row's tokens stay above the floor of its candidates: the one that is chosen and a runner-up.
+  const float floor = below_nucleus(before, row);
+  if (floor > bounds_.candidate[lane]) {
+    row.candidates.raise_floor(floor);
+    bounds_.candidate[lane] = row.candidates.least();
+  }
 }
 
 bool RowLanes::keep_likelier(const LogitTile& tile) const {
+  if (!tile.rounded) statistics_->round_to_bfloat16(tile.logits, num_rows_);
   bool any = false;
   for (int i = 0; i < num_rows_; ++i) {
     float* logits = tile.row(i);

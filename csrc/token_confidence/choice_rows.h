@@ -2,12 +2,14 @@
 // vocabulary streams by.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <limits>
 
 #include "cpu/panel_gemm.h"
 #include "token_confidence/best_candidates.h"
 #include "token_confidence/distribution.h"
+#include "token_confidence/head_logits.h"
 #include "token_confidence/noised_choice.h"
 #include "token_confidence/nucleus.h"
 
@@ -17,6 +19,8 @@ namespace llada {
 struct alignas(64) ChoiceRow {
   RowNoise noise;
   double nucleus_depth = std::numeric_limits<double>::infinity();
+  // Of the logits that may be chosen, as far as is known while the nucleus is looked for.
+  std::atomic<float> highest{-std::numeric_limits<float>::infinity()};
   NoisedChoice noised;  // of what has been offered in this pass
   BestCandidates candidates;
   Distribution distribution;
@@ -35,14 +39,6 @@ struct RowPart {
 // distributions; or their own sums.
 enum class Masses : std::uint8_t { kNone, kDistributed, kOwn };
 
-// A panel's logits [rows][32] of a chunk of rows.
-struct LogitTile {
-  std::int64_t first_token;
-  float* logits;
-
-  float* row(int i) const { return logits + i * kPanelColumns; }
-};
-
 // A chunk's rows in one part of the vocabulary, a lane a row: what every tile asks for is found in vectors. Lanes past
 // the rows are never raised and reach no bound.
 class RowLanes {
@@ -50,11 +46,14 @@ class RowLanes {
   void start(const PanelStatistics& statistics, ChoiceRow* const* rows, int num_rows, Masses masses);
   void finish(RowPart* parts);
 
-  // Each of a tile's logits; the first before all else.
-  void find_highest(const LogitTile& tile) { statistics_->highest(tile.logits, num_rows_, highest_); }
+  // Each of a tile's logits; the first before all else. It rounds them.
+  void find_highest(const LogitTile& tile) {
+    const auto find = tile.rounded ? statistics_->highest : statistics_->highest_rounded;
+    reached_ = find(tile.logits, num_rows_, bounds_, highest_);
+  }
   void add_distributions(const LogitTile& tile);
   void offer_candidates(const LogitTile& tile);
-  // Draws noise for the rows where any could win.
+  // Draws noise for the rows where any could win and be in the nucleus.
   void offer_noised(const LogitTile& tile);
   void add_masses(const LogitTile& tile);
 
@@ -62,8 +61,8 @@ class RowLanes {
   bool keep_likelier(const LogitTile& tile) const;
 
  private:
-  // Of the candidates, when more than `maximum` has been found: two of a row's tokens are above the floor.
-  void raise_floor(int lane, float maximum);
+  // By the tile's highest logit, when it may be chosen.
+  void raise_floors(int lane);
   void find_least_noised(int lane);
 
   const PanelStatistics* statistics_;
@@ -71,9 +70,10 @@ class RowLanes {
   int num_rows_;
   Masses masses_;
   alignas(64) float highest_[kRowLanes];
-  float least_candidate_[kRowLanes], least_noised_[kRowLanes];  // below which nothing in a tile matters
+  float chosen_highest_[kRowLanes], nucleus_floor_[kRowLanes];  // of all that is known of the rows
+  RowBounds bounds_;
+  RowsReached reached_;
   NoiseLanes noise_;
-  PowerSums panel_;
   DistributionLanes distribution_;
   MassLanes mass_;
   BestCandidates::Staged staged_[kMaxPanelRows];

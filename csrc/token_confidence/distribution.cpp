@@ -28,26 +28,32 @@ double Distribution::entropy() const { return std::max(std::log(sum_) - weighted
 
 void DistributionLanes::clear() {
   for (int lane = 0; lane < kRowLanes; ++lane) {
-    maximum[lane] = Distribution::kNone;
+    maximum[lane] = limit[lane] = Distribution::kNone;
     reference[lane] = 0.0f;
-    sum[lane] = weighted[lane] = 0.0;
   }
+  sum = weighted = {};
 }
 
 void DistributionLanes::raise(int lane, float highest) {
-  if (sum[lane] != 0.0) {
-    const double shift = static_cast<double>(maximum[lane]) - highest, factor = std::exp(shift);
-    weighted[lane] = factor * (weighted[lane] + shift * sum[lane]);
-    sum[lane] *= factor;
+  if (limit[lane] > Distribution::kNone) {
+    const float shift = reference[lane] - highest, factor = std::exp(shift);
+    for (int i = 0; i < RowSums::kParts; ++i) {
+      float &power = sum.parts[lane][i], &product = weighted.parts[lane][i];
+      product = factor * (product + shift * power);
+      power *= factor;
+    }
   }
-  maximum[lane] = reference[lane] = highest;
+  reference[lane] = highest;
+  limit[lane] = highest + kHeadroom;
 }
 
 Distribution DistributionLanes::at(int lane) const {
   Distribution distribution;
+  const double shift = maximum[lane] > Distribution::kNone ? static_cast<double>(reference[lane]) - maximum[lane] : 0.0;
+  const double factor = std::exp(shift), powers = sum.of(lane);
   distribution.maximum_ = maximum[lane];
-  distribution.sum_ = sum[lane];
-  distribution.weighted_ = weighted[lane];
+  distribution.sum_ = factor * powers;
+  distribution.weighted_ = factor * (weighted.of(lane) + shift * powers);
   return distribution;
 }
 

@@ -13,6 +13,8 @@ class Distribution {
   // Adds another part of the vocabulary.
   void merge(const Distribution& other);
 
+  float maximum() const { return maximum_; }
+  double sum() const { return sum_; }  // of e^(l - maximum)
   double logsumexp() const;
   double entropy() const;
 
@@ -25,15 +27,19 @@ class Distribution {
   double weighted_ = 0.0;  // of (l - maximum) e^(l - maximum)
 };
 
-// Those of a tile's rows, while panels are added.
+// Those of a tile's rows, while panels are added. Sums are relative to a logit that is not far below the highest: to
+// follow each higher one would cost more exponentials than the sums gain in precision.
 struct alignas(64) DistributionLanes {
+  static constexpr float kHeadroom = 4.0f;
+
   void clear();
-  // Before a panel's sums are added, a higher logit than those before.
+  // Before a panel's sums are added, a logit above the limit.
   void raise(int lane, float highest);
   Distribution at(int lane) const;
 
-  float maximum[kRowLanes], reference[kRowLanes];  // what sums are relative to: 0 while there is no maximum
-  double sum[kRowLanes], weighted[kRowLanes];
+  float maximum[kRowLanes];
+  float reference[kRowLanes], limit[kRowLanes];  // of which no logit is above; 0 and -inf while none is known
+  RowSums sum, weighted;
 };
 
 }  // namespace llada

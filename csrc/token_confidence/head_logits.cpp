@@ -5,7 +5,6 @@
 #include <string>
 
 #include "common/isa.h"
-#include "common/parallel.h"
 
 namespace llada {
 namespace {
@@ -52,12 +51,7 @@ HeadLogits::HeadLogits(const TokenConfidenceArgs& args, const LogitChanges& chan
       rows_(wide_ == nullptr || !picked.empty() ? count_ * weights_.words_per_row() : 0),
       source_{args.hidden.dtype, args.hidden.data, args.hidden.stride(0), picked.empty() ? nullptr : picked.data()} {
   cut_rows(count_, wide_ == nullptr ? kMaxPanelRows : kMaxWideRows, chunks_);
-  if (wide_ == nullptr) {
-    parallel_for(0, static_cast<std::int64_t>(chunks_.size()), grain_of(args.hidden.size(1) * kMaxPanelRows),
-                 [&](std::int64_t begin, std::int64_t end) {
-                   pack_chunks(weights_, source_, chunks_, begin, end, rows_.data());
-                 });
-  } else if (!picked.empty()) {
+  if (wide_ != nullptr && !picked.empty()) {
     const std::int64_t bytes = dtype_bytes(source_.dtype), row_bytes = weights_.k * bytes;
     auto* copies = reinterpret_cast<char*>(rows_.data());
     for (std::int64_t r = 0; r < count_; ++r) {
@@ -68,9 +62,14 @@ HeadLogits::HeadLogits(const TokenConfidenceArgs& args, const LogitChanges& chan
   }
 }
 
-void HeadLogits::finish(float* tile, int rows, std::int64_t panel, const SparseBias::Entry** next) const {
+bool HeadLogits::finish(float* tile, int rows, std::int64_t panel, const SparseBias::Entry** next) const {
   constexpr float kNone = -std::numeric_limits<float>::infinity();
   const std::int64_t first = panel * kPanelColumns, end = first + kPanelColumns;
+  const auto& forbidden = changes_.forbidden;
+  auto id = std::lower_bound(forbidden.begin(), forbidden.end(), first);
+  const bool forbids = id != forbidden.end() && *id < end, whole = weights_.columns_of(panel) == kPanelColumns;
+  if (changes_.bias.empty() && !forbids && whole) return args_.hidden.dtype != DType::kBFloat16;
+
   if (args_.hidden.dtype == DType::kBFloat16) statistics_.round_to_bfloat16(tile, rows);
   if (!changes_.bias.empty()) {
     for (int i = 0; i < rows; ++i) SparseBias::add(next[i], tile + i * kPanelColumns, first, kPanelColumns);
@@ -79,9 +78,8 @@ void HeadLogits::finish(float* tile, int rows, std::int64_t panel, const SparseB
     for (int i = 0; i < rows; ++i) tile[i * kPanelColumns + column] = kNone;
   };
   for (std::int64_t c = weights_.columns_of(panel); c < kPanelColumns; ++c) forbid(c);
-  const auto& forbidden = changes_.forbidden;
-  for (auto id = std::lower_bound(forbidden.begin(), forbidden.end(), first); id != forbidden.end() && *id < end; ++id)
-    forbid(*id - first);
+  for (; id != forbidden.end() && *id < end; ++id) forbid(*id - first);
+  return true;
 }
 
 }  // namespace llada

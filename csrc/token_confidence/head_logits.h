@@ -1,5 +1,5 @@
-// The head's logits of some rows, panel by panel: rounded to the dtype of hidden, with the bias added, and minus
-// infinity at forbidden tokens and past the vocabulary's end.
+// The head's logits of some rows, panel by panel: to be rounded to the dtype of hidden, or, where a panel has to change
+// after that, rounded, with the bias added, and minus infinity at forbidden tokens and past the vocabulary's end.
 #pragma once
 
 #include <cstdint>
@@ -22,6 +22,15 @@ struct LogitChanges {
   SparseBias bias;
 };
 
+// A panel's logits [rows][32] of a chunk of rows.
+struct LogitTile {
+  std::int64_t first_token;
+  float* logits;
+  bool rounded;  // to the dtype of hidden
+
+  float* row(int i) const { return logits + i * kPanelColumns; }
+};
+
 class HeadLogits {
  public:
   // Of all rows, or of those picked.
@@ -32,8 +41,12 @@ class HeadLogits {
 
   const std::vector<RowChunk>& chunks() const { return chunks_; }
 
-  // Calls visit(c, first_token, tile [rows <= 12][32]) with the rows of each chunk c for panels [begin, end), in order.
-  // Both are even, or the end of all.
+  // Before run: the rows of chunks [begin, end) of those that have to be packed.
+  std::int64_t chunks_to_pack() const { return wide_ == nullptr ? static_cast<std::int64_t>(chunks_.size()) : 0; }
+  void pack(std::int64_t begin, std::int64_t end) { pack_chunks(weights_, source_, chunks_, begin, end, rows_.data()); }
+
+  // Calls visit(c, tile) with the rows, at most 12, of each chunk c for panels [begin, end), in order. Both are even,
+  // or the end of all.
   template <class Visit>
   void run(std::int64_t begin, std::int64_t end, const Visit& visit) const {
     auto* next = thread_scratch<struct NextBias, const SparseBias::Entry*>(count_);
@@ -41,8 +54,8 @@ class HeadLogits {
       next[r] = changes_.bias.first_from(row_of(r), begin * kPanelColumns);
     }
     const auto epilogue = [&](const RowChunk& chunk, std::int64_t panel, float* tile) {
-      finish(tile, chunk.num_rows, panel, next + chunk.first_row);
-      visit(&chunk - chunks_.data(), panel * kPanelColumns, tile);
+      const bool rounded = finish(tile, chunk.num_rows, panel, next + chunk.first_row);
+      visit(&chunk - chunks_.data(), LogitTile{panel * kPanelColumns, tile, rounded});
     };
     const auto chunks = static_cast<std::int64_t>(chunks_.size());
     if (wide_ != nullptr)
@@ -52,7 +65,8 @@ class HeadLogits {
 
  private:
   std::int64_t row_of(std::int64_t r) const { return picked_.empty() ? r : picked_[r]; }
-  void finish(float* tile, int rows, std::int64_t panel, const SparseBias::Entry** next) const;
+  // Whether the tile is rounded.
+  bool finish(float* tile, int rows, std::int64_t panel, const SparseBias::Entry** next) const;
 
   const TokenConfidenceArgs& args_;
   const LogitChanges& changes_;

@@ -1,5 +1,6 @@
 #include "token_confidence/nucleus.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "token_confidence/choice_key.h"
@@ -13,35 +14,33 @@ double relative_mass(std::uint64_t key, std::uint64_t largest, double temperatur
 
 }  // namespace
 
-void Mass::raise(float highest, double temperature) {
-  if (!(highest > maximum_)) return;
-  if (sum_ != 0.0) sum_ *= std::exp((static_cast<double>(maximum_) - highest) / temperature);
-  maximum_ = highest;
-}
-
 void Mass::merge(const Mass& other, double temperature) {
-  Mass later = other;
-  raise(later.maximum_, temperature);
-  later.raise(maximum_, temperature);
-  sum_ += later.sum_;
+  const float high = std::max(maximum_, other.maximum_);
+  const auto moved = [&](const Mass& part) {
+    if (part.maximum_ == high || part.sum_ == 0.0) return part.sum_;
+    return part.sum_ * std::exp((static_cast<double>(part.maximum_) - high) / temperature);
+  };
+  sum_ = moved(*this) + moved(other);
+  maximum_ = high;
 }
 
 void MassLanes::clear() {
   for (int lane = 0; lane < kRowLanes; ++lane) {
     maximum[lane] = -std::numeric_limits<float>::infinity();
     reference[lane] = 0.0f;
-    sum[lane] = 0.0;
   }
+  sum = {};
 }
 
 void MassLanes::raise(int lane, float highest, double temperature) {
-  Mass mass = at(lane);
-  mass.raise(highest, temperature);
+  if (maximum[lane] > -std::numeric_limits<float>::infinity()) {
+    const auto factor = static_cast<float>(std::exp((static_cast<double>(maximum[lane]) - highest) / temperature));
+    for (float& part : sum.parts[lane]) part *= factor;
+  }
   maximum[lane] = reference[lane] = highest;
-  sum[lane] = mass.sum_;
 }
 
-Mass MassLanes::at(int lane) const { return {maximum[lane], sum[lane]}; }
+Mass MassLanes::at(int lane) const { return {maximum[lane], sum.of(lane)}; }
 
 double nucleus_depth(double top_p, std::int64_t vocabulary, double temperature) {
   constexpr double kRounding = 0.01;  // of masses

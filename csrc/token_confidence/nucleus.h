@@ -20,10 +20,6 @@ class Mass {
   double sum() const { return sum_; }
 
  private:
-  friend struct MassLanes;
-
-  void raise(float highest, double temperature);
-
   float maximum_ = -std::numeric_limits<float>::infinity();
   double sum_ = 0.0;
 };
@@ -36,7 +32,7 @@ struct alignas(64) MassLanes {
   Mass at(int lane) const;
 
   float maximum[kRowLanes], reference[kRowLanes];  // what sums are relative to: 0 while there is no maximum
-  double sum[kRowLanes];
+  RowSums sum;
 };
 
 // How far below the likeliest token those of the nucleus are at most: were all other tokens as likely as one further

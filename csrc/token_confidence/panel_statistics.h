@@ -5,15 +5,34 @@
 #include <cstdint>
 
 #include "common/isa.h"
+#include "cpu/panel_gemm.h"
 
 namespace llada {
 
 // What is kept of a tile's rows, at most 12, lies side by side, a lane a row: as many as fill the widest vector.
 inline constexpr int kRowLanes = 16;
 
-// A panel's sums of e^(l - reference), and of (l - reference) e^(l - reference).
-struct alignas(64) PowerSums {
-  float sum[kRowLanes], weighted[kRowLanes];
+// A sum of each row's, in as many parts as the widest vector has lanes: nothing is added up across a vector until the
+// panels have streamed by.
+struct alignas(64) RowSums {
+  static constexpr int kParts = 16;
+  float parts[kMaxPanelRows][kParts];
+
+  double of(int row) const {
+    double sum = 0.0;
+    for (int i = 0; i < kParts; ++i) sum += parts[row][i];
+    return sum;
+  }
+};
+
+// Where a tile's rows have to be looked at: from which logits on.
+struct alignas(64) RowBounds {
+  float above[kRowLanes], candidate[kRowLanes], noised[kRowLanes];
+};
+
+// A bit for each row with a logit above the first, and of at least the others.
+struct RowsReached {
+  std::uint32_t above, candidate, noised;
 };
 
 // What rows' noise is drawn from and what it has to reach.
@@ -25,29 +44,30 @@ struct alignas(64) NoiseLanes {
 
 struct PanelStatistics {
   void (*round_to_bfloat16)(float* tile, int rows);
-  // Each row's; NaN is not higher than a number; the sums report it.
-  void (*highest)(const float* tile, int rows, float* highest);
-  // Each row's, relative to its reference. Minus infinity adds exactly nothing.
-  void (*power_sums)(const float* tile, int rows, const float* references, PowerSums& sums);
-  // Of e^((l - reference) * scale), likewise.
-  void (*scaled_power_sums)(const float* tile, int rows, const float* references, const float* scales, float* sums);
+  // Each row's highest; NaN is not higher than a number; the sums report it.
+  RowsReached (*highest)(float* tile, int rows, const RowBounds& bounds, float* highest);
+  // Rounds the tile to bf16 as well.
+  RowsReached (*highest_rounded)(float* tile, int rows, const RowBounds& bounds, float* highest);
+  // Adds e^(l - reference), and (l - reference) e^(l - reference), of each row's logits; exactly nothing of minus
+  // infinity.
+  void (*add_powers)(const float* tile, int rows, const float* references, RowSums& sum, RowSums& weighted);
+  // Adds e^((l - reference) * scale), likewise.
+  void (*add_scaled_powers)(const float* tile, int rows, const float* references, const float* scales, RowSums& sum);
   // A bit for each of the rows asked for where noise could bring one of 32 tokens, none of a logit above `highest`, up
   // to the row's value; at times for others. `lowest` becomes a number with the leading zeros of the smallest
   // GumbelStream::bits of these tokens: its noise_limit is that of all of them.
   std::uint32_t (*may_reach)(const NoiseLanes& noise, const float* highest, std::int64_t first_token,
                              std::uint32_t rows, std::uint64_t* lowest);
 
-  // All lanes': adds what a panel gives.
-  void (*add_lanes)(const float* panel, double* sums);
-  // A bit for each lane whose value is at least the bound, and above it.
-  std::uint32_t (*lanes_at_least)(const float* values, const float* bounds);
-  std::uint32_t (*lanes_above)(const float* values, const float* bounds);
-
   // Of one row: copies the logits of at least that, with their tokens, and returns how many they are. What lies after
   // them, up to 32 in all, is overwritten.
   int (*copy_at_least)(const float* logits, float least, std::int64_t first_token, float* kept, std::int32_t* tokens);
   // Of one row: a bit for each logit of at least that.
   std::uint32_t (*at_least)(const float* logits, float least);
+  // Keys of at least the pivot go to `kept`, others to `below`; returns how many are kept. What lies after them, up to
+  // 7 more, may be overwritten.
+  std::int64_t (*split_keys)(const std::uint64_t* keys, std::int64_t count, std::uint64_t pivot, std::uint64_t* kept,
+                             std::uint64_t* below);
   // Makes one row's logits minus infinity that have no bit.
   void (*keep)(float* logits, std::uint32_t bits);
 };

@@ -17,84 +17,64 @@ void round_to_bfloat16(float* tile, int rows) {
   }
 }
 
-void highest(const float* tile, int rows, float* highest) {
-  for (int r = 0; r < rows; ++r, tile += kPanelColumns) {
-    auto high = Vector::load(tile);
-    for (int c = Vector::kWidth; c < kPanelColumns; c += Vector::kWidth) {
-      high = Vector::max(Vector::load(tile + c), high);
-    }
-    highest[r] = Vector::reduce_max(high);
+template <bool Round>
+LLADA_INLINE Vector::Float highest_vector(float* logits) {
+  const auto load = [&](int c) LLADA_INLINE_LAMBDA {
+    if constexpr (Round) Vector::store(logits + c, Vector::round_to_bfloat16(Vector::load(logits + c)));
+    return Vector::load(logits + c);
+  };
+  auto high = load(0);
+  for (int c = Vector::kWidth; c < kPanelColumns; c += Vector::kWidth) high = Vector::max(load(c), high);
+  return high;
+}
+
+template <bool Round>
+RowsReached highest(float* tile, int rows, const RowBounds& bounds, float* highest) {
+  static_assert(kRowLanes % 4 == 0);
+  const auto of = [&](int r) LLADA_INLINE_LAMBDA {
+    return highest_vector<Round>(tile + (r < rows ? r : rows - 1) * kPanelColumns);
+  };
+  for (int r = 0; r < rows; r += 4) Vector::reduce_max_four(of(r), of(r + 1), of(r + 2), of(r + 3), highest + r);
+  RowsReached reached{};
+  for (int i = 0; i < kRowLanes; i += Vector::kWidth) {
+    const auto high = Vector::load(highest + i);
+    reached.above |= Vector::above(high, Vector::load(bounds.above + i)) << i;
+    reached.candidate |= Vector::at_least(high, Vector::load(bounds.candidate + i)) << i;
+    reached.noised |= Vector::at_least(high, Vector::load(bounds.noised + i)) << i;
   }
+  const std::uint32_t all = (std::uint32_t{1} << rows) - 1;
+  return {reached.above & all, reached.candidate & all, reached.noised & all};
 }
 
 // Minus infinity becomes a difference whose power is exactly zero.
 constexpr float kFloor = -100.0f;
 
-struct PowerVectors {
-  Vector::Float sum, weighted;
-};
-
-LLADA_INLINE PowerVectors power_vectors(const float* logits, float reference) {
-  const auto origin = Vector::set(reference);
-  PowerVectors powers{Vector::set(0.0f), Vector::set(0.0f)};
-  for (int c = 0; c < kPanelColumns; c += Vector::kWidth) {
-    const auto difference = Vector::max(Vector::set(kFloor), Vector::subtract(Vector::load(logits + c), origin));
-    const auto power = Vector::exp2(Vector::multiply(difference, Vector::set(kLog2E)));
-    powers.sum = Vector::add(powers.sum, power);
-    powers.weighted = Vector::multiply_add(difference, power, powers.weighted);
+void add_powers(const float* tile, int rows, const float* references, RowSums& sum, RowSums& weighted) {
+  for (int r = 0; r < rows; ++r, tile += kPanelColumns) {
+    const auto reference = Vector::set(references[r]);
+    auto powers = Vector::load(sum.parts[r]), products = Vector::load(weighted.parts[r]);
+    for (int c = 0; c < kPanelColumns; c += Vector::kWidth) {
+      const auto difference = Vector::max(Vector::set(kFloor), Vector::subtract(Vector::load(tile + c), reference));
+      const auto power = Vector::exp2(Vector::multiply(difference, Vector::set(kLog2E)));
+      powers = Vector::add(powers, power);
+      products = Vector::multiply_add(difference, power, products);
+    }
+    Vector::store(sum.parts[r], powers);
+    Vector::store(weighted.parts[r], products);
   }
-  return powers;
 }
 
-// Of Rows <= 4 rows.
-template <int Rows>
-LLADA_INLINE void power_sums_of(const float* tile, const float* references, float* sums, float* weighted) {
-  PowerVectors rows[4];
-#pragma GCC unroll 4
-  for (int r = 0; r < 4; ++r) {
-    rows[r] = r < Rows ? power_vectors(tile + r * kPanelColumns, references[r])
-                       : PowerVectors{Vector::set(0.0f), Vector::set(0.0f)};
+void add_scaled_powers(const float* tile, int rows, const float* references, const float* scales, RowSums& sum) {
+  for (int r = 0; r < rows; ++r, tile += kPanelColumns) {
+    const auto reference = Vector::set(references[r]), scale = Vector::set(scales[r]);
+    auto powers = Vector::load(sum.parts[r]);
+    for (int c = 0; c < kPanelColumns; c += Vector::kWidth) {
+      const auto difference = Vector::multiply(Vector::subtract(Vector::load(tile + c), reference), scale);
+      const auto floored = Vector::max(Vector::set(kFloor), difference);
+      powers = Vector::add(powers, Vector::exp2(Vector::multiply(floored, Vector::set(kLog2E))));
+    }
+    Vector::store(sum.parts[r], powers);
   }
-  Vector::reduce_add_four(rows[0].sum, rows[1].sum, rows[2].sum, rows[3].sum, sums);
-  Vector::reduce_add_four(rows[0].weighted, rows[1].weighted, rows[2].weighted, rows[3].weighted, weighted);
-}
-
-void power_sums(const float* tile, int rows, const float* references, PowerSums& sums) {
-  static_assert(kRowLanes % 4 == 0);
-  int r = 0;
-  for (; r + 4 <= rows; r += 4)
-    power_sums_of<4>(tile + r * kPanelColumns, references + r, sums.sum + r, sums.weighted + r);
-  tile += r * kPanelColumns;
-  if (rows - r == 1) power_sums_of<1>(tile, references + r, sums.sum + r, sums.weighted + r);
-  if (rows - r == 2) power_sums_of<2>(tile, references + r, sums.sum + r, sums.weighted + r);
-  if (rows - r == 3) power_sums_of<3>(tile, references + r, sums.sum + r, sums.weighted + r);
-}
-
-LLADA_INLINE Vector::Float scaled_power_vector(const float* logits, float reference, float scale) {
-  auto sum = Vector::set(0.0f);
-  for (int c = 0; c < kPanelColumns; c += Vector::kWidth) {
-    const auto difference = Vector::subtract(Vector::load(logits + c), Vector::set(reference));
-    const auto scaled = Vector::max(Vector::set(kFloor), Vector::multiply(difference, Vector::set(scale)));
-    sum = Vector::add(sum, Vector::exp2(Vector::multiply(scaled, Vector::set(kLog2E))));
-  }
-  return sum;
-}
-
-void scaled_power_sums(const float* tile, int rows, const float* references, const float* scales, float* sums) {
-  const auto of = [&](int r) LLADA_INLINE_LAMBDA {
-    return scaled_power_vector(tile + r * kPanelColumns, references[r], scales[r]);
-  };
-  int r = 0;
-  for (; r + 4 <= rows; r += 4) Vector::reduce_add_four(of(r), of(r + 1), of(r + 2), of(r + 3), sums + r);
-  for (; r < rows; ++r) sums[r] = Vector::reduce_add(of(r));
-}
-
-std::uint32_t lanes_at_least(const float* values, const float* bounds) {
-  std::uint32_t bits = 0;
-  for (int i = 0; i < kRowLanes; i += Vector::kWidth) {
-    bits |= Vector::at_least(Vector::load(values + i), Vector::load(bounds + i)) << i;
-  }
-  return bits;
 }
 
 // Noise is less than -log(u), and u at least half of what has its leading zeros.
@@ -120,19 +100,11 @@ std::uint32_t may_reach(const NoiseLanes& noise, const float* highest, std::int6
     const auto power = Vector::exp2(Vector::multiply(steps, Vector::set(-kLog2E)));
     Vector::store(most + i, Vector::multiply(power, Vector::set(kMargin)));
   }
-  return rows & lanes_at_least(most, least);
-}
-
-void add_lanes(const float* panel, double* sums) {
-  for (int i = 0; i < kRowLanes; ++i) sums[i] += panel[i];
-}
-
-std::uint32_t lanes_above(const float* values, const float* bounds) {
-  std::uint32_t bits = 0;
+  std::uint32_t reached = 0;
   for (int i = 0; i < kRowLanes; i += Vector::kWidth) {
-    bits |= Vector::above(Vector::load(values + i), Vector::load(bounds + i)) << i;
+    reached |= Vector::at_least(Vector::load(most + i), Vector::load(least + i)) << i;
   }
-  return bits;
+  return rows & reached;
 }
 
 int copy_at_least(const float* logits, float least, std::int64_t first_token, float* kept, std::int32_t* tokens) {
@@ -154,21 +126,25 @@ std::uint32_t at_least(const float* logits, float least) {
   return bits;
 }
 
+std::int64_t split_keys(const std::uint64_t* keys, std::int64_t count, std::uint64_t pivot, std::uint64_t* kept,
+                        std::uint64_t* below) {
+  return Vector::split_keys(keys, count, pivot, kept, below);
+}
+
 void keep(float* logits, std::uint32_t bits) {
   for (int c = 0; c < kPanelColumns; ++c)
     logits[c] = bits >> c & 1 ? logits[c] : -std::numeric_limits<float>::infinity();
 }
 
 constexpr PanelStatistics kPanelStatistics = {.round_to_bfloat16 = &round_to_bfloat16,
-                                              .highest = &highest,
-                                              .power_sums = &power_sums,
-                                              .scaled_power_sums = &scaled_power_sums,
+                                              .highest = &highest<false>,
+                                              .highest_rounded = &highest<true>,
+                                              .add_powers = &add_powers,
+                                              .add_scaled_powers = &add_scaled_powers,
                                               .may_reach = &may_reach,
-                                              .add_lanes = &add_lanes,
-                                              .lanes_at_least = &lanes_at_least,
-                                              .lanes_above = &lanes_above,
                                               .copy_at_least = &copy_at_least,
                                               .at_least = &at_least,
+                                              .split_keys = &split_keys,
                                               .keep = &keep};
 
 }  // namespace

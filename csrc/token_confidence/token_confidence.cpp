@@ -30,7 +30,7 @@ namespace llada {
 namespace {
 
 constexpr const char* kOp = "token_confidence";
-constexpr std::int64_t kMaxParts = 64, kCandidates = 256, kSortedGrowth = 16;
+constexpr std::int64_t kCandidates = 256, kFewSorted = 32, kSortedGrowth = 16;
 constexpr float kNone = -std::numeric_limits<float>::infinity();
 
 std::vector<RowNoise> row_noise(const TokenConfidenceArgs& args) {
@@ -51,6 +51,31 @@ std::vector<RowNoise> row_noise(const TokenConfidenceArgs& args) {
   return noise;
 }
 
+// How panels are cut into parts, in pairs: 64 equal ones, of which the last are cut again, so that threads which take
+// one after another end together. Fewer, and equal, where there are not enough panels.
+class VocabularyParts {
+ public:
+  explicit VocabularyParts(std::int64_t panels) : panels_(panels), pairs_((panels + 1) / 2) {}
+
+  std::int64_t count() const { return graded() ? kWhole + kHalves + kQuarters : std::min(pairs_, kParts); }
+
+  // Of part count(), all panels.
+  std::int64_t first_panel(std::int64_t part) const {
+    if (!graded()) return std::min(2 * (pairs_ * part / count()), panels_);
+    const std::int64_t halves = std::clamp<std::int64_t>(part - kWhole, 0, kHalves);
+    const std::int64_t quarters = std::max<std::int64_t>(part - kWhole - kHalves, 0);
+    const std::int64_t before = 4 * std::min(part, kWhole) + 2 * halves + quarters;
+    return std::min(2 * (pairs_ * before / (4 * kParts)), panels_);
+  }
+
+ private:
+  static constexpr std::int64_t kParts = 64, kHalves = 4, kQuarters = 8, kWhole = kParts - kHalves / 2 - kQuarters / 4;
+
+  bool graded() const { return pairs_ >= 4 * kParts; }
+
+  std::int64_t panels_, pairs_;
+};
+
 // Chooses the tokens of all rows; see the head of the file.
 class Choice {
  public:
@@ -62,13 +87,13 @@ class Choice {
       if (nucleus_) rows_[row].nucleus_depth = nucleus_depth(args.top_p, args.vocabulary, noise[row].temperature);
       const std::int64_t wanted = args.top_k > 0 ? args.top_k : args.top_p < 1.0 ? kCandidates : 2;
       const std::int64_t capacity = noise[row].temperature > 0.0 ? std::max<std::int64_t>(wanted, 2) : 2;
-      rows_[row].candidates.set_capacity(std::min(capacity, args.vocabulary));
+      rows_[row].candidates.start(std::min(capacity, args.vocabulary), statistics_);
     }
   }
 
   void run() {
     if (rows_.empty()) return;
-    std::vector<std::int32_t> pending = decide_all(stream_all());
+    std::vector<std::int32_t> pending = stream_all();
     while (!pending.empty()) pending = stream_likelier(pending);
   }
 
@@ -81,49 +106,56 @@ class Choice {
     return true;
   }
 
-  // What the fixed parts of the vocabulary add to rows, [parts][rows]: visit(lanes, tile, rows of it) for every tile.
-  template <class Visit>
-  std::vector<RowPart> stream(const HeadLogits& logits, const std::vector<ChoiceRow*>& rows, Masses masses,
-                              const Visit& visit) const {
+  // The logits of these rows, part by part: visit(lanes, tile, rows of it) for every tile. Then decide(r, sum of its
+  // parts) for each of the rows, by any thread; returns the places in `rows` of those for which it is false.
+  template <class Visit, class Decide>
+  std::vector<std::int32_t> stream(HeadLogits& logits, const std::vector<ChoiceRow*>& rows, Masses masses,
+                                   const Visit& visit, const Decide& decide) const {
+    constexpr std::int64_t kRows = 4;  // decided at a time
     const std::vector<RowChunk>& chunks = logits.chunks();
-    const std::int64_t panels = logits.panels(), pairs = (panels + 1) / 2, parts = std::min(pairs, kMaxParts);
-    const auto first_panel = [&](std::int64_t part) { return std::min(2 * (pairs * part / parts), panels); };
-    std::vector<RowPart> added(parts * logits.rows());
-    const auto add = [&](RowPart* part, std::int64_t begin, std::int64_t end) {
-      const std::int64_t masked_panel = args_.mask_token / kPanelColumns;
+    const VocabularyParts cut(logits.panels());
+    const std::int64_t count = logits.rows(), masked_panel = args_.mask_token / kPanelColumns;
+    std::vector<RowPart> parts(cut.count() * count);
+    const auto add = [&](std::int64_t at) {
+      const std::int64_t begin = cut.first_panel(at), end = cut.first_panel(at + 1);
       const bool masked = args_.mask_token >= 0 && begin <= masked_panel && masked_panel < end;
       const Masses here = masses == Masses::kDistributed && masked ? Masses::kOwn : masses;
       auto* lanes = thread_scratch<struct LanesScratch, RowLanes>(static_cast<std::int64_t>(chunks.size()));
       for (std::size_t c = 0; c < chunks.size(); ++c) {
         lanes[c].start(statistics_, rows.data() + chunks[c].first_row, chunks[c].num_rows, here);
       }
-      logits.run(begin, end, [&](std::int64_t c, std::int64_t first_token, float* values) {
-        visit(lanes[c], LogitTile{first_token, values}, chunks[c].num_rows);
-      });
-      for (std::size_t c = 0; c < chunks.size(); ++c) lanes[c].finish(part + chunks[c].first_row);
+      logits.run(begin, end, [&](std::int64_t c, const LogitTile& tile) { visit(lanes[c], tile, chunks[c].num_rows); });
+      for (std::size_t c = 0; c < chunks.size(); ++c) lanes[c].finish(parts.data() + at * count + chunks[c].first_row);
     };
-    const std::int64_t operations =
-        panels * kPanelColumns * logits.rows() * args_.hidden.size(1) / kProductsPerOperation;
-    parallel_phases(operations / grain_of(1), {{parts, 1, [&](std::int64_t begin, std::int64_t end) {
-                                                  for (std::int64_t part = begin; part < end; ++part) {
-                                                    add(added.data() + part * logits.rows(), first_panel(part),
-                                                        first_panel(part + 1));
-                                                  }
-                                                }}});
-    return added;
-  }
-
-  // Of row r of `rows`, in the order of the parts.
-  static RowPart sum_of(const std::vector<RowPart>& parts, std::size_t rows, std::size_t r, double temperature) {
-    RowPart sum = parts[r];
-    for (std::size_t at = r + rows; at < parts.size(); at += rows) {
-      sum.distribution.merge(parts[at].distribution);
-      sum.mass.merge(parts[at].mass, temperature);
+    std::vector<char> open(count);
+    const auto decide_row = [&](std::int64_t r) {
+      RowPart sum = parts[r];
+      for (std::int64_t at = r + count; at < static_cast<std::int64_t>(parts.size()); at += count) {
+        sum.distribution.merge(parts[at].distribution);
+        sum.mass.merge(parts[at].mass, rows[r]->noise.temperature);
+      }
+      open[r] = !decide(r, sum);
+    };
+    const auto each = [](const auto& body) {
+      return [&body](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t i = begin; i < end; ++i) body(i);
+      };
+    };
+    const std::int64_t operations = logits.panels() * kPanelColumns * count * args_.hidden.size(1);
+    parallel_phases(
+        operations / kProductsPerOperation / grain_of(1),
+        {{logits.chunks_to_pack(), 1, [&](std::int64_t begin, std::int64_t end) { logits.pack(begin, end); }},
+         {cut.count(), 1, each(add)},
+         {count, kRows, each(decide_row)}});
+    std::vector<std::int32_t> undecided;
+    for (std::int64_t r = 0; r < count; ++r) {
+      if (open[r] != 0) undecided.push_back(static_cast<std::int32_t>(r));
     }
-    return sum;
+    return undecided;
   }
 
-  std::vector<RowPart> stream_all() {
+  // Writes the rows and returns those of which something has to be known first.
+  std::vector<std::int32_t> stream_all() {
     bool noised = false, unscaled = true;
     std::vector<ChoiceRow*> rows;
     for (ChoiceRow& row : rows_) {
@@ -132,43 +164,29 @@ class Choice {
       unscaled &= row.noise.temperature == 1.0;
     }
     const Masses masses = !noised || !nucleus_ ? Masses::kNone : unscaled ? Masses::kDistributed : Masses::kOwn;
-    return stream(HeadLogits(args_, changes_), rows, masses, [&](RowLanes& lanes, const LogitTile& tile, int count) {
+    HeadLogits logits(args_, changes_);
+    const auto visit = [&](RowLanes& lanes, const LogitTile& tile, int count) {
       lanes.find_highest(tile);
       lanes.add_distributions(tile);
       if (keep_choosable(tile, count)) lanes.find_highest(tile);
       lanes.add_masses(tile);
       lanes.offer_candidates(tile);
       if (noised) lanes.offer_noised(tile);
+    };
+    return stream(logits, rows, masses, visit, [&](std::int64_t r, const RowPart& sum) {
+      rows_[r].distribution = sum.distribution;
+      rows_[r].nucleus = args_.top_p * sum.mass.sum();
+      return decide(r);
     });
-  }
-
-  // Writes the rows and returns those of which something has to be known first.
-  std::vector<std::int32_t> decide_all(const std::vector<RowPart>& parts) {
-    constexpr std::int64_t kRows = 16;  // for which waking a thread pays
-
-    const auto count = static_cast<std::int64_t>(rows_.size());
-    std::vector<char> open(rows_.size());
-    parallel_for(0, count, kRows, [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t r = begin; r < end; ++r) {
-        const RowPart sum = sum_of(parts, rows_.size(), r, rows_[r].noise.temperature);
-        rows_[r].distribution = sum.distribution;
-        rows_[r].nucleus = args_.top_p * sum.mass.sum();
-        open[r] = !decide(r);
-      }
-    });
-    std::vector<std::int32_t> pending;
-    for (std::int64_t row = 0; row < count; ++row) {
-      if (open[row] != 0) pending.push_back(static_cast<std::int32_t>(row));
-    }
-    return pending;
   }
 
   bool decide(std::int64_t r) {
     ChoiceRow& row = rows_[r];
     row.candidates.finish();
-    const std::span<const std::uint64_t> keys = row.candidates.largest(2);
-    row.choice = row.noise.temperature > 0.0 ? row.noised.key() : keys.empty() ? 0 : keys[0];
-    if (!std::isfinite(row.distribution.logsumexp()) || keys.empty() || row.noise.temperature == 0.0) {
+    const bool noised = row.noise.temperature > 0.0;
+    const std::span<const std::uint64_t> keys = row.candidates.largest(noised && nucleus_ ? kFewSorted : 2);
+    row.choice = noised ? row.noised.key() : keys.empty() ? 0 : keys[0];
+    if (!std::isfinite(row.distribution.logsumexp()) || keys.empty() || !noised) {
       write(r);
       return true;
     }
@@ -205,26 +223,23 @@ class Choice {
       rows.push_back(&rows_[r]);
       rows_[r].noised.clear();
     }
-    const HeadLogits logits(args_, changes_, pending);
-    const auto parts = stream(logits, rows, Masses::kOwn, [&](RowLanes& lanes, const LogitTile& tile, int count) {
+    HeadLogits logits(args_, changes_, pending);
+    const auto visit = [&](RowLanes& lanes, const LogitTile& tile, int count) {
       keep_choosable(tile, count);
       if (!lanes.keep_likelier(tile)) return;
       lanes.find_highest(tile);
       lanes.offer_noised(tile);
       lanes.add_masses(tile);
-    });
-    std::vector<std::int32_t> open;
-    for (std::size_t r = 0; r < pending.size(); ++r) {
+    };
+    std::vector<std::int32_t> open = stream(logits, rows, Masses::kOwn, visit, [&](std::int64_t r, const RowPart& sum) {
       ChoiceRow& row = *rows[r];
-      const RowPart sum = sum_of(parts, rows.size(), r, row.noise.temperature);
       const bool within = sum.mass.sum() < row.nucleus;
       if (!within) row.choice = row.noised.key();
-      if (within || row.choice >= row.candidates.largest(kCandidates).back()) {
-        write(pending[r]);
-      } else {
-        open.push_back(pending[r]);
-      }
-    }
+      const bool decided = within || row.choice >= row.candidates.largest(kCandidates).back();
+      if (decided) write(pending[r]);
+      return decided;
+    });
+    for (std::int32_t& r : open) r = pending[r];
     return open;
   }
 

@@ -1,6 +1,7 @@
-// moe_mlp's first product alone, the loop nest of panel_product.h over cold panels with nothing before or after it:
-// what part of the peak, or of the rate at which memory is read, gathering, SwiGLU, scattering and combining could at
-// most leave. The 7B's layer, equal experts.
+// moe_mlp's products alone, the loop nest of panel_product.h over cold panels with nothing before or after it: what
+// part of the peak, or of the rate at which memory is read, gathering, SwiGLU, scattering and combining could at most
+// leave. The 7B's layer. The first product with as many rows for every expert; then both with as many rows as tokens
+// whose experts are drawn at random give each.
 //
 //   build/product_alone [threads [format [rows an expert]]]
 #include <sys/mman.h>
@@ -10,6 +11,8 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <numeric>
+#include <random>
 #include <vector>
 
 #include "cpu/panel_product.h"
@@ -20,7 +23,7 @@ namespace {
 
 using namespace llada;
 
-constexpr std::int64_t kExperts = 64, kHidden = 2048, kIntermediate = 1024;
+constexpr std::int64_t kExperts = 64, kSlots = 8, kHidden = 2048, kIntermediate = 1024;
 constexpr int kRounds = 5;
 constexpr double kProbeSeconds = 0.1;
 constexpr std::int64_t kReadBytes = 1 << 28;
@@ -47,36 +50,81 @@ double pass(const PanelWeights& weights, const std::uint32_t* rows, const std::v
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
+struct Product {
+  PanelWeights weights;
+  Scratch<std::uint32_t> panels;
+
+  Product(PanelFormat format, bool paired, std::int64_t columns, std::int64_t k)
+      : weights{format, nullptr, true, paired, columns, k}, panels(words()) {
+    std::memset(panels.data(), 0, bytes());
+    weights.data = reinterpret_cast<const char*>(panels.data());
+  }
+
+  std::int64_t words() const { return kExperts * weights.panels() * weights.panel_size(); }
+  std::int64_t bytes() const { return words() * static_cast<std::int64_t>(sizeof(std::uint32_t)); }
+  double operations(std::int64_t rows) const {
+    return 2.0 * static_cast<double>(rows * weights.panels() * kPanelColumns * weights.k);
+  }
+};
+
+std::vector<std::int32_t> equal_offsets(std::int64_t rows_of_expert) {
+  std::vector<std::int32_t> offsets(kExperts + 1);
+  for (std::int64_t e = 0; e <= kExperts; ++e) offsets[e] = static_cast<std::int32_t>(e * rows_of_expert);
+  return offsets;
+}
+
+std::vector<std::int32_t> drawn_offsets(std::int64_t rows_of_expert) {
+  std::mt19937 random(1);
+  std::vector<std::int32_t> experts(kExperts), offsets(kExperts + 1);
+  std::iota(experts.begin(), experts.end(), 0);
+  for (std::int64_t token = 0; token < rows_of_expert * kExperts / kSlots; ++token) {
+    std::shuffle(experts.begin(), experts.end(), random);
+    for (std::int64_t slot = 0; slot < kSlots; ++slot) ++offsets[experts[slot] + 1];
+  }
+  std::partial_sum(offsets.begin(), offsets.end(), offsets.begin());
+  return offsets;
+}
+
+struct Fractions {
+  double of_peak, of_memory, bytes_per_second;
+};
+
+Fractions measure(const Product& product, const std::vector<std::int32_t>& offsets, ReadProbe& memory,
+                  ProductProbe& products, int threads) {
+  std::vector<RowChunk> chunks;
+  cut_rows(offsets.data(), kExperts, chunks);
+  const std::int64_t row_words = offsets.back() * product.weights.words_per_row();
+  const Scratch<std::uint32_t> rows(row_words);
+  std::memset(rows.data(), 0, row_words * sizeof(std::uint32_t));
+  const double operations = product.operations(offsets.back());
+  const auto bytes = static_cast<double>(product.bytes());
+  std::vector<double> of_peak, of_memory;
+  double read = memory.round(kProbeSeconds), multiplied = products.round(kProbeSeconds);
+  for (int round = 0; round < kRounds; ++round) {
+    const double seconds = pass(product.weights, rows.data(), chunks, threads);
+    const double read_after = memory.round(kProbeSeconds), multiplied_after = products.round(kProbeSeconds);
+    of_memory.push_back(2 * bytes / seconds / (read + read_after));
+    of_peak.push_back(2 * operations / seconds / (multiplied + multiplied_after));
+    read = read_after;
+    multiplied = multiplied_after;
+  }
+  return {median(of_peak), median(of_memory), read};
+}
+
 void measure(const Case& format, ReadProbe& memory, int threads, std::int64_t only_rows) {
-  PanelWeights weights{format.format, nullptr, true, true, kIntermediate, kHidden};
-  const std::int64_t words = kExperts * weights.panels() * weights.panel_size();
-  const Scratch<std::uint32_t> panels(words);
-  std::memset(panels.data(), 0, words * sizeof(std::uint32_t));
-  weights.data = reinterpret_cast<const char*>(panels.data());
+  const Product first(format.format, true, kIntermediate, kHidden);
+  const Product second(format.format, false, kHidden, kIntermediate);
   ProductProbe products(threads, format.arithmetic);
-  for (const std::int64_t rows_of_expert : {1, 2, 4, 6, 8, 16, 32, 64, 128, 256}) {
-    if (only_rows > 0 && rows_of_expert != only_rows) continue;
-    std::vector<std::int32_t> offsets(kExperts + 1);
-    for (std::int64_t e = 0; e <= kExperts; ++e) offsets[e] = static_cast<std::int32_t>(e * rows_of_expert);
-    std::vector<RowChunk> chunks;
-    cut_rows(offsets.data(), kExperts, chunks);
-    const std::int64_t row_words = kExperts * rows_of_expert * weights.words_per_row();
-    const Scratch<std::uint32_t> rows(row_words);
-    std::memset(rows.data(), 0, row_words * sizeof(std::uint32_t));
-    const double operations = 2.0 * kExperts * rows_of_expert * 2 * kIntermediate * kHidden;
-    const double bytes = static_cast<double>(words) * sizeof(std::uint32_t);
-    std::vector<double> of_peak, of_memory;
-    double read = memory.round(kProbeSeconds), multiplied = products.round(kProbeSeconds);
-    for (int round = 0; round < kRounds; ++round) {
-      const double seconds = pass(weights, rows.data(), chunks, threads);
-      const double read_after = memory.round(kProbeSeconds), multiplied_after = products.round(kProbeSeconds);
-      of_memory.push_back(2 * bytes / seconds / (read + read_after));
-      of_peak.push_back(2 * operations / seconds / (multiplied + multiplied_after));
-      read = read_after;
-      multiplied = multiplied_after;
-    }
-    std::printf("%s, %3ld rows an expert: %.2f of the peak, %.2f of memory's rate (%.0f GB/s)\n", format.name,
-                rows_of_expert, median(of_peak), median(of_memory), read * 1e-9);
+  for (const std::int64_t rows : {1, 2, 4, 6, 8, 16, 32, 64, 128, 256}) {
+    if (only_rows > 0 && rows != only_rows) continue;
+    const Fractions equal = measure(first, equal_offsets(rows), memory, products, threads);
+    std::printf("%s, %3ld rows an expert: %.2f of the peak, %.2f of memory's rate (%.0f GB/s)", format.name, rows,
+                equal.of_peak, equal.of_memory, equal.bytes_per_second * 1e-9);
+    const auto drawn = drawn_offsets(rows);
+    const Fractions drawn_first = measure(first, drawn, memory, products, threads);
+    const Fractions drawn_second = measure(second, drawn, memory, products, threads);
+    std::printf("; drawn: %.2f, %.2f; second product: %.2f, %.2f\n", drawn_first.of_peak, drawn_first.of_memory,
+                drawn_second.of_peak, drawn_second.of_memory);
     std::fflush(stdout);
   }
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -36,10 +37,19 @@ def module_by_module() -> Iterator[None]:
 
 def calls(run: Callable[[], Any]) -> tuple[int, int]:
     """How often ``run`` calls attention_layer and expert_layer."""
-    with mock.patch.object(whole_layer, "overload", wraps=whole_layer.overload) as overload:
+    called: Counter[str] = Counter()
+    found = whole_layer.overload
+
+    def counted(op: str) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            called[op] += 1
+            return found(op)(*arguments)
+
+        return call
+
+    with mock.patch.object(whole_layer, "overload", counted):
         run()
-    called = [call.args[0] for call in overload.call_args_list]
-    return called.count("attention_layer"), called.count("expert_layer")
+    return called["attention_layer"], called["expert_layer"]
 
 
 def passes(model: LLaDAMoEModel) -> list[Tensor]:
@@ -57,10 +67,13 @@ def passes(model: LLaDAMoEModel) -> list[Tensor]:
 def test_the_modules_bits(name: str, quantization: str | None, dtype: torch.dtype) -> None:
     model = load(name, quantization=quantization, dtype=dtype)
     ours = passes(model)
+    with torch.no_grad():
+        prepared = passes(model)
     with module_by_module():
         expected = passes(model)
-    for mine, other in zip(ours, expected, strict=True):
+    for mine, ahead, other in zip(ours, prepared, expected, strict=True):
         assert torch.equal(mine, other)
+        assert torch.equal(ahead, other)
 
 
 @pytest.mark.parametrize(
@@ -78,24 +91,41 @@ def test_what_runs_whole(name: str, options: dict[str, Any], expected: tuple[int
     layers = len(model.layers)
     ids = random_ids(2, 9)
     assert calls(lambda: model(ids)) == (layers * expected[0], layers * expected[1])
+    with torch.no_grad():
+        assert calls(lambda: model(ids)) == (layers * expected[0], layers * expected[1])
 
 
-def test_who_needs_the_modules_gets_them() -> None:
+@pytest.mark.parametrize("grad", [True, False])
+def test_who_needs_the_modules_gets_them(grad: bool) -> None:
     model = load("base-fp32")
     layers, ids = len(model.layers), random_ids(2, 9)
-    expected = model.hidden(ids)
-    scattered = torch.ones(2, 9).index_fill_(1, torch.tensor([2, 5]), 0)
-    assert calls(lambda: model(ids, scattered)) == (0, layers)
-    logits: list[Tensor] = []
-    assert calls(lambda: model.hidden(ids, router_logits=logits)) == (layers, 0)
-    assert len(logits) == layers
-    for module, missing in (("self_attn", (1, 0)), ("self_attn.o_proj", (1, 0)), ("mlp", (0, 1))):
-        seen: list[Tensor] = []
-        handle = model.layers[0].get_submodule(module).register_forward_hook(lambda _m, _i, out: seen.append(out))  # noqa: B023
-        assert calls(lambda: model(ids)) == (layers - missing[0], layers - missing[1])
-        handle.remove()
-        assert len(seen) == 1
-    assert torch.equal(model.hidden(ids), expected)
+    with torch.set_grad_enabled(grad):
+        expected = model.hidden(ids)
+        scattered = torch.ones(2, 9).index_fill_(1, torch.tensor([2, 5]), 0)
+        assert calls(lambda: model(ids, scattered)) == (0, layers)
+        logits: list[Tensor] = []
+        assert calls(lambda: model.hidden(ids, router_logits=logits)) == (layers, 0)
+        assert len(logits) == layers
+        for module, missing in (("", (0, 0)), ("self_attn", (1, 0)), ("self_attn.o_proj", (1, 0)), ("mlp", (0, 1))):
+            seen: list[Tensor] = []
+            watched = model.layers[0].get_submodule(module)
+            handle = watched.register_forward_hook(lambda _m, _i, out: seen.append(out))  # noqa: B023
+            assert calls(lambda: model(ids)) == (layers - missing[0], layers - missing[1])
+            handle.remove()
+            assert len(seen) == 1
+        assert torch.equal(model.hidden(ids), expected)
+
+
+def test_weights_exchanged_between_passes_are_seen() -> None:
+    model, ids = load("base-fp32"), random_ids(1, 5)
+    with torch.no_grad():
+        before = model.hidden(ids)
+        norm = model.layers[0].input_layernorm
+        norm.weight = torch.nn.Parameter(2 * norm.weight)
+        after = model.hidden(ids)
+        with module_by_module():
+            assert torch.equal(model.hidden(ids), after)
+    assert not torch.equal(after, before)
 
 
 def test_a_wanted_gradient_takes_the_modules() -> None:
@@ -117,4 +147,7 @@ def test_a_module_of_another_class_is_called() -> None:
     model, ids = load("base-fp32"), random_ids(1, 5)
     before = model.hidden(ids)
     model.layers[0].mlp.__class__ = Louder
-    assert not torch.equal(model.hidden(ids), before)
+    louder = model.hidden(ids)
+    assert not torch.equal(louder, before)
+    with torch.no_grad():
+        assert torch.equal(model.hidden(ids), louder)

@@ -21,7 +21,7 @@ from .config import LLaDAMoEConfig
 from .inputs import Place, check_inputs
 from .key_value_cache import KeyValueCache
 from .modules import Linear, RMSNorm
-from .whole_layer import attend, run_experts
+from .whole_layer import attend, run_experts, whole_layers
 
 
 class Attention(nn.Module):
@@ -154,6 +154,7 @@ class Layer(nn.Module):
 
     def __init__(self, config: LLaDAMoEConfig, index: int) -> None:
         super().__init__()
+        self.config = config
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.self_attn = Attention(config, index)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
@@ -179,7 +180,7 @@ class Layer(nn.Module):
             h, residual = self.input_layernorm.add(update, residual)
             whole = self.self_attn(h, place), residual
         update, residual = whole
-        whole = run_experts(self, Experts, update, residual, router_logits)
+        whole = None if router_logits is not None else run_experts(self, Experts, update, residual, place)
         if whole is not None:
             return whole
         h, residual = self.post_attention_layernorm.add(update, residual)
@@ -358,8 +359,12 @@ class LLaDAMoEModel(nn.Module):
         """:meth:`hidden` of checked inputs: no value is read on the host, so a GPU need not be waited for."""
         residual = self.embed(input_ids, added)
         update = None
-        for layer in self.layers:
-            update, residual = layer(update, residual, place, router_logits)
+        wholes = whole_layers(self.layers, (Layer, Attention, Experts), self.config, residual, place)
+        for layer, whole in zip(self.layers, wholes, strict=True):
+            if whole is not None and router_logits is None:
+                update, residual = whole(update, residual)
+            else:
+                update, residual = layer(update, residual, place, router_logits)
         return self.norm.add(update, residual)[0]
 
     def embed(self, input_ids: Tensor, added: Tensor | None = None) -> Tensor:

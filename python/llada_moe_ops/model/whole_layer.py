@@ -8,7 +8,9 @@ those of the modules called one by one, which stay the specification.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,88 +21,170 @@ from ..ops.norm_rope import frequencies_for
 from .inputs import Place
 
 if TYPE_CHECKING:
+    from .config import LLaDAMoEConfig
+    from .key_value_cache import KeyValueCache
     from .model import Attention, Experts, Layer
+
+
+Arguments = tuple[Any, ...]
+
+
+class Pass(NamedTuple):
+    """What all layers have in common that one op each would do: looked up once."""
+
+    config: LLaDAMoEConfig
+    sizes: Arguments  # the arguments of attention_layer that are no layer's own
+    places: Arguments
+    cache: KeyValueCache | None
+    key_range: Tensor | None
+    routing: Arguments  # of expert_layer
 
 
 def attend(
     layer: Layer, kind: type[Attention], update: Tensor | None, residual: Tensor, place: Place
 ) -> tuple[Tensor, Tensor] | None:
     """(what attention adds to the stream, the stream before that); None where it takes the modules."""
+    shared = _shared(layer.config, residual, place)
+    arguments = None if shared is None or _masks(place) else _attention_arguments(layer, kind, shared)
+    return None if arguments is None else _attend(update, residual, arguments)
+
+
+def run_experts(
+    layer: Layer, kind: type[Experts], update: Tensor, residual: Tensor, place: Place
+) -> tuple[Tensor, Tensor] | None:
+    """(what the experts add to the stream, the stream before that); None where it takes the modules."""
+    shared = _shared(layer.config, residual, place)
+    arguments = None if shared is None else _expert_arguments(layer, kind, shared)
+    return None if arguments is None else _run_experts(update, residual, arguments)
+
+
+@dataclass(frozen=True, slots=True)
+class WholeLayer:
+    """A layer as two calls whose arguments are ready, but for the residual stream and what is added to it."""
+
+    attention: Arguments
+    experts: Arguments
+
+    def __call__(self, update: Tensor | None, residual: Tensor) -> tuple[Tensor, Tensor]:
+        """As the layer itself."""
+        return _run_experts(*_attend(update, residual, self.attention), self.experts)
+
+
+def whole_layers(
+    layers: Iterable[nn.Module],
+    kinds: tuple[type[Layer], type[Attention], type[Experts]],
+    config: LLaDAMoEConfig,
+    residual: Tensor,
+    place: Place,
+) -> Sequence[WholeLayer | None]:
+    """Each layer's calls, None for one that has to be called itself: for all where gradients may be wanted.
+
+    Looked up for all layers before the first kernel has emptied the caches, and what they share once, arguments take
+    half the time.
+    """
+    shared = None if torch.is_grad_enabled() or _masks(place) else _shared(config, residual, place)
+    return [None if shared is None else _whole_layer(layer, kinds, shared) for layer in layers]
+
+
+def _whole_layer(
+    layer: Any, kinds: tuple[type[Layer], type[Attention], type[Experts]], shared: Pass
+) -> WholeLayer | None:
+    if type(layer) is not kinds[0] or _watched(layer):
+        return None
+    attention = _attention_arguments(layer, kinds[1], shared)
+    experts = None if attention is None else _expert_arguments(layer, kinds[2], shared)
+    return None if attention is None or experts is None else WholeLayer(attention, experts)
+
+
+def _attend(update: Tensor | None, residual: Tensor, arguments: Arguments) -> tuple[Tensor, Tensor]:
+    attended, total = overload("attention_layer")(update, residual, *arguments)
+    return attended, residual if update is None else total
+
+
+def _run_experts(update: Tensor, residual: Tensor, arguments: Arguments) -> tuple[Tensor, Tensor]:
+    out, total = overload("expert_layer")(update, residual, *arguments)
+    return out, total
+
+
+def _shared(config: LLaDAMoEConfig, residual: Tensor, place: Place) -> Pass | None:
+    """None where somebody traces, or wants a gradient of what is before the layer."""
+    if not runs_natively(residual) or residual.device.type == "meta" or torch.compiler.is_compiling():
+        return None
+    if torch.is_grad_enabled() and residual.requires_grad:
+        return None
+    return Pass(
+        config,
+        (config.num_attention_heads, config.key_value_heads, config.head_dim),
+        (place.positions, frequencies_for(residual, config.rope_theta, config.rotary_dim)),
+        place.cache,
+        place.keys.key_range,
+        (config.num_experts_per_tok, bool(config.norm_topk_prob), config.routed_scaling_factor or 1.0),
+    )
+
+
+def _masks(place: Place) -> bool:
+    return place.keys.mask is not None or place.keys.block_size is not None
+
+
+def _attention_arguments(layer: Layer, kind: type[Attention], shared: Pass) -> Arguments | None:
     modules: dict[str, Any] = layer._modules
     norm, attention = modules["input_layernorm"], modules["self_attn"]
-    if type(attention) is not kind:
+    if type(attention) is not kind or shared.config.clip_qkv is not None:
         return None
     parts: dict[str, Any] = attention._modules
-    qkv, out, config = parts["qkv_proj"], parts["o_proj"], attention.config
+    qkv, out = parts["qkv_proj"], parts["o_proj"]
     # a packed weight is no parameter, so it is found without __getattr__; None where there is a parameter
     qkv_weight, out_weight = qkv.__dict__.get("weight"), out.__dict__.get("weight")
     if not isinstance(qkv_weight, PackedLinear) or not isinstance(out_weight, PackedLinear):
         return None
-    if config.clip_qkv is not None or place.keys.mask is not None or place.keys.block_size is not None:
+    if _watched(norm, attention, qkv, out) or _trained(norm, attention):
         return None
-    if not _alone(residual, norm, attention, qkv, out):
-        return None
-    normed = config.qk_layernorm
-    attended, total = overload("attention_layer")(
-        update,
-        residual,
+    q_norm, k_norm = parts.get("q_norm"), parts.get("k_norm")
+    return (
         norm._parameters["weight"],
-        config.rms_norm_eps,
+        norm.eps,
         qkv_weight.panels,
-        qkv.bias,
+        qkv._parameters.get("bias"),
         out_weight.panels,
-        out.bias,
-        config.num_attention_heads,
-        config.key_value_heads,
-        config.head_dim,
-        parts["q_norm"]._parameters["weight"] if normed else None,
-        parts["k_norm"]._parameters["weight"] if normed else None,
-        place.positions,
-        frequencies_for(residual, config.rope_theta, config.rotary_dim),
-        None if place.cache is None else place.cache.layer(attention.index),
-        place.keys.key_range,
+        out._parameters.get("bias"),
+        *shared.sizes,
+        None if q_norm is None else q_norm._parameters["weight"],
+        None if k_norm is None else k_norm._parameters["weight"],
+        *shared.places,
+        None if shared.cache is None else shared.cache.layer(attention.index),
+        shared.key_range,
     )
-    return attended, residual if update is None else total
 
 
-def run_experts(
-    layer: Layer, kind: type[Experts], update: Tensor, residual: Tensor, router_logits: list[Tensor] | None
-) -> tuple[Tensor, Tensor] | None:
-    """(what the experts add to the stream, the stream before that); None where it takes the modules."""
+def _expert_arguments(layer: Layer, kind: type[Experts], shared: Pass) -> Arguments | None:
     modules: dict[str, Any] = layer._modules
     norm, experts = modules["post_attention_layernorm"], modules["mlp"]
     if type(experts) is not kind or modules.get("shared_expert") is not None:
         return None
-    if not isinstance(experts.packed, PackedExperts):
-        return None
-    if router_logits is not None or not _alone(residual, norm, experts):
+    packed = experts.packed
+    if not isinstance(packed, PackedExperts) or _watched(norm, experts) or _trained(norm, experts):
         return None
     parameters: dict[str, Any] = experts._parameters
-    packed, options = experts.packed, experts.options
-    out, total = overload("expert_layer")(
-        update,
-        residual,
+    count, renormalize, scale = shared.routing
+    return (
         norm._parameters["weight"],
         norm.eps,
         parameters["gate"],
-        options["bias"],
-        experts.config.num_experts_per_tok,
-        options["renormalize"],
-        options["scale"],
+        parameters.get("expert_bias"),
+        count,
+        renormalize,
+        scale,
         packed.gate_up,
         packed.down,
         packed.intermediate_size,
     )
-    return out, total
 
 
-def _alone(residual: Tensor, *modules: nn.Module) -> bool:
-    """Whether nobody wants gradients, traces, or watches one of the modules."""
-    if not runs_natively(residual) or residual.device.type == "meta" or torch.compiler.is_compiling():
+def _watched(*modules: nn.Module) -> bool:
+    return any(module._forward_hooks or module._forward_pre_hooks for module in modules)
+
+
+def _trained(*modules: nn.Module) -> bool:
+    if not torch.is_grad_enabled():
         return False
-    for module in modules:
-        if module._forward_hooks or module._forward_pre_hooks:
-            return False
-    return not torch.is_grad_enabled() or not (
-        residual.requires_grad or any(value.requires_grad for module in modules for value in module.parameters())
-    )
+    return any(value.requires_grad for module in modules for value in module.parameters())

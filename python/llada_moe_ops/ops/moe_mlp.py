@@ -71,6 +71,10 @@ def moe_mlp(
         TypeError: an argument is no tensor or has another dtype.
         ValueError: a wrong shape, device or layout, or an expert out of range.
     """
+    if isinstance(gate_up_proj, PackedExperts) and down_proj is None:
+        called = _called_at_once(x, weights, experts, gate_up_proj)
+        if called is not None:
+            return called
     packed = gate_up_proj if isinstance(gate_up_proj, PackedExperts | Int8Experts) else None
     num_experts = _check_weights(x, packed, gate_up_proj, down_proj)
     tokens, device = x.shape[0], x.device
@@ -94,6 +98,25 @@ def moe_mlp(
         # The op has looked at every index; doing so here as well costs 60 µs with cold caches.
         _check.index_range("moe_mlp", "experts", experts, num_experts)
         raise
+    return y
+
+
+def _called_at_once(x: Tensor, weights: Tensor, experts: Tensor, packed: PackedExperts) -> Tensor | None:
+    """The result where the compiled op takes its arguments as they are; None where they have to be looked at.
+
+    The op checks them itself. The checks in Python, which word the errors, would take a tenth of a call of one token:
+    after a kernel has streamed weights through the caches their code has to be fetched from memory.
+    """
+    if type(x) is not Tensor or torch.compiler.is_compiling() or not x.is_cpu or not runs_natively(x):
+        return None
+    try:
+        if weights.dtype != torch.float32 or not weights.is_contiguous() or not experts.is_contiguous():
+            return None
+        y: Tensor = overload("moe_mlp_packed")(
+            x, weights, experts, packed.gate_up, packed.down, packed.intermediate_size
+        )
+    except (AttributeError, RuntimeError, TypeError, ValueError):
+        return None
     return y
 
 

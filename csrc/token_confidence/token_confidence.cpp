@@ -12,6 +12,7 @@
 // what is likelier than w has a smaller share. That is one more pass over the head, for such rows alone, and the pass
 // draws the next w, from what is likelier than this one: were this one outside, so would be all that is less likely. It
 // is outside with probability 1 - top_p, and the set shrinks each time.
+// Neither pass draws noise for logits so far below the likeliest that they are outside.
 #include "token_confidence/token_confidence.h"
 
 #include <algorithm>

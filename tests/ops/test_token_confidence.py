@@ -24,8 +24,9 @@ from torch import Tensor
 
 from .budget import DTYPES, ISAS, assert_within_budget, forced_isa, threads
 
-# (R, H, V): one below and above the tile's rows (12), panels (32) and parts of the vocabulary (64 panels).
-SHAPES = [(1, 1, 2), (11, 16, 31), (13, 33, 33), (12, 64, 1000), (25, 8, 2081)]
+# (R, H, V): one below and above the tile's rows (12), panels (32) and parts of the vocabulary (64, of two panels and
+# more), the last of which are cut again from 16384 tokens on.
+SHAPES = [(1, 1, 2), (11, 16, 31), (13, 33, 33), (12, 64, 1000), (25, 8, 4129), (14, 8, 20011)]
 
 
 def inputs(shape: tuple[int, int, int], dtype: torch.dtype, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -89,7 +90,7 @@ def test_stays_within_the_budget(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("order", ["rising", "falling", "shuffled"])
 def test_a_floor_loses_no_token_of_the_nucleus(order: str, isa: str) -> None:
     """Logits so far apart that most of them are below the floor of the candidates, and the runner-up may be outside."""
-    vocabulary, make = 9000, torch.Generator().manual_seed(2)
+    vocabulary, make = 20011, torch.Generator().manual_seed(2)
     logits = (torch.randn(vocabulary, generator=make) * 8).sort(descending=order == "falling").values
     if order == "shuffled":
         logits = logits[torch.randperm(vocabulary, generator=make)]

@@ -36,6 +36,7 @@ void RowLanes::start(const PanelStatistics& statistics, ChoiceRow* const* rows, 
   statistics_ = &statistics;
   rows_ = rows;
   num_rows_ = num_rows;
+  panels_ = 0;
   masses_ = masses;
   distribution_.clear();
   mass_.clear();
@@ -75,6 +76,9 @@ void RowLanes::add_distributions(const LogitTile& tile) {
   });
   for (int i = 0; i < kRowLanes; ++i) distribution_.maximum[i] = std::max(distribution_.maximum[i], highest_[i]);
   statistics_->add_powers(tile.logits, num_rows_, distribution_.reference, distribution_.sum, distribution_.weighted);
+  if (++panels_ % RowSums::kPanelsApart != 0) return;
+  distribution_.sum.settle(num_rows_);
+  distribution_.weighted.settle(num_rows_);
 }
 
 void RowLanes::offer_candidates(const LogitTile& tile) {
@@ -111,6 +115,7 @@ void RowLanes::add_masses(const LogitTile& tile) {
     mass_.raise(i, highest_[i], rows_[i]->noise.temperature);
   }
   statistics_->add_scaled_powers(tile.logits, num_rows_, mass_.reference, noise_.scale, mass_.sum);
+  if (panels_ % RowSums::kPanelsApart == 0) mass_.sum.settle(num_rows_);
 }
 
 void RowLanes::raise_floors(int lane) {

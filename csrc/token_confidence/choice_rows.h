@@ -68,6 +68,7 @@ class RowLanes {
   const PanelStatistics* statistics_;
   ChoiceRow* const* rows_;
   int num_rows_;
+  int panels_;  // added since the part began
   Masses masses_;
   alignas(64) float highest_[kRowLanes];
   float chosen_highest_[kRowLanes], nucleus_floor_[kRowLanes];  // of all that is known of the rows

@@ -36,12 +36,12 @@ void DistributionLanes::clear() {
 
 void DistributionLanes::raise(int lane, float highest) {
   if (limit[lane] > Distribution::kNone) {
-    const float shift = reference[lane] - highest, factor = std::exp(shift);
-    for (int i = 0; i < RowSums::kParts; ++i) {
-      float &power = sum.parts[lane][i], &product = weighted.parts[lane][i];
-      product = factor * (product + shift * power);
-      power *= factor;
-    }
+    sum.settle_row(lane);
+    weighted.settle_row(lane);
+    const double shift = static_cast<double>(reference[lane]) - highest, factor = std::exp(shift);
+    double &power = sum.settled[lane], &product = weighted.settled[lane];
+    product = factor * (product + shift * power);
+    power *= factor;
   }
   reference[lane] = highest;
   limit[lane] = highest + kHeadroom;

@@ -34,8 +34,8 @@ void MassLanes::clear() {
 
 void MassLanes::raise(int lane, float highest, double temperature) {
   if (maximum[lane] > -std::numeric_limits<float>::infinity()) {
-    const auto factor = static_cast<float>(std::exp((static_cast<double>(maximum[lane]) - highest) / temperature));
-    for (float& part : sum.parts[lane]) part *= factor;
+    sum.settle_row(lane);
+    sum.settled[lane] *= std::exp((static_cast<double>(maximum[lane]) - highest) / temperature);
   }
   maximum[lane] = reference[lane] = highest;
 }

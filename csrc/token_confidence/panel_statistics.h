@@ -12,16 +12,28 @@ namespace llada {
 // What is kept of a tile's rows, at most 12, lies side by side, a lane a row: as many as fill the widest vector.
 inline constexpr int kRowLanes = 16;
 
-// A sum of each row's, in as many parts as the widest vector has lanes: nothing is added up across a vector until the
-// panels have streamed by.
+// A sum of each row's, in as many parts as the widest vector has lanes: nothing is added up across a vector until some
+// panels have streamed by; then it is, in double, before a part has lost what is small beside it.
 struct alignas(64) RowSums {
-  static constexpr int kParts = 16;
+  static constexpr int kParts = 16, kPanelsApart = 16;
   float parts[kMaxPanelRows][kParts];
+  double settled[kMaxPanelRows];
 
   double of(int row) const {
-    double sum = 0.0;
-    for (int i = 0; i < kParts; ++i) sum += parts[row][i];
-    return sum;
+    double sums[4] = {};
+    for (int i = 0; i < kParts; i += 4) {
+      for (int j = 0; j < 4; ++j) sums[j] += parts[row][i + j];
+    }
+    return settled[row] + ((sums[0] + sums[1]) + (sums[2] + sums[3]));
+  }
+
+  void settle_row(int row) {
+    settled[row] = of(row);
+    for (float& part : parts[row]) part = 0.0f;
+  }
+
+  void settle(int rows) {
+    for (int row = 0; row < rows; ++row) settle_row(row);
   }
 };
 

@@ -66,7 +66,8 @@ def test_cache(command: Command) -> None:
     options = ("generate", "sort cab", "--json", "--trace", "--cache")
     exact, kept = (json.loads(command(*options, cache).out)["trace"]["steps"] for cache in ("none", "dual"))
     assert exact[0] == kept[0]
-    assert exact[1]["probabilities"] != kept[1]["probabilities"]
+    # nearly certain tokens: one step's may round alike
+    assert [step["probabilities"] for step in exact] != [step["probabilities"] for step in kept]
 
 
 def test_unmasker(command: Command) -> None:

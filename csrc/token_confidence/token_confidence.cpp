@@ -31,7 +31,7 @@ namespace llada {
 namespace {
 
 constexpr const char* kOp = "token_confidence";
-constexpr std::int64_t kCandidates = 256, kFewSorted = 32, kSortedGrowth = 16;
+constexpr std::int64_t kCandidates = 256, kFewSorted = 64, kSortedGrowth = 4;
 constexpr float kNone = -std::numeric_limits<float>::infinity();
 
 std::vector<RowNoise> row_noise(const TokenConfidenceArgs& args) {
@@ -112,7 +112,7 @@ class Choice {
   template <class Visit, class Decide>
   std::vector<std::int32_t> stream(HeadLogits& logits, const std::vector<ChoiceRow*>& rows, Masses masses,
                                    const Visit& visit, const Decide& decide) const {
-    constexpr std::int64_t kRows = 4;  // decided at a time
+    constexpr std::int64_t kRows = 2;  // decided at a time
     const std::vector<RowChunk>& chunks = logits.chunks();
     const VocabularyParts cut(logits.panels());
     const std::int64_t count = logits.rows(), masked_panel = args_.mask_token / kPanelColumns;

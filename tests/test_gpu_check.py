@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -120,8 +121,18 @@ def test_a_stage_past_its_limit_ends_with_its_children_and_keeps_what_it_found(
     assert result["outcome"] == "timed out"
     assert result["figures"] == [{"case": "first", "passed": 1}]
     assert result["failures"][0].startswith("timed out after 15")
-    state = Path(f"/proc/{child.read_text()}/stat")
-    assert not state.exists() or state.read_text().split()[2] == "Z"
+    end = time.monotonic() + 10  # a killed process takes a moment to be gone
+    while runs(int(child.read_text())) and time.monotonic() < end:
+        time.sleep(0.02)
+    assert not runs(int(child.read_text()))
+
+
+def runs(process: int) -> bool:
+    """Whether a process is there and not waiting to be buried."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().split()[2] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def test_a_library_brings_its_micro_kernels(tmp_path: Path) -> None:

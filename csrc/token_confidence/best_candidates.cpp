@@ -58,7 +58,7 @@ void BestCandidates::raise_threshold(std::uint64_t threshold) {
 void BestCandidates::keep_best() {
   select_largest(0, capacity_, count_);
   count_ = capacity_;
-  raise_threshold(*std::min_element(keys_.begin(), keys_.begin() + count_));
+  raise_threshold(keys_[capacity_ - 1]);
 }
 
 // Quickselect as in std::nth_element, but with a split that neither branches on the keys, which cannot be predicted,

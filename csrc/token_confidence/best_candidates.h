@@ -64,7 +64,7 @@ class BestCandidates {
   void take_locked(Staged& staged);
   void raise_threshold(std::uint64_t threshold);
   void keep_best();
-  // Brings the largest of keys [begin, end) to its front, up to key `count`; in any order.
+  // Brings the largest of keys [begin, end) to its front, up to key `count`; the last of them is the smallest.
   void select_largest(std::int64_t begin, std::int64_t count, std::int64_t end);
 
   const PanelStatistics* statistics_ = nullptr;

@@ -126,11 +126,6 @@ std::uint32_t at_least(const float* logits, float least) {
   return bits;
 }
 
-std::int64_t split_keys(const std::uint64_t* keys, std::int64_t count, std::uint64_t pivot, std::uint64_t* kept,
-                        std::uint64_t* below) {
-  return Vector::split_keys(keys, count, pivot, kept, below);
-}
-
 void keep(float* logits, std::uint32_t bits) {
   for (int c = 0; c < kPanelColumns; ++c)
     logits[c] = bits >> c & 1 ? logits[c] : -std::numeric_limits<float>::infinity();
@@ -144,7 +139,7 @@ constexpr PanelStatistics kPanelStatistics = {.round_to_bfloat16 = &round_to_bfl
                                               .may_reach = &may_reach,
                                               .copy_at_least = &copy_at_least,
                                               .at_least = &at_least,
-                                              .split_keys = &split_keys,
+                                              .split_keys = &Vector::split_keys,
                                               .keep = &keep};
 
 }  // namespace

@@ -24,8 +24,7 @@ from torch import Tensor
 
 from .budget import DTYPES, ISAS, assert_within_budget, forced_isa, threads
 
-# (R, H, V): one below and above the tile's rows (12), panels (32) and parts of the vocabulary (64, of two panels and
-# more), the last of which are cut again from 16384 tokens on.
+# (R, H, V): around the tile's rows (12), panels (32), parts (64, of two panels) and their finer end (V of 16384).
 SHAPES = [(1, 1, 2), (11, 16, 31), (13, 33, 33), (12, 64, 1000), (25, 8, 4129), (14, 8, 20011)]
 
 

@@ -20,8 +20,8 @@ from ..ops import Int8Experts, PackedExperts, PackedLinear
 from .config import LLaDAMoEConfig
 from .inputs import Place, check_inputs
 from .key_value_cache import KeyValueCache
-from .modules import Linear, RMSNorm
-from .whole_layer import attend, run_experts, whole_layers
+from .modules import Linear, RMSNorm, SwiGLU
+from .whole_layer import Pass, attend, run_experts, whole_layers
 
 
 class Attention(nn.Module):
@@ -67,19 +67,6 @@ class Attention(nn.Module):
         if config.clip_qkv is not None:
             v = v.clamp(-config.clip_qkv, config.clip_qkv)
         return q, k, v
-
-
-class SwiGLU(nn.Module):
-    """down(silu(gate(x)) · up(x)): a dense layer, or the shared expert."""
-
-    def __init__(self, hidden: int, intermediate: int) -> None:
-        super().__init__()
-        self.gate_proj = Linear(hidden, intermediate)
-        self.up_proj = Linear(hidden, intermediate)
-        self.down_proj = Linear(intermediate, hidden)
-
-    def forward(self, x: Tensor, router_logits: list[Tensor] | None = None) -> Tensor:
-        return self.down_proj(functional.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
 class Experts(nn.Module):
@@ -154,7 +141,6 @@ class Layer(nn.Module):
 
     def __init__(self, config: LLaDAMoEConfig, index: int) -> None:
         super().__init__()
-        self.config = config
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.self_attn = Attention(config, index)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
@@ -169,18 +155,23 @@ class Layer(nn.Module):
             self.mlp = SwiGLU(config.hidden_size, config.dense_intermediate_size)
 
     def forward(
-        self, update: Tensor | None, residual: Tensor, place: Place, router_logits: list[Tensor] | None
+        self,
+        update: Tensor | None,
+        residual: Tensor,
+        place: Place,
+        shared: Pass | None,
+        router_logits: list[Tensor] | None,
     ) -> tuple[Tensor, Tensor]:
         """(what this layer adds to the residual stream, the stream before that); the next norm sums them, in one pass.
 
         ``update`` and ``residual`` are the same of the layer before; the first has no update.
         """
-        whole = attend(self, Attention, update, residual, place)
+        whole = attend(self, Attention, update, residual, shared)
         if whole is None:
             h, residual = self.input_layernorm.add(update, residual)
             whole = self.self_attn(h, place), residual
         update, residual = whole
-        whole = None if router_logits is not None else run_experts(self, Experts, update, residual, place)
+        whole = None if router_logits is not None else run_experts(self, Experts, update, residual, shared)
         if whole is not None:
             return whole
         h, residual = self.post_attention_layernorm.add(update, residual)
@@ -359,12 +350,13 @@ class LLaDAMoEModel(nn.Module):
         """:meth:`hidden` of checked inputs: no value is read on the host, so a GPU need not be waited for."""
         residual = self.embed(input_ids, added)
         update = None
-        wholes = whole_layers(self.layers, (Layer, Attention, Experts), self.config, residual, place)
+        shared = Pass.of(self.config, residual, place)
+        wholes = whole_layers(self.layers, (Layer, Attention, Experts), shared)
         for layer, whole in zip(self.layers, wholes, strict=True):
-            if whole is not None and router_logits is None:
-                update, residual = whole(update, residual)
+            if whole is None or router_logits is not None:
+                update, residual = layer(update, residual, place, shared, router_logits)
             else:
-                update, residual = layer(update, residual, place, router_logits)
+                update, residual = whole(update, residual)
         return self.norm.add(update, residual)[0]
 
     def embed(self, input_ids: Tensor, added: Tensor | None = None) -> Tensor:

@@ -1,9 +1,10 @@
-"""The small parts of the model: a projection and a normalisation."""
+"""The small parts of the model: a projection, a normalisation and a dense SwiGLU."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from .. import ops
 from ..ops import PackedLinear
@@ -48,3 +49,16 @@ class RMSNorm(nn.Module):
         if update is None:
             return self(residual), residual
         return ops.add_rms_norm(update, residual, self.weight, self.eps)
+
+
+class SwiGLU(nn.Module):
+    """down(silu(gate(x)) · up(x)): a dense layer, or the shared expert."""
+
+    def __init__(self, hidden: int, intermediate: int) -> None:
+        super().__init__()
+        self.gate_proj = Linear(hidden, intermediate)
+        self.up_proj = Linear(hidden, intermediate)
+        self.down_proj = Linear(intermediate, hidden)
+
+    def forward(self, x: Tensor, router_logits: list[Tensor] | None = None) -> Tensor:
+        return self.down_proj(functional.silu(self.gate_proj(x)) * self.up_proj(x))

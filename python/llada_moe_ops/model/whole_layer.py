@@ -30,31 +30,48 @@ Arguments = tuple[Any, ...]
 
 
 class Pass(NamedTuple):
-    """What all layers have in common that one op each would do: looked up once."""
+    """What all layers of a forward pass have in common that one op each would do: looked up once."""
 
-    config: LLaDAMoEConfig
+    attends: bool  # one op does attention too: no mask, no clipping
     sizes: Arguments  # the arguments of attention_layer that are no layer's own
     places: Arguments
     cache: KeyValueCache | None
     key_range: Tensor | None
     routing: Arguments  # of expert_layer
 
+    @classmethod
+    def of(cls, config: LLaDAMoEConfig, residual: Tensor, place: Place) -> Pass | None:
+        """None where the layers of a pass with such a residual stream take their modules."""
+        if not runs_natively(residual) or residual.device.type == "meta" or torch.compiler.is_compiling():
+            return None
+        keys = place.keys
+        return cls(
+            config.clip_qkv is None and keys.mask is None and keys.block_size is None,
+            (config.num_attention_heads, config.key_value_heads, config.head_dim),
+            (place.positions, frequencies_for(residual, config.rope_theta, config.rotary_dim)),
+            place.cache,
+            keys.key_range,
+            (config.num_experts_per_tok, bool(config.norm_topk_prob), config.routed_scaling_factor or 1.0),
+        )
+
 
 def attend(
-    layer: Layer, kind: type[Attention], update: Tensor | None, residual: Tensor, place: Place
+    layer: Layer, kind: type[Attention], update: Tensor | None, residual: Tensor, shared: Pass | None
 ) -> tuple[Tensor, Tensor] | None:
     """(what attention adds to the stream, the stream before that); None where it takes the modules."""
-    shared = _shared(layer.config, residual, place)
-    arguments = None if shared is None or _masks(place) else _attention_arguments(layer, kind, shared)
+    if shared is None or _wants_gradient(residual):
+        return None
+    arguments = _attention_arguments(layer, kind, shared)
     return None if arguments is None else _attend(update, residual, arguments)
 
 
 def run_experts(
-    layer: Layer, kind: type[Experts], update: Tensor, residual: Tensor, place: Place
+    layer: Layer, kind: type[Experts], update: Tensor, residual: Tensor, shared: Pass | None
 ) -> tuple[Tensor, Tensor] | None:
     """(what the experts add to the stream, the stream before that); None where it takes the modules."""
-    shared = _shared(layer.config, residual, place)
-    arguments = None if shared is None else _expert_arguments(layer, kind, shared)
+    if shared is None or _wants_gradient(residual):
+        return None
+    arguments = _expert_arguments(layer, kind, shared)
     return None if arguments is None else _run_experts(update, residual, arguments)
 
 
@@ -73,17 +90,16 @@ class WholeLayer:
 def whole_layers(
     layers: Iterable[nn.Module],
     kinds: tuple[type[Layer], type[Attention], type[Experts]],
-    config: LLaDAMoEConfig,
-    residual: Tensor,
-    place: Place,
+    shared: Pass | None,
 ) -> Sequence[WholeLayer | None]:
     """Each layer's calls, None for one that has to be called itself: for all where gradients may be wanted.
 
     Looked up for all layers before the first kernel has emptied the caches, and what they share once, arguments take
     half the time.
     """
-    shared = None if torch.is_grad_enabled() or _masks(place) else _shared(config, residual, place)
-    return [None if shared is None else _whole_layer(layer, kinds, shared) for layer in layers]
+    if shared is None or torch.is_grad_enabled():
+        return [None for _ in layers]
+    return [_whole_layer(layer, kinds, shared) for layer in layers]
 
 
 def _whole_layer(
@@ -106,30 +122,10 @@ def _run_experts(update: Tensor, residual: Tensor, arguments: Arguments) -> tupl
     return out, total
 
 
-def _shared(config: LLaDAMoEConfig, residual: Tensor, place: Place) -> Pass | None:
-    """None where somebody traces, or wants a gradient of what is before the layer."""
-    if not runs_natively(residual) or residual.device.type == "meta" or torch.compiler.is_compiling():
-        return None
-    if torch.is_grad_enabled() and residual.requires_grad:
-        return None
-    return Pass(
-        config,
-        (config.num_attention_heads, config.key_value_heads, config.head_dim),
-        (place.positions, frequencies_for(residual, config.rope_theta, config.rotary_dim)),
-        place.cache,
-        place.keys.key_range,
-        (config.num_experts_per_tok, bool(config.norm_topk_prob), config.routed_scaling_factor or 1.0),
-    )
-
-
-def _masks(place: Place) -> bool:
-    return place.keys.mask is not None or place.keys.block_size is not None
-
-
 def _attention_arguments(layer: Layer, kind: type[Attention], shared: Pass) -> Arguments | None:
     modules: dict[str, Any] = layer._modules
     norm, attention = modules["input_layernorm"], modules["self_attn"]
-    if type(attention) is not kind or shared.config.clip_qkv is not None:
+    if type(attention) is not kind or not shared.attends:
         return None
     parts: dict[str, Any] = attention._modules
     qkv, out = parts["qkv_proj"], parts["o_proj"]
@@ -178,6 +174,10 @@ def _expert_arguments(layer: Layer, kind: type[Experts], shared: Pass) -> Argume
         packed.down,
         packed.intermediate_size,
     )
+
+
+def _wants_gradient(residual: Tensor) -> bool:
+    return torch.is_grad_enabled() and residual.requires_grad
 
 
 def _watched(*modules: nn.Module) -> bool:

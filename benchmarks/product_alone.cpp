@@ -97,7 +97,9 @@ Fractions measure(const Product& product, const std::vector<std::int32_t>& offse
   const Scratch<std::uint32_t> rows(row_words);
   std::memset(rows.data(), 0, row_words * sizeof(std::uint32_t));
   const double operations = product.operations(offsets.back());
-  const auto bytes = static_cast<double>(product.bytes());
+  std::int64_t touched = 0;
+  for (std::int64_t e = 0; e < kExperts; ++e) touched += offsets[e + 1] > offsets[e] ? 1 : 0;
+  const auto bytes = static_cast<double>(product.bytes() / kExperts * touched);
   std::vector<double> of_peak, of_memory;
   double read = memory.round(kProbeSeconds), multiplied = products.round(kProbeSeconds);
   for (int round = 0; round < kRounds; ++round) {

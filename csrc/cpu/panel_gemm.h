@@ -35,7 +35,8 @@ inline constexpr std::int64_t lane_count(DType dtype, std::int64_t k) {
   return (k + lane_values(dtype) - 1) / lane_values(dtype);
 }
 
-// How many bytes before they are multiplied a panel's lines are brought into L1: from L2, and from memory.
+// How many bytes before they are multiplied lines are brought into L1: a panel's from L2; a panel's from memory, and
+// those of rows.
 inline constexpr std::int64_t kAheadOfCache = 1 << 11, kAheadOfMemory = 1 << 13;
 
 struct PanelGemmArgs {
@@ -46,10 +47,11 @@ struct PanelGemmArgs {
   float* out;
   std::int64_t out_stride;  // floats between rows of out
   // What to prefetch meanwhile: with each lane, the cache lines of the next_step <= 128 bytes at next, which then moves
-  // on. Null where the panel is alone: a stream of which only its own lines, `ahead`, are fetched.
+  // on. Null where the panel is alone: a stream of which only its own lines are fetched.
   const void* next = nullptr;
   std::int64_t next_step = 0;
-  std::int64_t ahead = kAheadOfCache;
+  // How many bytes ahead the panel's and the rows' own lines are fetched, not at all with 0.
+  std::int64_t ahead = kAheadOfCache, rows_ahead = kAheadOfMemory;
   bool whole_lines = true;  // how the weights of a few rows are loaded
   // Where the int4 kernel leaves the expanded panel for later chunks (expanded_words); null: nowhere.
   std::uint32_t* expanded = nullptr;

@@ -70,17 +70,20 @@ struct PanelProduct {
 //
 // Few chunks: panel by panel. While a panel is multiplied with its chunks, the next one is fetched, a share with each
 // chunk, so that memory and arithmetic overlap; a single chunk is all stream and fetches 8 KB ahead, where DRAM is
-// fastest. Many chunks: their rows no longer stay in L2 and are read once for a block of panels.
+// fastest. With one or two, memory is what the product waits for, and nothing else is fetched: what L2 holds would
+// take up the misses that a core can have outstanding (3-5 % with two). Many chunks: their rows no longer stay in L2
+// and are read once for a block of panels.
 template <class Epilogue>
 void run_group(const PanelProduct& product, std::int64_t chunk_begin, std::int64_t chunk_end, std::int64_t panel_begin,
                std::int64_t panel_end, const Epilogue& epilogue, const char* following = nullptr) {
-  constexpr std::int64_t kFewChunks = 3, kBlockBytes = 1 << 18;
+  constexpr std::int64_t kFewChunks = 3, kMemoryBoundChunks = 2, kBlockBytes = 1 << 18;
   const PanelWeights& weights = product.weights;
   const std::int64_t lanes = weights.lanes(), size = std::max<std::int64_t>(weights.scratch_size(), 1);
   const std::int64_t group = product.chunks[chunk_begin].group, chunks = chunk_end - chunk_begin;
   const PanelGemm gemm = select_panel_gemm(weights.format, active_isa());
   const PanelGemm int4_gemm = weights.format == PanelFormat::kInt4 ? select_int4_gemm(active_isa()) : nullptr;
   const bool streamed = weights.ready() || int4_gemm != nullptr;
+  const bool memory_bound = chunks <= kMemoryBoundChunks && weights.ready();
   const std::int64_t block = chunks <= kFewChunks ? 1 : std::max<std::int64_t>(1, kBlockBytes / (4 * size));
   // Of panels that are not ready: the int4 kernel expands them on its way for the chunks after the first.
   auto* scratch = weights.ready() ? nullptr : thread_scratch<struct PanelScratch, std::uint32_t>(size * block);
@@ -102,10 +105,11 @@ void run_group(const PanelProduct& product, std::int64_t chunk_begin, std::int64
             .out = tile,
             .out_stride = kPanelColumns,
             .ahead = kAheadOfMemory,
+            .rows_ahead = memory_bound ? 0 : kAheadOfMemory,
             .whole_lines = reads_whole_lines(),
             .expanded = expanding && chunks > 1 ? expanded : nullptr};
         if (chunks > 1 || !streamed) {
-          args.ahead = kAheadOfCache;
+          args.ahead = memory_bound ? 0 : kAheadOfCache;
           args.next_step = (weights.stretch_bytes() / std::max<std::int64_t>(lanes, 1) + chunks - 1) / chunks;
           const std::int64_t next = p + last - first;
           const char* stretch = next >= panel_end && following != nullptr

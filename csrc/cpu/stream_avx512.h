@@ -45,7 +45,7 @@ template <int Rows, bool FetchFew = false>
 struct Lanes {
   const std::uint32_t *panel, *rows;
   const char* next;
-  std::int64_t next_step, ahead;
+  std::int64_t next_step, ahead, rows_ahead;
   bool whole_lines;
 
   explicit LLADA_INLINE Lanes(const PanelGemmArgs& args)
@@ -54,6 +54,7 @@ struct Lanes {
         next(static_cast<const char*>(args.next)),
         next_step(args.next_step),
         ahead(args.ahead),
+        rows_ahead(args.rows_ahead),
         whole_lines(args.whole_lines) {}
 
   // Calls multiply(left, right, rows) with each of the next `count` lanes: the panel's two halves, and the rows'.
@@ -84,14 +85,13 @@ struct Lanes {
 
   template <bool Halves, bool Fetch, class Multiply>
   LLADA_INLINE void take_one(int lane, const Multiply& multiply) const {
-    constexpr int kRowsAhead = 2048;
     const std::uint32_t *columns = panel + lane * kPanelColumns, *values = rows + lane * Rows;
     const __m512i left = load_weights<Halves>(columns), right = load_weights<Halves>(columns + 16);
     if constexpr (Fetch) {
       prefetch_lines(next + lane * next_step, next_step);
       _mm_prefetch(reinterpret_cast<const char*>(columns) + ahead, _MM_HINT_T0);
       _mm_prefetch(reinterpret_cast<const char*>(columns + 16) + ahead, _MM_HINT_T0);
-      _mm_prefetch(values + kRowsAhead, _MM_HINT_T0);
+      _mm_prefetch(reinterpret_cast<const char*>(values) + rows_ahead, _MM_HINT_T0);
     }
     multiply(left, right, values);
   }

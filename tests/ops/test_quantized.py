@@ -130,6 +130,20 @@ def test_extreme_weights(format: str) -> None:
     torch.testing.assert_close(y[0, 4], torch.tensor(3e38), rtol=0.01, atol=0)
 
 
+@pytest.mark.parametrize(("first", "second"), [("int8", "fp32"), ("fp32", "int8"), ("int4", "int8"), ("fp32", "int4")])
+def test_moe_mlp_of_two_formats(first: str, second: str, isa: str) -> None:
+    """Each weight's own format says how its rows are packed: the op gives the bits of its two products."""
+    x, _, _, gate_up_proj, down_proj = cases.expert_layer((40, 1, 5, 72, 48), "random", torch.float32)
+    gate_up = ops.pack_experts(gate_up_proj, down_proj, format=first).gate_up
+    down = ops.pack_experts(gate_up_proj, down_proj, format=second).down
+    experts = torch.arange(40, dtype=torch.int32).div(8, rounding_mode="floor").unsqueeze(1)
+    offsets = torch.arange(0, 41, 8, dtype=torch.int32)
+    op = torch.ops.llada_moe
+    hidden = op.grouped_swiglu_packed(x, gate_up, 48, offsets)
+    expected = op.grouped_gemm_packed(hidden, down, 72, offsets)
+    assert torch.equal(op.moe_mlp_packed(x, torch.ones(40, 1), experts, gate_up, down, 48), expected)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("choice", cases.EXPERT_CHOICES)

@@ -78,6 +78,16 @@ def test_weights_on_the_grid_survive(format: str) -> None:
         assert torch.equal(ops.pack_linear(weight, format=format).unpack(), weight)
 
 
+@pytest.mark.parametrize("exponent", [-100, 100])
+def test_very_small_and_large_weights_are_chosen_for_as_others(exponent: int) -> None:
+    """Squares of their errors would not fit a float."""
+    weight, factor = cases.random(40, 200, dtype=torch.float32, seed=1), 2.0**exponent
+    packed = ops.pack_linear(weight, format="int4")
+    assert torch.equal(ops.pack_linear(weight * factor, format="int4").unpack(), packed.unpack() * factor)
+    specified = pack_panels_reference([weight * factor], "int4")[:, :-128]  # all but the scales
+    assert torch.equal(specified, pack_panels_reference([weight], "int4")[:, :-128])
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize(("rows", "k", "n"), cases.LINEAR)

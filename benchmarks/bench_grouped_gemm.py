@@ -95,7 +95,7 @@ def test_grouped(benchmark: Any, op: str, format: str, tokens: int) -> None:
         title(op, format, T=tokens, E=EXPERTS, k=SLOTS, K=k, N=n),
         ours,
         peers,
-        dtype="int8" if format.startswith("int") else x.dtype,
+        dtype=format if format.startswith("int") else x.dtype,
         bytes_moved=x.nbytes + used * panel_bytes(packed[0]) + kernel(x, packed[0], offsets).nbytes,
         flops=2.0 * tokens * SLOTS * k * n,
         cold=True,

@@ -15,7 +15,7 @@ struct AttentionArgs {
   ArrayView v;                  // [B, L, Hkv, D]
   ArrayView mask;               // optional bool [B or 1, Hq or 1, S, L], any strides; true = attend
   ArrayView key_range;          // optional int32 or int64 [B, 2]: first key, one past the last
-  ArrayView cu_seqlens;         // optional int32 [sequences + 1]; B = 1, S = L
+  ArrayView cu_seqlens;         // optional int32 or int64 [sequences + 1]; B = 1, S = L
   std::int64_t block_size = 0;  // > 0: a query sees the keys of its own block and of earlier ones
   std::optional<double> scale;  // default 1 / sqrt(D)
   ArrayView out;                // [B, S, Hq, D], last dimension contiguous

@@ -11,6 +11,8 @@
 #include <exception>
 #include <limits>
 #include <mutex>
+#include <new>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -39,8 +41,13 @@ void wait_awake(std::int64_t yields, const Done& done) {
 
 class Pool {
  public:
-  explicit Pool(int threads) {
-    for (int worker = 1; worker < threads; ++worker) workers_.emplace_back([this, worker] { work(worker); });
+  // With fewer threads where the system refuses as many.
+  explicit Pool(int threads) : wanted_(threads) {
+    workers_.reserve(static_cast<std::size_t>(threads) - 1);
+    try {
+      for (int worker = 1; worker < threads; ++worker) workers_.emplace_back([this, worker] { work(worker); });
+    } catch (const std::system_error&) {
+    }
   }
 
   ~Pool() {
@@ -53,6 +60,7 @@ class Pool {
   }
 
   int threads() const { return static_cast<int>(workers_.size()) + 1; }
+  int wanted() const { return wanted_; }
 
   void run(std::int64_t begin, std::int64_t end, int parts, const RangeBody& body) {
     {
@@ -104,6 +112,7 @@ class Pool {
     }
   }
 
+  const int wanted_;
   std::vector<std::thread> workers_;
   std::mutex mutex_;
   std::condition_variable wake_, done_;
@@ -131,7 +140,7 @@ Pool& ready_pool() {
   static const int registered = pthread_atfork(nullptr, nullptr, forget_pool);
   static_cast<void>(registered);
   const int threads = pool_threads > 0 ? pool_threads.load() : hardware_threads();
-  if (pool != nullptr && pool->threads() != threads) {
+  if (pool != nullptr && pool->wanted() != threads) {
     delete pool;
     pool = nullptr;
   }
@@ -150,10 +159,6 @@ void pool_run(std::int64_t begin, std::int64_t end, std::int64_t grain, RangeBod
 int pool_num_threads() { return pool_threads > 0 ? pool_threads.load() : hardware_threads(); }
 
 ParallelBackend backend{pool_run, pool_num_threads};
-
-}  // namespace
-
-namespace {
 
 // Counts items that are over, be it by an exception.
 class Finished {

@@ -11,7 +11,8 @@ namespace llada {
 namespace {
 
 constexpr int kHalf = kPanelColumns / 2;
-constexpr std::int64_t kLongestInt8Sum = 1 << 16;  // of products up to 255 * 127 in 32 bits
+constexpr std::int64_t kLongestInt8Sum = 1 << 16;             // of products up to 255 * 127 in 32 bits
+constexpr std::int64_t kLargestSize = std::int64_t{1} << 40;  // what is computed from sizes fits 64 bits
 
 std::int64_t element_bytes(PanelFormat format) { return format == PanelFormat::kFloat32 ? 4 : 2; }
 
@@ -117,6 +118,8 @@ PackedShape packed_shape(PanelFormat format, std::int64_t groups, std::int64_t c
 PanelWeights packed_weights(const char* op, const char* argument, const ArrayView& view, std::int64_t groups,
                             std::int64_t columns, std::int64_t k, bool paired, DType dtype) {
   require(op, argument, columns >= 0 && k >= 0, "of non-negative sizes", std::to_string(std::min(columns, k)));
+  require(op, argument, std::max(columns, k) <= kLargestSize, "of sizes up to 2^40",
+          std::to_string(std::max(columns, k)));
   const Check check(op, argument, view);
   check.cpu().dtype({dtype, DType::kInt8, DType::kUInt8}).contiguous();
   PanelWeights weights{.format = panel_format(dtype),

@@ -96,8 +96,9 @@ float reaching_step(const float* values, std::int64_t count) {
 }
 
 // A larger multiplier clips less and rounds more coarsely: the best lies near the one that just reaches the largest.
-// All that may be best are tried side by side, so that the sums of their errors vectorise in the order of k.
-int best_multiplier(const float* values, float scale) {
+// All that may be best are tried side by side, so that the sums of their errors vectorise in the order of k; per unit,
+// or the squares would not fit a float for very small or large weights.
+int best_multiplier(const float* values, float scale, float per_unit) {
   if (inverse_of(scale) == 0.0f) return 1;
   const float reach = reaching_step(values, kInt4Group) / scale;
   const int first = std::clamp(static_cast<int>(reach * 0.5f), 1, kLargestMultiplier);
@@ -105,12 +106,12 @@ int best_multiplier(const float* values, float scale) {
   constexpr int kCandidates = 12, kVectors = kCandidates / kWidth;  // of a reach of 11.6: 5 .. 16
   Floats steps[kVectors], inverses[kVectors], sums[kVectors] = {};
   for (int candidate = 0; candidate < kCandidates; ++candidate) {
-    const float step = scale * static_cast<float>(first + candidate);
+    const float step = scale * per_unit * static_cast<float>(first + candidate);
     steps[candidate / kWidth][candidate % kWidth] = step;
     inverses[candidate / kWidth][candidate % kWidth] = 1.0f / step;
   }
   for (std::int64_t i = 0; i < kInt4Group; ++i) {
-    const Floats value = Floats{} + values[i];
+    const Floats value = Floats{} + values[i] * per_unit;
     for (int v = 0; v < kVectors; ++v) {
       const Floats difference = value - steps[v] * round_to(value * inverses[v], kLowestDigit, kHighestDigit);
       sums[v] += difference * difference;
@@ -134,9 +135,11 @@ void int4_column(const float* values, std::int64_t blocks, int column, std::uint
   const bool finite = std::isfinite(largest_magnitude(values, blocks * kBlock));
   const float scale =
       finite ? reaching_step(values, blocks * kBlock) / kLargestMultiplier : std::numeric_limits<float>::infinity();
+  // The unit is a power of two near the scale: no bit is lost.
+  const float per_unit = inverse_of(scale) == 0.0f ? 1.0f : std::ldexp(1.0f, -std::ilogb(scale));
   for (std::int64_t group = 0; group < 2 * blocks; ++group, values += kInt4Group) {
     std::uint32_t* block = panel + group / 2 * kInt4BlockWords;
-    const int multiplier = finite ? best_multiplier(values, scale) : 1;
+    const int multiplier = finite ? best_multiplier(values, scale, per_unit) : 1;
     reinterpret_cast<std::uint8_t*>(block)[group % 2 * kPanelColumns + column] = static_cast<std::uint8_t>(multiplier);
     const float inverse = inverse_of(scale) / static_cast<float>(multiplier);
     for (std::int64_t lane = 0; lane < kInt4Group / 8; ++lane) {

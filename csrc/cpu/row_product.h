@@ -1,5 +1,6 @@
 // Rows of one group times weights that fit a core's L2 and so are no stream: threads take rows, not panels, and
-// multiply a chunk of them with all panels at once, in one loop where run_items needs two with a barrier between them.
+// multiply a chunk of them with all panels at once. Rows that have to be packed are so by the thread that needs them:
+// no phase of packing that all threads wait for.
 #pragma once
 
 #include <algorithm>

@@ -1,4 +1,4 @@
-// The vector operations of the softmax kernels, 8 floats wide. See vector_avx512.h.
+// Vector operations, 8 floats wide. See vector_avx512.h.
 #pragma once
 
 #include <immintrin.h>

@@ -1,4 +1,4 @@
-// The vector operations of the softmax kernels in the compiler's own vector types, 4 floats wide. See vector_avx512.h.
+// Vector operations in the compiler's own vector types, 4 floats wide. See vector_avx512.h.
 #pragma once
 
 #include <cstdint>

@@ -45,6 +45,7 @@ void round_to_bfloat16(const ArrayView& weights) {
 void expert_layer(const ExpertLayerArgs& args) {
   const ArrayView update = flat("update", args.update), residual = flat("residual", args.residual);
   const ArrayView out = flat("out", args.out), total = flat("total", args.total);
+  Check(kOp, "residual", args.residual).shape({args.update.sizes.data(), static_cast<std::size_t>(args.update.rank)});
   check(args, update);
   const DType dtype = update.dtype;
   const std::int64_t tokens = update.size(0);

@@ -1,3 +1,11 @@
+// Three loops, which give a row the same bits:
+//
+//   one group, its weights stay in L2:  for a thread's rows, for all panels                        (row_product.h)
+//   one group, 32 rows or more:         for panels, two at a time, for the rows as they lie        (wide_product.h)
+//   else, for 64 MB of packed rows at a time:  pack the rows | for all groups' panels, for chunks  (panel_product.h)
+//
+// The second is fp32's and bf16's with AVX-512. Each ends in one epilogue for a tile: SwiGLU of a paired panel, bias,
+// rounding, y.
 #include "grouped_gemm/grouped_product.h"
 
 #include <algorithm>

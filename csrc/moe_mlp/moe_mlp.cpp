@@ -92,6 +92,8 @@ class Pass {
     if (is_quantized(gate_up.format)) {
       byte_x_ = {thread_scratch<struct ByteXScratch, std::int8_t>(tokens * gate_up.lanes() * 4),
                  thread_scratch<struct ScalingScratch, QuantizedRow>(tokens)};
+    }
+    if (is_quantized(down.format)) {
       plain_hidden_ = thread_scratch<struct PlainScratch, char>(rows * gate_up.columns * dtype_bytes(dtype_));
     }
   }
@@ -101,17 +103,18 @@ class Pass {
     const ProductPlan first(chunks_, gate_up_.panels(), num_threads());
     const ProductPlan second(chunks_, down_.panels(), num_threads());
     const std::int64_t threads = useful_threads(gate_up_.panels(), chunks, gate_up_.lanes());
-    const bool quantized = is_quantized(gate_up_.format), summing = panels_of_sums_ > 0;
+    const bool byte_x = is_quantized(gate_up_.format), byte_hidden = is_quantized(down_.format);
+    const bool summing = panels_of_sums_ > 0;
     const std::int64_t columns = summing ? (down_.panels() + panels_of_sums_ - 1) / panels_of_sums_ : 0;
     using Item = std::int64_t;
-    parallel_phases(threads, {{quantized ? tokens_ : 0, 1, [&](Item begin, Item end) { quantize_x(begin, end); }},
+    parallel_phases(threads, {{byte_x ? tokens_ : 0, 1, [&](Item begin, Item end) { quantize_x(begin, end); }},
                               {chunks, 1, [&](Item begin, Item end) { gather(begin, end); }},
                               {first.items(), 1,
                                [&](Item begin, Item end) {
                                  run_items({gate_up_, packed_x_, chunks_}, first, begin, end,
                                            [&](auto&&... tile) { finish_gate_up(tile...); });
                                }},
-                              {quantized ? chunks : 0, 1, [&](Item begin, Item end) { quantize_hidden(begin, end); }},
+                              {byte_hidden ? chunks : 0, 1, [&](Item begin, Item end) { quantize_hidden(begin, end); }},
                               {columns, 1, [&](Item begin, Item end) { sum_columns(begin, end); }},
                               {summing ? 0 : second.items(), 1,
                                [&](Item begin, Item end) {
@@ -231,8 +234,8 @@ class Pass {
   std::int64_t panels_of_sums_ = 0;  // added up at a time; 0: outputs are stored
   float* outputs_ = nullptr;         // [T, k, H]
   bool streamed_ = false;            // outputs_ is written past the caches
-  ByteRows byte_x_{};                // of quantised weights, as is
-  char* plain_hidden_ = nullptr;     // the intermediate [rows, I]
+  ByteRows byte_x_{};                // where gate_up is quantised
+  char* plain_hidden_ = nullptr;     // the intermediate [rows, I], where down is quantised
 };
 
 }  // namespace

@@ -96,8 +96,11 @@ void check_permute(const PermuteArgs& args, const Backend& backend) {
 
 void permute(const PermuteArgs& args) {
   check_permute(args, kCpuBackend);
-  const std::int64_t rows = args.order.size(0), hidden = args.x.size(1);
-  check_range("permute", "order", args.order.as<std::int32_t>(), rows, args.x.size(0) * args.k - 1);
+  constexpr std::int64_t kLargestIndex = std::numeric_limits<std::int32_t>::max();
+  const std::int64_t rows = args.order.size(0), tokens = args.x.size(0), hidden = args.x.size(1);
+  // The product itself may not fit 64 bits.
+  const std::int64_t highest = tokens > kLargestIndex / args.k ? kLargestIndex : tokens * args.k - 1;
+  check_range("permute", "order", args.order.as<std::int32_t>(), rows, highest);
   const std::int64_t bytes = dtype_bytes(args.x.dtype);
   parallel_for(0, rows, grain_of(hidden), [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t row = begin; row < end; ++row) {

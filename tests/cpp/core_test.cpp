@@ -1,4 +1,6 @@
 // The core without Python: packing, the panel product on every instruction set, and the core's own thread pool.
+#include <pthread.h>
+
 #include <atomic>
 #include <chrono>
 #include <cmath>
@@ -241,6 +243,20 @@ void the_pool_covers_every_item_once() {
   }
 }
 
+void the_pool_makes_do_with_the_threads_it_gets() {
+#if defined(__GLIBC__)
+  pthread_attr_t before, huge;
+  EXPECT(pthread_getattr_default_np(&before) == 0 && pthread_getattr_default_np(&huge) == 0);
+  EXPECT(pthread_attr_setstacksize(&huge, std::size_t{1} << 50) == 0 && pthread_setattr_default_np(&huge) == 0);
+  set_pool_threads(6);
+  std::atomic<int> items{0};
+  parallel_for(0, 100, 1, [&](std::int64_t begin, std::int64_t end) { items += static_cast<int>(end - begin); });
+  EXPECT(items == 100);
+  EXPECT(pthread_setattr_default_np(&before) == 0);
+  set_pool_threads(0);
+#endif
+}
+
 void unknown_instruction_sets_are_refused() {
   bool caught = false;
   try {
@@ -331,6 +347,7 @@ int main() {
   plans_visit_every_panel_once_in_even_items();
   phases_see_what_the_phases_before_wrote();
   the_pool_covers_every_item_once();
+  the_pool_makes_do_with_the_threads_it_gets();
   unknown_instruction_sets_are_refused();
   all_arrays_are_on_the_op_s_device();
   gpu_paths_follow_the_device_unless_forced();

@@ -150,6 +150,7 @@ def test_the_core_checks_too() -> None:
         (10, good[10][:3]),
         (11, 0),
         (11, 2**62),
+        (11, 2**63 - 1),
         (11, -1),
     ]
     for index, value in bad:

@@ -224,6 +224,9 @@ def test_errors_of_packed_experts() -> None:
         ops.moe_mlp(*LAYER[:3], packed, LAYER[4])
     with pytest.raises(ValueError, match=r"x must be \[T, 12\], got \[5, 11\]"):
         ops.moe_mlp(LAYER[0][:, :11], *LAYER[1:3], packed)
+    for format in ("int8", "int4"):  # their last lane has room for the missing value
+        with pytest.raises(ValueError, match=r"x must be \[T, 12\], got \[5, 11\]"):
+            ops.moe_mlp(LAYER[0][:, :11], *LAYER[1:3], ops.pack_experts(*LAYER[3:], format=format))
     with pytest.raises(TypeError, match="x must be float32, the dtype of the packed weights, got bfloat16"):
         ops.moe_mlp(LAYER[0].bfloat16(), *LAYER[1:3], packed)
     op = torch.ops.llada_moe.moe_mlp_packed

@@ -147,6 +147,8 @@ def test_numpy_door() -> None:
     np.testing.assert_allclose(extension().unpermute(y, order, weights), 2 * x, rtol=1e-6)
     with pytest.raises(ValueError, match=r"order must be in 0 \.\. 11"):
         extension().permute(x, order + 100, 2)
+    many = np.array([0, 2**31 - 1], np.int32)  # tokens times k does not fit 64 bits
+    np.testing.assert_array_equal(extension().permute(x, many, 2**62), x[[0, 0]])
 
 
 def test_errors() -> None:

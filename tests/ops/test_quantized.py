@@ -78,6 +78,16 @@ def test_weights_on_the_grid_survive(format: str) -> None:
         assert torch.equal(ops.pack_linear(weight, format=format).unpack(), weight)
 
 
+@pytest.mark.parametrize("exponent", [-100, 100])
+def test_very_small_and_large_weights_are_chosen_for_as_others(exponent: int) -> None:
+    """Squares of their errors would not fit a float."""
+    weight, factor = cases.random(40, 200, dtype=torch.float32, seed=1), 2.0**exponent
+    packed = ops.pack_linear(weight, format="int4")
+    assert torch.equal(ops.pack_linear(weight * factor, format="int4").unpack(), packed.unpack() * factor)
+    specified = pack_panels_reference([weight * factor], "int4")[:, :-128]  # all but the scales
+    assert torch.equal(specified, pack_panels_reference([weight], "int4")[:, :-128])
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize(("rows", "k", "n"), cases.LINEAR)
@@ -128,6 +138,20 @@ def test_extreme_weights(format: str) -> None:
     assert not y[0, 1:3].isfinite().any()
     assert y[0, 3] == 0
     torch.testing.assert_close(y[0, 4], torch.tensor(3e38), rtol=0.01, atol=0)
+
+
+@pytest.mark.parametrize(("first", "second"), [("int8", "fp32"), ("fp32", "int8"), ("int4", "int8"), ("fp32", "int4")])
+def test_moe_mlp_of_two_formats(first: str, second: str, isa: str) -> None:
+    """Each weight's own format says how its rows are packed: the op gives the bits of its two products."""
+    x, _, _, gate_up_proj, down_proj = cases.expert_layer((40, 1, 5, 72, 48), "random", torch.float32)
+    gate_up = ops.pack_experts(gate_up_proj, down_proj, format=first).gate_up
+    down = ops.pack_experts(gate_up_proj, down_proj, format=second).down
+    experts = torch.arange(40, dtype=torch.int32).div(8, rounding_mode="floor").unsqueeze(1)
+    offsets = torch.arange(0, 41, 8, dtype=torch.int32)
+    op = torch.ops.llada_moe
+    hidden = op.grouped_swiglu_packed(x, gate_up, 48, offsets)
+    expected = op.grouped_gemm_packed(hidden, down, 72, offsets)
+    assert torch.equal(op.moe_mlp_packed(x, torch.ones(40, 1), experts, gate_up, down, 48), expected)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -112,10 +112,12 @@ def _int4_panels(columns: Tensor) -> Tensor:
     scale = torch.maximum(values.amin(2) / -8.0, values.amax(2) / 7.0) / LARGEST_MULTIPLIER
     steps = scale[..., None] * torch.arange(1, LARGEST_MULTIPLIER + 1, device=columns.device)  # [panels, 32, 16]
     inverse = _inverse(scale)[..., None] / torch.arange(1, LARGEST_MULTIPLIER + 1, device=columns.device)
+    # Errors are squared in units near the scale: those of very small or large weights would not fit a float.
+    per_unit = torch.ldexp(torch.ones_like(scale), -torch.frexp(scale).exponent)[..., None, None]
     best, least = torch.ones_like(groups[..., 0]), torch.full_like(groups[..., 0], torch.inf)
     for index in range(LARGEST_MULTIPLIER):
         step, over = steps[..., index, None, None], inverse[..., index, None, None]
-        error = (groups - (groups * over).round().clamp(-8, 7) * step).square().sum(-1)
+        error = ((groups - (groups * over).round().clamp(-8, 7) * step) * per_unit).square().sum(-1)
         best = torch.where(error < least, index + 1.0, best)
         least = torch.minimum(error, least)
     digits = (groups * (_inverse(scale)[..., None] / best)[..., None]).round().clamp(-8, 7) + 8

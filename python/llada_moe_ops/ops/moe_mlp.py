@@ -104,18 +104,21 @@ def moe_mlp(
 def _called_at_once(x: Tensor, weights: Tensor, experts: Tensor, packed: PackedExperts) -> Tensor | None:
     """The result where the compiled op takes its arguments as they are; None where they have to be looked at.
 
-    The op checks them itself. The checks in Python, which word the errors, would take a tenth of a call of one token:
-    after a kernel has streamed weights through the caches their code has to be fetched from memory.
+    The op checks them itself, but for H, of which panels tell no more than how many lanes it fills. The checks in
+    Python, which word the errors, would take a tenth of a call of one token: after a kernel has streamed weights
+    through the caches their code has to be fetched from memory.
     """
     if type(x) is not Tensor or torch.compiler.is_compiling() or not x.is_cpu or not runs_natively(x):
         return None
     try:
         if weights.dtype != torch.float32 or not weights.is_contiguous() or not experts.is_contiguous():
             return None
+        if x.size(-1) != packed.hidden_size:
+            return None
         y: Tensor = overload("moe_mlp_packed")(
             x, weights, experts, packed.gate_up, packed.down, packed.intermediate_size
         )
-    except (AttributeError, RuntimeError, TypeError, ValueError):
+    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
         return None
     return y
 

@@ -25,14 +25,6 @@ def add_rms_norm_reference(x: Tensor, residual: Tensor, weight: Tensor, eps: flo
     return rms_norm_reference(total, weight, eps), total
 
 
-def rope_reference(x: Tensor, positions: Tensor, theta: float, rotary_dim: int) -> Tensor:
-    """Rotary embedding of x [B, S, heads, D] at positions [B, S] over the first rotary_dim components.
-
-    Pairs are (i, i + rotary_dim/2); cos and sin are computed in fp32 and cast to x's dtype, as published.
-    """
-    return _rotate(x, positions, rope_frequencies(theta, rotary_dim, x.device))
-
-
 def rope_frequencies(theta: float, rotary_dim: int, device: torch.device) -> Tensor:
     """theta^(-2i / rotary_dim), fp32 [rotary_dim / 2], by the published expression: at position 8192 its ulps show."""
     exponents = torch.arange(0, rotary_dim, 2, dtype=torch.float32, device=device) / rotary_dim
@@ -51,6 +43,10 @@ def _kept_frequencies(theta: float, rotary_dim: int, device: torch.device) -> Te
 
 
 def _rotate(x: Tensor, positions: Tensor, frequencies: Tensor) -> Tensor:
+    """Rotary embedding of x [B, S, heads, D] at positions [B, S] over the first rotary_dim components.
+
+    Pairs are (i, i + rotary_dim/2); cos and sin are computed in fp32 and cast to x's dtype, as published.
+    """
     rotary_dim = 2 * frequencies.shape[0]
     angles = positions.float().unsqueeze(-1) * frequencies
     angles = torch.cat([angles, angles], dim=-1).unsqueeze(-2)

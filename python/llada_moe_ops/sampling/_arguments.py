@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from ..model import LLaDAMoEConfig, LLaDAMoEModel
 
 TokenIds = Tensor | Sequence[Sequence[int]]
-REMASKINGS = ("low_confidence", "random")
 
 
 def require(good: bool, name: str, expected: str, got: object) -> None:

@@ -11,10 +11,6 @@ constexpr std::int64_t kStreamRows = 8;
 // Lanes x chunks (12 rows times 32 columns a lane) below which waking a thread costs more than it gives.
 constexpr std::int64_t kLanesPerThread = 1 << 12;
 
-}  // namespace
-
-namespace {
-
 void cut_group(std::int64_t group, std::int64_t row, std::int64_t rows, std::int64_t most,
                std::vector<RowChunk>& chunks) {
   const std::int64_t count = (rows + most - 1) / most;

@@ -121,6 +121,23 @@ def test_generation_does_not_depend_on_the_batch(rule: str, options: dict[str, A
         assert int(alone.row_steps[0]) == int(together.row_steps[row])
 
 
+def test_credit_is_the_same_bits_in_any_batch() -> None:
+    (logits,) = walk(1, 40, 5, 9, seed=3)
+    masked, quota = torch.ones(40, 5, dtype=torch.bool), torch.ones(40, dtype=torch.int64)
+
+    def confidence(rows: slice) -> Tensor:
+        count = torch.arange(40)[rows]
+        found = of_logits(logits[rows], masked[rows], count - count[0], 0)
+        decision = build_unmasker("credit").select(found, masked[rows], quota[rows])
+        assert not isinstance(decision, Tensor)
+        return decision.statistics.confidence
+
+    together = confidence(slice(None))
+    for row in range(40):
+        pick = slice(row, row + 1)
+        assert torch.equal(confidence(pick), together[pick])
+
+
 def test_credit_without_weight_is_the_threshold() -> None:
     model, prompts = load("base-fp32"), random_prompts(2, 9, seed=4)
     for options in ({}, {"temperature": 0.7, "seed": 3}):

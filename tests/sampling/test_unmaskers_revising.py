@@ -100,6 +100,26 @@ def test_generation(rule: str, options: dict[str, Any]) -> None:
         assert int(alone.row_steps[0]) == int(together.row_steps[row])
 
 
+@pytest.mark.parametrize(("width", "more"), [(5, 1), (12, 4), (19, 13), (33, 32)])
+def test_remask_confidence_does_not_depend_on_the_blocks_width(width: int, more: int) -> None:
+    """A reply shorter than the batch's block lies in a wider one than alone: the same probabilities to the bit."""
+    generator, quota = torch.Generator().manual_seed(2), torch.ones(50, dtype=torch.int64)
+    written = torch.rand(50, width, generator=generator) < 0.7
+    when_written = torch.rand(50, width, generator=generator, dtype=torch.float64)
+
+    def probabilities(*padding: int) -> Tensor:
+        here, there, before = (torch.nn.functional.pad(one, padding) for one in (written, ~written, when_written))
+        rule, nothing = RemaskUnmasker("confidence"), torch.zeros(*here.shape, 2)
+        first, second = (of_logits(nothing, here, torch.arange(50), index) for index in (0, 1))
+        rule._probability(first, here, there, quota)
+        rule._written.keep(first, before)
+        return rule._probability(second, here, there, quota)[:, :width]
+
+    alone = probabilities()
+    assert float(alone.max()) > 0
+    assert torch.equal(alone, probabilities(0, more))
+
+
 def test_a_row_ends_only_when_it_is_finished() -> None:
     """An end-of-text that editing takes back, after the last mask is gone, has not ended the row."""
     model, prompts = load("base-fp32"), random_prompts(2, 9, seed=4)

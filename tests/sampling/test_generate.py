@@ -263,6 +263,14 @@ def test_broken_weights_tell_the_step_and_keep_the_trace(broken: LLaDAMoEModel) 
     assert late > 0
 
 
+def test_smoothing_tells_of_an_embedding_that_no_position_holds(broken: LLaDAMoEModel) -> None:
+    call: dict[str, Any] = {"gen_length": 4, "steps": 4}
+    held = generate(broken, [[5, 6]], **call)
+    assert int(held.sequences.max()) <= 200
+    with pytest.raises(NonFiniteLogitsError, match="at step 1, first behind the embedding"):
+        generate(broken, [[5, 6]], smoothing="iteration", **call)
+
+
 @pytest.mark.parametrize("options", [{}, {"cache": "dual"}, {"cfg_scale": 0.5}], ids=str)
 @pytest.mark.parametrize("layer", [0, 1])
 def test_broken_weights_tell_the_layer(layer: int, options: dict[str, Any]) -> None:

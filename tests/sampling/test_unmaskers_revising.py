@@ -152,8 +152,12 @@ def test_composition() -> None:
     ("unmasker", "error", "message"),
     [
         ("fixed+threshold", ValueError, r"unmasker after '\+' must be one of 'editing', 'remask', got 'threshold'"),
-        ("fixed+edit", ValueError, "unmasker must be one of .* got 'edit'"),
-        ("fixed+", ValueError, "unmasker must be one of .* got ''"),
+        (
+            "fixed+edit",
+            ValueError,
+            r"after '\+' must be one of 'editing', 'remask', got 'edit'; did you mean 'editing'",
+        ),
+        ("fixed+", ValueError, r"unmasker after '\+' must be one of 'editing', 'remask', got ''"),
         ("editing:rule=fixed", ValueError, "among threshold, further_steps, got 'rule'"),
         ("editing:0.5,-1", ValueError, "further_steps must be at least 0, got -1"),
         ("remask:most", ValueError, "how must be one of 'below', 'cap', 'rescale', 'confidence', got 'most'"),

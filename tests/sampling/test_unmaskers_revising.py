@@ -17,7 +17,7 @@ from . import slow_history
 from . import slow_revising as slow
 from .models import load, random_prompts
 from .random_statistics import of_logits
-from .test_unmaskers_history import told_apart, walk
+from .test_unmaskers_history import TIES, told_apart, walk, with_ties
 
 THRESHOLD = partial(slow.threshold, threshold=0.5)
 RULES: dict[str, Any] = {
@@ -63,9 +63,17 @@ def episode(rule: str, logits: Tensor, uniform: Tensor, masked: Tensor, quota: T
 
 @pytest.mark.parametrize("rule", RULES)
 @settings(max_examples=25, deadline=None)
-@given(rows=st.integers(1, 3), width=st.integers(1, 8), seed=st.integers(0, 10_000), data=st.data())
-def test_against_the_rule_written_out(rule: str, rows: int, width: int, seed: int, data: st.DataObject) -> None:
-    logits = walk(STEPS, rows, width, 7, seed)
+@given(
+    rows=st.integers(1, 3),
+    width=st.integers(1, 8),
+    seed=st.integers(0, 10_000),
+    ties=st.sampled_from(TIES),
+    data=st.data(),
+)
+def test_against_the_rule_written_out(
+    rule: str, rows: int, width: int, seed: int, ties: str, data: st.DataObject
+) -> None:
+    logits = with_ties(walk(STEPS, rows, width, 7, seed), ties)
     assume(told_apart(logits))
     generator = torch.Generator().manual_seed(seed)
     uniform = torch.rand(STEPS, rows, width, generator=generator)

@@ -150,6 +150,10 @@ def test_a_new_rule_needs_no_change_of_the_loop(monkeypatch: pytest.MonkeyPatch)
     assert one_at_a_time.steps == 16
     with pytest.raises(ValueError, match="unmasker must commit at least one position"):
         generate(model, PROMPTS, gen_length=4, unmasker=Nothing())
+    too_few = Threshold(2.0)
+    too_few.adaptive = False
+    with pytest.raises(ValueError, match="unmasker must commit the schedule's count unless it is adaptive"):
+        generate(model, PROMPTS, gen_length=4, steps=2, unmasker=too_few)
 
 
 def test_suppressed_end_of_text_is_never_predicted() -> None:

@@ -8,8 +8,10 @@ import os
 from pathlib import Path
 
 import pytest
+from llada_moe_ops.cli.decode import _named
 from llada_moe_ops.machine import extension
 from llada_moe_ops.roofline import DTYPES, LEVELS, Limits
+from llada_moe_ops.training.decoding import RULES, SMOOTHED
 
 from .conftest import Command, run_process
 
@@ -70,10 +72,10 @@ def test_decode(command: Command, checkpoint: Path, tmp_path: Path) -> None:
     assert done.code == 0, done.err
     assert done.err == ""
     values = json.loads(path.read_text(encoding="utf-8"))
-    assert [(one["unmasker"], one["cache"]) for one in values["pairs"]] == [
-        ("fixed", "none"),
-        ("fixed", "dual"),
-        ("threshold:0", "dual"),
+    assert [(one["unmasker"], one["cache"], one["smoothing"]) for one in values["pairs"]] == [
+        ("fixed", "none", "none"),
+        ("fixed", "dual", "none"),
+        ("threshold:0", "dual", "none"),
     ]
     assert [values[name] for name in ("tasks", "count", "block_length")] == [["sort", "operator"], 3, 4]
     assert values["pairs"][2]["passes"] < values["pairs"][0]["passes"]
@@ -82,6 +84,40 @@ def test_decode(command: Command, checkpoint: Path, tmp_path: Path) -> None:
     assert len(lines) == 1
     assert f"{values['pairs'][2]['fewer_passes']:.1f} x" in lines[0]
     assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("asked", "measured"),
+    [
+        (
+            ("--unmasker", "threshold", "--smoothing", "iteration:0.1", "--smoothing", "none"),
+            [("threshold", "iteration:0.1"), ("threshold", "none")],
+        ),
+        (("--unmasker", SMOOTHED), [(SMOOTHED, "none")]),
+        (
+            (),
+            [pair for rule in RULES for pair in [(rule, "none"), *[(rule, "iteration")] * (rule == SMOOTHED)]][1:],
+        ),
+    ],
+)
+def test_decode_with_smoothing(
+    command: Command, checkpoint: Path, tmp_path: Path, asked: tuple[str, ...], measured: list[tuple[str, str]]
+) -> None:
+    path = tmp_path / "decode.json"
+    small = ("sort", "-m", checkpoint, "--count", "1", "--cache", "none")
+    done = command("bench", "decode", *small, *asked, "--json", path)
+    assert done.code == 0, done.err
+    figures = json.loads(path.read_text(encoding="utf-8"))["pairs"]
+    assert [(one["unmasker"], one["smoothing"]) for one in figures] == [("fixed", "none"), *measured]
+    rows = [[cell.strip() for cell in line.split("│")[1:4]] for line in done.out.splitlines() if line.startswith("│")]
+    assert "…" not in done.out.replace(" … ", "")  # nothing is cut
+    assert rows == [[rule, "none", smoothing] for rule, smoothing in [("fixed", "none"), *measured]]
+
+
+def test_a_point_of_the_plot_names_all_that_are_there() -> None:
+    there = [("margin", "none"), ("entropy", "none"), ("entropy", "dual"), ("entropy", "none", "iteration")]
+    figures = [dict(zip(("unmasker", "cache", "smoothing"), (*one, "none")[:3], strict=True)) for one in there]
+    assert _named(figures) == ["margin · none", "entropy · none, dual", "entropy with iteration · none"]
 
 
 def test_decode_leaves_out_what_does_not_go_together(command: Command, checkpoint: Path, tmp_path: Path) -> None:
@@ -100,6 +136,7 @@ def test_decode_leaves_out_what_does_not_go_together(command: Command, checkpoin
         (("chess",), "unknown task 'chess'"),
         (("--unmasker", "treshold"), "did you mean 'threshold'"),
         (("--cache", "dul"), "did you mean 'dual'"),
+        (("--smoothing", "iteraton"), "did you mean 'iteration'"),
         (("--count", "0"), "--count"),
     ],
 )

@@ -143,6 +143,8 @@ def test_every_rule_runs_under_every_policy_or_is_refused(rule: str, cache: str)
 def test_bad_parameters() -> None:
     with pytest.raises(ValueError, match="neighbours must be at least 0, got -1"):
         VicinityCache(neighbours=-1)
+    with pytest.raises(TypeError, match=r"an object with window\(\), got the class DualCache"):
+        generate(load("base-fp32"), [[5]], gen_length=4, cache=DualCache)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="whole_steps must be at least 1, got 0"):
         VicinityCache(whole_steps=0)
     with pytest.raises(ValueError, match="prompt_interval must be at least 1, got 0"):

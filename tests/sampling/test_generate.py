@@ -150,6 +150,10 @@ def test_a_new_rule_needs_no_change_of_the_loop(monkeypatch: pytest.MonkeyPatch)
     assert one_at_a_time.steps == 16
     with pytest.raises(ValueError, match="unmasker must commit at least one position"):
         generate(model, PROMPTS, gen_length=4, unmasker=Nothing())
+    too_few = Threshold(2.0)
+    too_few.adaptive = False
+    with pytest.raises(ValueError, match="unmasker must commit the schedule's count unless it is adaptive"):
+        generate(model, PROMPTS, gen_length=4, steps=2, unmasker=too_few)
 
 
 def test_suppressed_end_of_text_is_never_predicted() -> None:
@@ -261,6 +265,14 @@ def test_broken_weights_tell_the_step_and_keep_the_trace(broken: LLaDAMoEModel) 
         generate(broken, PROMPTS.clamp(max=200), gen_length=32)
     assert caught.value.step == len(caught.value.trace.steps) > 0
     assert late > 0
+
+
+def test_smoothing_tells_of_an_embedding_that_no_position_holds(broken: LLaDAMoEModel) -> None:
+    call: dict[str, Any] = {"gen_length": 4, "steps": 4}
+    held = generate(broken, [[5, 6]], **call)
+    assert int(held.sequences.max()) <= 200
+    with pytest.raises(NonFiniteLogitsError, match="at step 1, first behind the embedding"):
+        generate(broken, [[5, 6]], smoothing="iteration", **call)
 
 
 @pytest.mark.parametrize("options", [{}, {"cache": "dual"}, {"cfg_scale": 0.5}], ids=str)

@@ -103,3 +103,6 @@ def test_what_growing_does_not_go_with() -> None:
     with pytest.raises(ValueError, match=r"requests\[0\]: steps must be None where the length is found by growing"):
         generate_requests(model, [Request([5], steps=4)], grow=growth)
     assert growth.lengths(model, [], 3, 2) == ([], 0)
+    with pytest.raises(ValueError, match="prompt_ids must be at most max_position_embeddings 512 tokens, got 513"):
+        generate(model, [[5] * 513], grow=growth)
+    assert generate(model, [[5] * 512], grow=growth).completions.shape == (1, 0)

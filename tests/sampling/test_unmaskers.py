@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -173,6 +174,8 @@ def test_objects_and_parameters() -> None:
         ("treshold", ValueError, "unmasker must be one of 'fixed', 'random', .* did you mean 'threshold'"),
         ("", ValueError, "unmasker must be one of 'fixed'"),
         (0.9, TypeError, r"unmasker must be a name or an object with select\(\), got float"),
+        (unmaskers.FixedUnmasker, TypeError, r"an object with select\(\), got the class FixedUnmasker"),
+        (SimpleNamespace(select=print), TypeError, "unmasker must say whether it is adaptive, SimpleNamespace does"),
         ("fixed:3", ValueError, "unmasker 'fixed' must have no parameters, got the further value '3'"),
         ("threshold:0.9,0,8", ValueError, "must have parameters among threshold, decay, got the further value '8'"),
         ("threshold:0.9,decay=-0.1", ValueError, "decay must be from 0 to 1, got -0.1"),

@@ -32,6 +32,9 @@ RULES: dict[str, Slow] = {
 }
 
 
+TIES = ["", "", "positions", "all", "tokens"]
+
+
 def walk(steps: int, rows: int, width: int, vocabulary: int, seed: int) -> Tensor:
     """Logits [steps, rows, width, vocabulary] that drift, each position at its own pace and sharpness."""
     generator = torch.Generator().manual_seed(seed)
@@ -44,10 +47,23 @@ def walk(steps: int, rows: int, width: int, vocabulary: int, seed: int) -> Tenso
     return normal(rows, width, vocabulary) * normal(rows, width, 1).exp() + moves.cumsum(0)
 
 
+def with_ties(logits: Tensor, ties: str) -> Tensor:
+    """ "positions": every other position is a copy of the first, "all": all are; "tokens": logits in coarse steps."""
+    if ties == "tokens":
+        return (logits / 0.37).round() * 0.37  # whose mean gaps are no rule's parameter
+    step = {"": logits.shape[2], "positions": 2, "all": 1}[ties]
+    copied = logits.clone()
+    copied[:, :, ::step] = logits[:, :, :1]
+    return copied
+
+
 def told_apart(logits: Tensor) -> bool:
-    """Whether no two positions of a row and step are so nearly as sure that rounding decides which is surer."""
-    surest = logits.double().softmax(-1).amax(-1).sort(-1).values
-    return bool((surest.diff() > 1e-6).all())
+    """Whether no two positions of a row and step are so nearly as sure that rounding decides which is surer.
+
+    Copies are the same to the bit, and the lower position comes first.
+    """
+    surest = logits.double().softmax(-1).amax(-1).sort(-1).values.diff()
+    return bool(((surest > 1e-6) | (surest == 0)).all())
 
 
 def episode(rule: str, logits: Tensor, masked: Tensor, quota: Tensor) -> list[list[slow.Commit]]:
@@ -74,9 +90,17 @@ def episode(rule: str, logits: Tensor, masked: Tensor, quota: Tensor) -> list[li
 
 @pytest.mark.parametrize("rule", RULES)
 @settings(max_examples=25, deadline=None)
-@given(rows=st.integers(1, 3), width=st.integers(1, 7), seed=st.integers(0, 10_000), data=st.data())
-def test_against_the_rule_written_out(rule: str, rows: int, width: int, seed: int, data: st.DataObject) -> None:
-    logits = walk(width, rows, width, 9, seed)
+@given(
+    rows=st.integers(1, 3),
+    width=st.integers(1, 7),
+    seed=st.integers(0, 10_000),
+    ties=st.sampled_from(TIES),
+    data=st.data(),
+)
+def test_against_the_rule_written_out(
+    rule: str, rows: int, width: int, seed: int, ties: str, data: st.DataObject
+) -> None:
+    logits = with_ties(walk(width, rows, width, 9, seed), ties)
     assume(told_apart(logits))
     masked = torch.rand(rows, width, generator=torch.Generator().manual_seed(seed)) < data.draw(st.floats(0.3, 1))
     masked[:, seed % width] = True
@@ -119,6 +143,23 @@ def test_generation_does_not_depend_on_the_batch(rule: str, options: dict[str, A
         alone = generate(model, [prompt], **call, **options)
         assert torch.equal(alone.completions[0], together.completions[row])
         assert int(alone.row_steps[0]) == int(together.row_steps[row])
+
+
+def test_credit_is_the_same_bits_in_any_batch() -> None:
+    (logits,) = walk(1, 40, 5, 9, seed=3)
+    masked, quota = torch.ones(40, 5, dtype=torch.bool), torch.ones(40, dtype=torch.int64)
+
+    def confidence(rows: slice) -> Tensor:
+        count = torch.arange(40)[rows]
+        found = of_logits(logits[rows], masked[rows], count - count[0], 0)
+        decision = build_unmasker("credit").select(found, masked[rows], quota[rows])
+        assert not isinstance(decision, Tensor)
+        return decision.statistics.confidence
+
+    together = confidence(slice(None))
+    for row in range(40):
+        pick = slice(row, row + 1)
+        assert torch.equal(confidence(pick), together[pick])
 
 
 def test_credit_without_weight_is_the_threshold() -> None:

@@ -17,7 +17,7 @@ from . import slow_history
 from . import slow_revising as slow
 from .models import load, random_prompts
 from .random_statistics import of_logits
-from .test_unmaskers_history import told_apart, walk
+from .test_unmaskers_history import TIES, told_apart, walk, with_ties
 
 THRESHOLD = partial(slow.threshold, threshold=0.5)
 RULES: dict[str, Any] = {
@@ -63,9 +63,17 @@ def episode(rule: str, logits: Tensor, uniform: Tensor, masked: Tensor, quota: T
 
 @pytest.mark.parametrize("rule", RULES)
 @settings(max_examples=25, deadline=None)
-@given(rows=st.integers(1, 3), width=st.integers(1, 8), seed=st.integers(0, 10_000), data=st.data())
-def test_against_the_rule_written_out(rule: str, rows: int, width: int, seed: int, data: st.DataObject) -> None:
-    logits = walk(STEPS, rows, width, 7, seed)
+@given(
+    rows=st.integers(1, 3),
+    width=st.integers(1, 8),
+    seed=st.integers(0, 10_000),
+    ties=st.sampled_from(TIES),
+    data=st.data(),
+)
+def test_against_the_rule_written_out(
+    rule: str, rows: int, width: int, seed: int, ties: str, data: st.DataObject
+) -> None:
+    logits = with_ties(walk(STEPS, rows, width, 7, seed), ties)
     assume(told_apart(logits))
     generator = torch.Generator().manual_seed(seed)
     uniform = torch.rand(STEPS, rows, width, generator=generator)
@@ -100,6 +108,26 @@ def test_generation(rule: str, options: dict[str, Any]) -> None:
         assert int(alone.row_steps[0]) == int(together.row_steps[row])
 
 
+@pytest.mark.parametrize(("width", "more"), [(5, 1), (12, 4), (19, 13), (33, 32)])
+def test_remask_confidence_does_not_depend_on_the_blocks_width(width: int, more: int) -> None:
+    """A reply shorter than the batch's block lies in a wider one than alone: the same probabilities to the bit."""
+    generator, quota = torch.Generator().manual_seed(2), torch.ones(50, dtype=torch.int64)
+    written = torch.rand(50, width, generator=generator) < 0.7
+    when_written = torch.rand(50, width, generator=generator, dtype=torch.float64)
+
+    def probabilities(*padding: int) -> Tensor:
+        here, there, before = (torch.nn.functional.pad(one, padding) for one in (written, ~written, when_written))
+        rule, nothing = RemaskUnmasker("confidence"), torch.zeros(*here.shape, 2)
+        first, second = (of_logits(nothing, here, torch.arange(50), index) for index in (0, 1))
+        rule._probability(first, here, there, quota)
+        rule._written.keep(first, before)
+        return rule._probability(second, here, there, quota)[:, :width]
+
+    alone = probabilities()
+    assert float(alone.max()) > 0
+    assert torch.equal(alone, probabilities(0, more))
+
+
 def test_a_row_ends_only_when_it_is_finished() -> None:
     """An end-of-text that editing takes back, after the last mask is gone, has not ended the row."""
     model, prompts = load("base-fp32"), random_prompts(2, 9, seed=4)
@@ -132,8 +160,12 @@ def test_composition() -> None:
     ("unmasker", "error", "message"),
     [
         ("fixed+threshold", ValueError, r"unmasker after '\+' must be one of 'editing', 'remask', got 'threshold'"),
-        ("fixed+edit", ValueError, "unmasker must be one of .* got 'edit'"),
-        ("fixed+", ValueError, "unmasker must be one of .* got ''"),
+        (
+            "fixed+edit",
+            ValueError,
+            r"after '\+' must be one of 'editing', 'remask', got 'edit'; did you mean 'editing'",
+        ),
+        ("fixed+", ValueError, r"unmasker after '\+' must be one of 'editing', 'remask', got ''"),
         ("editing:rule=fixed", ValueError, "among threshold, further_steps, got 'rule'"),
         ("editing:0.5,-1", ValueError, "further_steps must be at least 0, got -1"),
         ("remask:most", ValueError, "how must be one of 'below', 'cap', 'rescale', 'confidence', got 'most'"),

@@ -1,4 +1,4 @@
-"""``llada-moe bench``: what this machine can do at best, and what rules and caches save and cost."""
+"""``llada-moe bench``: what this machine can do at best, and what ways of decoding save and cost."""
 
 from __future__ import annotations
 
@@ -87,6 +87,14 @@ def decode(
         list[str] | None,
         typer.Option(help="A cache, as for generate; may be repeated. Without it all.", show_default=False),
     ] = None,
+    smoothing: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A smoothing, as for generate; may be repeated. Without it none; where no rule is named, either, "
+            "threshold:0.8,decay=0.02 with iteration, too.",
+            show_default=False,
+        ),
+    ] = None,
     count: Annotated[int, typer.Option(min=1, help="Examples of each task.")] = 50,
     batch_size: Annotated[int, typer.Option(min=1, help="Examples answered at once.")] = 50,
     block_length: options.BlockLength = None,
@@ -102,7 +110,7 @@ def decode(
         typer.Option("--plot", help="Also draw them there, as PNG; needs matplotlib.", show_default=False),
     ] = None,
 ) -> None:
-    """Measure what each commit rule under each cache saves and costs: accuracy, forward passes, tokens a second."""
+    """Measure what commit rules, caches and smoothing save and cost: accuracy, forward passes, tokens a second."""
     from .decode import decode as run
 
     run(
@@ -110,6 +118,7 @@ def decode(
         options.ModelChoice(model, dtype, quantization, device),
         unmasker,
         cache,
+        smoothing,
         count=count,
         batch_size=batch_size,
         block_length=block_length,

@@ -19,7 +19,7 @@ from .output import as_json, write
 if TYPE_CHECKING:
     from rich.table import Table
 
-_WIDTH = 140  # of the table: a line for each pair, also in a pipe
+_WIDTH = 400  # more than the table needs: a line for each way, also in a pipe
 
 
 def decode(
@@ -27,6 +27,7 @@ def decode(
     model: ModelChoice,
     unmaskers: list[str] | None,
     caches: list[str] | None,
+    smoothings: list[str] | None,
     *,
     count: int,
     batch_size: int,
@@ -35,14 +36,14 @@ def decode(
     json: Path | None,
     plot: Path | None,
 ) -> None:
-    """Measure every pair and print, write and draw the report."""
+    """Measure every way and print, write and draw the report."""
     from rich.console import Console
     from tqdm import tqdm
 
     from ..machine import machine_facts
     from ..sampling.cache import CACHES, build_cache, check_pair
     from ..sampling.unmaskers import build_unmasker
-    from ..training.decoding import PUBLISHED, RULES, compare_decodings
+    from ..training.decoding import PUBLISHED, RULES, SMOOTHED, compare_decodings, with_uncached
     from ..training.tasks import EVALUATION_TASKS
 
     rules, policies = list(unmaskers or RULES), list(caches or CACHES)
@@ -50,6 +51,8 @@ def decode(
         check_parts(rule)
     for policy in policies:
         check_parts("fixed", policy)
+    for smoothing in smoothings or []:
+        check_parts("fixed", smoothing=smoothing)
 
     def goes(rule: str, policy: str) -> bool:
         try:
@@ -59,13 +62,22 @@ def decode(
             return False
         return True
 
+    def mixed(rule: str) -> list[str]:
+        return smoothings or (["none", "iteration"] if not unmaskers and rule == SMOOTHED else ["none"])
+
     names = tasks or list(EVALUATION_TASKS)
     check_tasks(names)
     if plot is not None:
         _figure_class()
     loaded = load(model)
-    pairs = [(rule, policy) for rule in rules for policy in policies if goes(rule, policy)]
-    runs = len({PUBLISHED, *pairs, *((rule, "none") for rule in rules)})
+    ways = [
+        (rule, policy, smoothing)
+        for rule in rules
+        for policy in policies
+        if goes(rule, policy)
+        for smoothing in mixed(rule)
+    ]
+    runs = len(with_uncached([PUBLISHED, *ways]))
     with tqdm(total=runs * len(names) * count, unit="answer", disable=not sys.stderr.isatty()) as bar:
 
         def on_progress(task: str, done: int) -> None:
@@ -75,7 +87,7 @@ def decode(
         decoded = compare_decodings(
             loaded.model,
             loaded.tokenizer.backend,
-            pairs,
+            ways,
             names,
             count=count,
             batch_size=batch_size,
@@ -95,7 +107,7 @@ def decode(
         }
         write(as_json({"machine": machine_facts(), **conditions, "pairs": figures}), json)
     if plot is not None:
-        _draw(figures, f"{loaded.name}, {len(names)} tasks, {count} examples each", plot)
+        _draw(figures, f"{loaded.name}: {', '.join(names)}; {count} examples each", plot)
     console = Console(highlight=False, markup=False)
     console.width = max(console.width, _WIDTH)
     console.print(_table(figures))
@@ -105,12 +117,13 @@ def _table(figures: Sequence[dict[str, Any]]) -> Table:
     from rich.table import Table
 
     table = Table(
-        caption="of one answer alone: forward passes; of batches: tokens/s; same: as the rule without a cache",
+        caption="of one answer alone: forward passes; of batches: tokens/s; same: as without a cache",
         caption_justify="left",
     )
     columns = (
         "rule",
         "cache",
+        "smoothing",
         "accuracy",
         "points lost",
         "passes",
@@ -121,12 +134,13 @@ def _table(figures: Sequence[dict[str, Any]]) -> Table:
         "same",
     )
     for column in columns:
-        table.add_column(column, justify="left" if column in ("rule", "cache") else "right", no_wrap=True)
+        table.add_column(column, justify="left" if column in columns[:3] else "right", no_wrap=True)
     for one in figures:
         low, high = one["points_lost_interval"]
         table.add_row(
             one["unmasker"],
             one["cache"],
+            one["smoothing"],
             f"{one['accuracy']:.1%}",
             f"{one['points_lost']:.1f} ({low:.1f} … {high:.1f})",
             f"{one['passes']:.2f}",
@@ -137,6 +151,15 @@ def _table(figures: Sequence[dict[str, Any]]) -> Table:
             f"{one['same_tokens']:.1%}",
         )
     return table
+
+
+def _named(figures: Sequence[dict[str, Any]]) -> list[str]:
+    """A line for each rule with its smoothing, and the caches under which it is among them."""
+    caches: dict[str, list[str]] = {}
+    for one in figures:
+        mixed = "" if one["smoothing"] == "none" else f" with {one['smoothing']}"
+        caches.setdefault(one["unmasker"] + mixed, []).append(one["cache"])
+    return [f"{rule} · {', '.join(under)}" for rule, under in caches.items()]
 
 
 def _figure_class() -> Any:
@@ -150,7 +173,7 @@ def _figure_class() -> Any:
 def _draw(figures: Sequence[dict[str, Any]], title: str, path: Path) -> None:
     """Accuracy against tokens a pass and against tokens a second.
 
-    The pairs that no other beats in both are joined, numbered and listed; those at one point share the number.
+    Those that no other beats in both are joined, numbered and listed; those at one point share the number.
     """
     from ..training.decoding import pareto
 
@@ -173,11 +196,11 @@ def _draw(figures: Sequence[dict[str, Any]], title: str, path: Path) -> None:
             front.setdefault(points[index], []).append(index)
         axes.plot(*zip(*front, strict=True), color="grey", linewidth=0.8, zorder=0)
         names = []
-        for number, (point, pairs) in enumerate(front.items(), 1):
+        for number, (point, there) in enumerate(front.items(), 1):
             axes.annotate(str(number), point, xytext=(3, 3), textcoords="offset points", fontsize=8)
-            under = ", ".join(figures[index]["cache"] for index in pairs)
-            names.append(f"{number}  {figures[pairs[0]]['unmasker']} · {under}")
-        axes.text(0.99, 0.01, "\n".join(names), transform=axes.transAxes, fontsize=7, ha="right", va="bottom")
+            names += [f"{number}  {line}" for line in _named([figures[index] for index in there])]
+        listed = axes.text(0.99, 0.01, "\n".join(names), transform=axes.transAxes, fontsize=7, ha="right", va="bottom")
+        listed.set_in_layout(False)
         axes.set_xlabel(label)
         axes.set_ylabel("right answers, %")
         axes.grid(alpha=0.3)

@@ -40,7 +40,9 @@ def breakdown(predictor: Predictor, trace: Trace) -> NonFiniteLogitsError:
         for hook in hooks:
             hook.remove()
     layer = None
-    if not bool(model.embed_tokens[tokens[real]].isfinite().all()):
+    # Under smoothing what a position is given holds something of every token's embedding.
+    embedded = model.embed_tokens[tokens[real]] if predictor.smoother is None else model.embed_tokens
+    if not bool(embedded.isfinite().all()):
         where = "the embedding"
     elif broken:
         layer, where = broken[0], f"layer {broken[0]}"

@@ -161,6 +161,8 @@ def build_cache(cache: str | Cache) -> Cache | None:
     """
     if isinstance(cache, str):
         return build_part("cache", cache, CACHES)
+    if isinstance(cache, type):
+        raise TypeError(f"cache must be a name or an object with window(), got the class {cache.__name__}")
     if not isinstance(cache, IntervalCache) and not callable(getattr(cache, "window", None)):
         raise TypeError(f"cache must be a name or an object with window(), got {type(cache).__name__}")
     return cache

@@ -61,8 +61,14 @@ class Growth:
             arguments.fraction(name, getattr(self, name))
 
     def bound(self, model: LLaDAMoEModel, prompt_length: int) -> int:
-        """The most masks that a reply may have."""
-        return min(self.most, model.config.max_position_embeddings - prompt_length)
+        """The most masks that a reply may have.
+
+        Raises:
+            ValueError: the prompt alone is longer than the model's positions.
+        """
+        limit = model.config.max_position_embeddings
+        require(prompt_length <= limit, "prompt_ids", f"at most max_position_embeddings {limit} tokens", prompt_length)
+        return min(self.most, limit - prompt_length)
 
     @torch.no_grad()
     def lengths(

@@ -84,6 +84,8 @@ def _steps(
         quota = schedule.quota(masked, index) if counts is None else counts[:, index]
         yield _step(predictor, unmasker, trace, (block, index), positions, quota, unfinished, stopping, widening)
         index += 1
+    if bool(canvas.masked(positions).any()):
+        raise ValueError(f"unmasker must commit the schedule's count unless it is adaptive, {unmasker!r} left masks")
 
 
 def _step(

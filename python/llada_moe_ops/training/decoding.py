@@ -1,7 +1,7 @@
-"""What commit rules and cache policies save and cost: accuracy, forward passes and speed of each pair, on tasks.
+"""What commit rules, caches and smoothing save and cost: accuracy, forward passes and speed of each way, on tasks.
 
-Every pair is compared with the published sampler, one token a step and nothing kept, and every policy with its rule
-without a cache. Pairs take turns batch by batch, so that the machine's other load falls on all of them.
+Every way is compared with the published sampler, one token a step and nothing kept, and every policy with its rule and
+smoothing without a cache. Ways take turns batch by batch, so that the machine's other load falls on all of them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from .vocabulary import END_OF_TEXT
 if TYPE_CHECKING:
     from ..model import LLaDAMoEModel
 
-PUBLISHED = ("fixed", "none")
+Way = tuple[str, str, str]  # rule, cache and smoothing, as ``generate`` takes them
+PUBLISHED: Way = ("fixed", "none", "none")
+SMOOTHED = "threshold:0.8,decay=0.02"  # dInfer's rule beside iteration smoothing
 # As published, and stricter where a threshold decides: tokens that constrain each other need it.
 RULES = (
     *UNMASKERS,
@@ -32,24 +34,26 @@ RULES = (
     "localleap:0.99,0.95",
     "klass:0.99",
     "credit:0.99",
+    SMOOTHED,
 )
 
 
 @dataclass
 class Decoded:
-    """A rule and a policy, over all answers.
+    """A rule, a policy and a smoothing, over all answers.
 
     Attributes:
-        unmasker, cache: names with their parameters.
+        unmasker, cache, smoothing: names with their parameters.
         right: whether each answer was, task after task.
         passes: forward passes that each answer takes alone.
         tokens: filled in, end-of-text not counted.
         seconds: wall-clock time, first passes included.
-        same_tokens, same_answers: which filled tokens, and which answers, are those of the rule without a cache.
+        same_tokens, same_answers: which filled tokens, and which answers, are those without a cache.
     """
 
     unmasker: str
     cache: str
+    smoothing: str
     right: list[bool] = field(default_factory=list)
     passes: list[int] = field(default_factory=list)
     tokens: int = 0
@@ -78,6 +82,7 @@ class Decoded:
         return {
             "unmasker": self.unmasker,
             "cache": self.cache,
+            "smoothing": self.smoothing,
             "accuracy": self.accuracy,
             "points_lost": lost,
             "points_lost_interval": [low, high],
@@ -94,7 +99,7 @@ class Decoded:
 def compare_decodings(
     model: LLaDAMoEModel,
     tokenizer: Tokenizer,
-    pairs: Sequence[tuple[str, str]],
+    ways: Sequence[Way],
     tasks: Iterable[str] | None = None,
     *,
     count: int = 50,
@@ -103,41 +108,45 @@ def compare_decodings(
     seed: int = 0,
     on_progress: Callable[[str, int], None] | None = None,
 ) -> list[Decoded]:
-    """Answer ``count`` held-out examples of each task with each (rule, policy) of ``pairs``.
+    """Answer ``count`` held-out examples of each task with each of ``ways``.
 
     The published sampler comes first in the result whether or not it is among them; a rule is also run without a cache
     where only policies were asked for, but not listed.
 
     Args:
         model, tokenizer, tasks, batch_size, seed: as for :func:`~llada_moe_ops.training.evaluate`.
-        pairs: as ``generate`` takes ``unmasker`` and ``cache``.
+        ways: as ``generate`` takes ``unmasker``, ``cache`` and ``smoothing``.
         block_length: positions of a block; None makes one of the whole reply.
         on_progress: called with a task's name and how many more answers are done.
 
     Raises:
-        ValueError: an unknown task, rule or policy, or a pair that does not go together.
+        ValueError: an unknown task, rule, policy or smoothing, or a rule and a policy that do not go together.
     """
     names = known_tasks(tasks)
-    listed = list(dict.fromkeys([PUBLISHED, *pairs]))
-    run = list(dict.fromkeys(pair for rule, cache in listed for pair in ((rule, "none"), (rule, cache))))
-    decoded = {pair: Decoded(*pair) for pair in run}
+    listed = list(dict.fromkeys([PUBLISHED, *ways]))
+    decoded = {way: Decoded(*way) for way in with_uncached(listed)}
     end = tokenizer.token_to_id(END_OF_TEXT)
     for name in names:
         examples = held_out(name, count, seed)
         for first in range(0, count, batch_size):
             batch = examples[first : first + batch_size]
-            uncached: dict[str, list[Answer]] = {}
-            for (rule, cache), figures in decoded.items():
+            uncached: dict[tuple[str, str], list[Answer]] = {}
+            for (rule, cache, smoothing), figures in decoded.items():
                 started = time.perf_counter()
-                answers = answer(model, tokenizer, batch, Decoding(rule, cache, block_length))
+                answers = answer(model, tokenizer, batch, Decoding(rule, cache, block_length, smoothing))
                 figures.seconds += time.perf_counter() - started
-                exact = uncached.setdefault(rule, answers)
+                exact = uncached.setdefault((rule, smoothing), answers)
                 _add(figures, answers, exact, end)
                 check = EVALUATION_TASKS[name].check
                 figures.right += [check(one, ours.text) for one, ours in zip(batch, answers, strict=True)]
                 if on_progress is not None:
                     on_progress(name, len(batch))
-    return [decoded[pair] for pair in listed]
+    return [decoded[way] for way in listed]
+
+
+def with_uncached(ways: Iterable[Way]) -> list[Way]:
+    """Each of ``ways`` once, after the same without a cache."""
+    return list(dict.fromkeys(way for rule, cache, mix in ways for way in ((rule, "none", mix), (rule, cache, mix))))
 
 
 def _add(figures: Decoded, answers: Sequence[Answer], exact: Sequence[Answer], end: int | None) -> None:

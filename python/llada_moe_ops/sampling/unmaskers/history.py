@@ -67,7 +67,8 @@ class CreditUnmasker:
     def select(self, statistics: Statistics, masked: Tensor, quota: Tensor) -> Decision:
         ahead = statistics.logprob >= statistics.runner_up_logprob  # not so where noise chose another token
         likeliest = torch.where(ahead, statistics.token, statistics.runner_up)[..., None]
-        gain = torch.maximum(statistics.logprob, statistics.runner_up_logprob).exp() ** self.boost
+        # Not as a power: torch's differs in its last bit from place to place in a tensor, so from batch to batch.
+        gain = (self.boost * torch.maximum(statistics.logprob, statistics.runner_up_logprob)).exp()
         gain = gain.masked_fill(~masked, 0)[..., None]
         tokens, credit = self._tokens.recall(statistics), self._credit.recall(statistics)
         if tokens is None or credit is None:

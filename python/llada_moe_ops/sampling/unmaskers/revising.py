@@ -130,7 +130,8 @@ class RemaskUnmasker:
         if self.how != "confidence":
             return sigma[:, None].expand(masked.shape)
         earlier = self._written.recall(statistics)
-        unsure = (-(masked.double() if earlier is None else earlier)).exp().masked_fill(~written, 0)
+        # Doubles of fp32 numbers, whose sum does not depend on the width of the block that they lie in.
+        unsure = (-(masked.double() if earlier is None else earlier)).exp().float().double().masked_fill(~written, 0)
         return sigma[:, None] * unsure / unsure.sum(1, keepdim=True).clamp(min=torch.finfo(unsure.dtype).tiny)
 
     def _note(self, statistics: Statistics, commit: Tensor, probability: Tensor) -> None:

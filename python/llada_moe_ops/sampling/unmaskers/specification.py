@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 
+from .._names import choose
 from .._specification import build_part
 from .confident import (
     EntropyBoundUnmasker,
@@ -49,8 +50,12 @@ def build_unmasker(unmasker: str | Unmasker) -> Unmasker:
         ValueError: unknown name or parameter, the message lists the known ones; or a value out of range.
     """
     if not isinstance(unmasker, str):
+        if isinstance(unmasker, type):
+            raise TypeError(f"unmasker must be a name or an object with select(), got the class {unmasker.__name__}")
         if not callable(getattr(unmasker, "select", None)):
             raise TypeError(f"unmasker must be a name or an object with select(), got {type(unmasker).__name__}")
+        if not hasattr(unmasker, "adaptive"):
+            raise TypeError(f"unmasker must say whether it is adaptive, {type(unmasker).__name__} does not")
         return unmasker
     first, *others = unmasker.split("+")
     built = build_part("unmasker", first, UNMASKERS)
@@ -60,8 +65,6 @@ def build_unmasker(unmasker: str | Unmasker) -> Unmasker:
 
 
 def _around(rule: Unmasker, written: str) -> Unmasker:
-    name = written.partition(":")[0]
-    revising = [key for key, other in UNMASKERS.items() if "rule" in inspect.signature(other).parameters]
-    if name in UNMASKERS and name not in revising:
-        raise ValueError(f"unmasker after '+' must be one of {', '.join(map(repr, revising))}, got {name!r}")
-    return build_part("unmasker", written, UNMASKERS, {"rule": rule})
+    revising = {key: make for key, make in UNMASKERS.items() if "rule" in inspect.signature(make).parameters}
+    choose("unmasker after '+'", written.partition(":")[0], revising)
+    return build_part("unmasker", written, revising, {"rule": rule})

@@ -202,6 +202,16 @@ def test_a_rule_that_commits_nothing(recorded: Recorded) -> None:
     assert recorded.replays > 0
 
 
+def test_a_rule_that_commits_less_than_its_count(recorded: Recorded) -> None:
+    class Miserly(FixedUnmasker):
+        def select(self, statistics: Statistics, masked: Tensor, quota: Tensor) -> Tensor:
+            return super().select(statistics, masked, quota.clamp(max=1))
+
+    with pytest.raises(ValueError, match=r"the schedule's count unless it is adaptive, .*Miserly.* left masks"):
+        generate(tiny(), PROMPTS, gen_length=6, steps=3, unmasker=Miserly())
+    assert recorded.replays > 0
+
+
 def test_parts_that_do_not_say_so_are_not_captured(recorded: Recorded) -> None:
     class Reader(FixedUnmasker):
         capturable = False

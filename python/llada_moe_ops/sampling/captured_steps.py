@@ -23,7 +23,7 @@ from .forward import MOST_GRAPHS
 from .predictor import Predictor, Statistics
 from .stopping import Stopping
 from .trace import Trace, TraceStep
-from .unmaskers import Unmasker, decide
+from .unmaskers import Unmasker, committed_too_few, decide
 
 NEVER = 1 << 62  # an index that no step has
 
@@ -124,7 +124,7 @@ class CapturedSteps:
 
         Raises:
             NonFiniteLogitsError: the model broke down; ``trace``, which the caller extends, is attached.
-            ValueError: the rule committed nothing in a row's step.
+            ValueError: the rule committed nothing in a row's step, or less than its count.
         """
         adaptive, watched, first = self._unmasker.adaptive, self._watched, len(trace.steps)
         busy, total, index = self.begin(positions, counts), counts.shape[1], 0
@@ -137,10 +137,8 @@ class CapturedSteps:
                 total = index
                 break
         yield from self._done(trace, block, first, range(index if watched else 0, total))
-        if adaptive and bool(self._held.left):
-            raise ValueError(
-                f"unmasker must commit at least one position in each row, {self._unmasker!r} committed none"
-            )
+        if bool(self._held.left):
+            raise committed_too_few(self._unmasker)
 
     def begin(self, positions: Tensor, counts: Tensor) -> int:
         """Start a block; how many of its steps have something to do."""

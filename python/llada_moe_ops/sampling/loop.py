@@ -13,7 +13,7 @@ from .predictor import Predictor
 from .schedule import Schedule
 from .stopping import Stopping
 from .trace import Trace, TraceStep
-from .unmaskers import Unmasker, decide
+from .unmaskers import Unmasker, committed_too_few, decide
 from .widening import Widening
 
 
@@ -85,7 +85,7 @@ def _steps(
         yield _step(predictor, unmasker, trace, (block, index), positions, quota, unfinished, stopping, widening)
         index += 1
     if bool(canvas.masked(positions).any()):
-        raise ValueError(f"unmasker must commit the schedule's count unless it is adaptive, {unmasker!r} left masks")
+        raise committed_too_few(unmasker)
 
 
 def _step(
@@ -119,7 +119,7 @@ def _step(
         decision = decide(unmasker, statistics, masked[active], quota[active])
         commit, statistics = decision.commit, decision.statistics
         if not bool((commit.any(1) | unfinished[active]).all()):
-            raise ValueError(f"unmasker must commit at least one position in each row, {unmasker!r} committed none")
+            raise committed_too_few(unmasker, none=True)
         unfinished[active] = decision.unfinished
         if widening is not None:
             wide_rows, wide_slots = widening.places(canvas, active, masked[active] & ~commit, statistics)

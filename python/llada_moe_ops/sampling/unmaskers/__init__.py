@@ -12,7 +12,7 @@ from .ordered import EntropyUnmasker, FixedUnmasker, MarginUnmasker, RandomUnmas
 from .per_row import PerRowUnmasker, put_together
 from .revising import EditingUnmasker, RemaskUnmasker
 from .specification import UNMASKERS, build_unmasker
-from .unmasker import Decision, Unmasker, decide, ranks
+from .unmasker import Decision, Unmasker, committed_too_few, decide, ranks
 
 __all__ = [
     "UNMASKERS",
@@ -35,6 +35,7 @@ __all__ = [
     "ThresholdUnmasker",
     "Unmasker",
     "build_unmasker",
+    "committed_too_few",
     "decide",
     "put_together",
     "ranks",

@@ -74,6 +74,13 @@ def decide(unmasker: Unmasker, statistics: Statistics, masked: Tensor, quota: Te
     return selected if isinstance(selected, Decision) else Decision.of(selected, statistics)
 
 
+def committed_too_few(unmasker: Unmasker, none: bool = False) -> ValueError:
+    """What to raise where a rule committed nothing in a row's step, or left masks when its block was over."""
+    if none or unmasker.adaptive:
+        return ValueError(f"unmasker must commit at least one position in each row, {unmasker!r} committed none")
+    return ValueError(f"unmasker must commit the schedule's count unless it is adaptive, {unmasker!r} left masks")
+
+
 def ranks(score: Tensor, masked: Tensor) -> Tensor:
     """Each position's place by falling score [B, W], from 0; equal ones by lower position, those not masked last."""
     return score.masked_fill(~masked, -torch.inf).argsort(dim=1, descending=True, stable=True).argsort(dim=1)

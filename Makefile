@@ -1,6 +1,6 @@
 # make demo    a virtual environment, the build, and masks turning into checked answers
 # make test    the same set-up, then every test
-# make bench   every benchmark with its peers, as JSON and a roofline plot under benchmarks/results/
+# make bench   every op's benchmark with its peers, as JSON and a roofline plot under benchmarks/results/
 # make peers   other implementations to compare with, in an environment of their own (3 GB; llama.cpp is compiled)
 # make lint    ruff, mypy, clang-format
 # make sanitize  the C++ tests and every CUDA kernel on a ThreadSanitizer build, the op tests on an AddressSanitizer + UBSan build

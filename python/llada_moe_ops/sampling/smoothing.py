@@ -24,7 +24,7 @@ class IterationSmoothing:
     The weight is min(start + growth · i, limit) at a row's own step i, counted over the whole generation; the embedding
     of the mask stays whole beside it, as in dInfer's code. Of the whole distribution, without temperature. A committed
     position has its token's embedding alone. Only positions of the current block have predicted anything, so a block's
-    first step is as without. dInfer lets the threshold fall meanwhile: "threshold:0.9,decay=0.02".
+    first step is as without. dInfer lets the threshold fall meanwhile: "threshold:0.8,decay=0.02".
 
     Args:
         start, growth, limit: not negative.

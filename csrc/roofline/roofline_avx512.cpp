@@ -1,5 +1,4 @@
-// 12 x 2 vectors of 16 sums: one vfmadd, vdpbf16ps or vpdpbusd for each vector of
-// lanes.
+// 12 x 2 vectors of 16 sums: one vfmadd, vdpbf16ps or vpdpbusd for each vector of lanes.
 //
 // Streams are read by halves of a cache line: whole lines outrun Zen 4's prefetchers and lose a third of DRAM's rate
 // (22 against 34 GB/s for one thread, 29 with a software prefetch).

@@ -173,6 +173,10 @@ def test_memory() -> None:
             r"attention_mask must have shape \[1, 8\]",
         ),
         ({"block_size": 0}, ValueError, "block_size must be at least 1, got 0"),
+        ({"wanted": torch.tensor([0], dtype=torch.int32)}, TypeError, "wanted must be int64, got int32"),
+        ({"wanted": torch.tensor([[0]])}, ValueError, r"wanted must have shape \[R\], got \[1, 1\]"),
+        ({"wanted": torch.tensor([0, 4])}, ValueError, r"wanted must be in \[0, 4\), got 0 … 4"),
+        ({"wanted": torch.tensor([-1])}, ValueError, r"wanted must be in \[0, 4\), got -1 … -1"),
         ({"cache": (1, 3), "block_size": 2}, ValueError, "positions must be given unless"),
         *(
             (

@@ -76,6 +76,30 @@ def test_the_modules_bits(name: str, quantization: str | None, dtype: torch.dtyp
         assert torch.equal(ahead, other)
 
 
+@pytest.mark.parametrize(("quantization", "dtype"), RUNS)
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_positions_that_are_wanted(name: str, quantization: str | None, dtype: torch.dtype) -> None:
+    model = load(name, quantization=quantization, dtype=dtype)
+    ids, wanted = random_ids(3, 24), torch.tensor([40, 3, 71, 3])
+    mask = torch.arange(24) < torch.tensor([24, 17, 20])[:, None]
+    with torch.no_grad():
+        for options in ({}, {"attention_mask": mask}):
+            whole = model.hidden(ids, **options).flatten(0, 1)
+            assert torch.equal(model.hidden(ids, wanted=wanted, **options), whole[wanted])
+            with module_by_module():
+                assert torch.equal(model.hidden(ids, wanted=wanted, **options), whole[wanted])
+        assert model.hidden(ids, wanted=wanted[:0]).shape == (0, model.config.hidden_size)
+    assert torch.equal(model.hidden(ids, wanted=wanted), model.hidden(ids).flatten(0, 1)[wanted])
+
+
+def test_the_last_layer_s_experts_see_wanted_positions_alone() -> None:
+    model, rows = load("base-fp32"), []
+    for layer in model.layers:
+        layer.mlp.register_forward_hook(lambda _m, arguments, _out: rows.append(arguments[0].shape[:2].numel()))
+    model.hidden(random_ids(2, 9), wanted=torch.tensor([4]))
+    assert rows == [18] * (len(model.layers) - 1) + [1]
+
+
 @pytest.mark.parametrize(
     ("name", "options", "expected"),
     [

@@ -106,6 +106,7 @@ def check_inputs(
     cache: object,
     block_size: int | None = None,
     added: Tensor | None = None,
+    wanted: Tensor | None = None,
 ) -> None:
     """Check the arguments of a forward pass.
 
@@ -132,9 +133,9 @@ def check_inputs(
         raise ValueError(f"block_size must be at least 1, got {block_size}")
     if positions is None and width != length and (block_size is None or width > length):
         raise ValueError(f"positions must be given unless input_ids fills the cache's {length} positions, got {width}")
-    for name, value, wanted in (("attention_mask", attention_mask, length), ("positions", positions, width)):
-        if value is not None and value.shape != (batch, wanted):
-            raise ValueError(f"{name} must have shape {[batch, wanted]}, got {list(value.shape)}")
+    for name, value, columns in (("attention_mask", attention_mask, length), ("positions", positions, width)):
+        if value is not None and value.shape != (batch, columns):
+            raise ValueError(f"{name} must have shape {[batch, columns]}, got {list(value.shape)}")
     if cache is not None and positions is not None and positions.numel():
         if int(positions.min()) < 0:
             raise ValueError(f"positions must not be negative, got {int(positions.min())}")
@@ -149,6 +150,19 @@ def check_inputs(
         low, high = (int(bound) for bound in torch.aminmax(input_ids))
         if low < 0 or high >= config.vocab_size:
             raise ValueError(f"input_ids must be in [0, {config.vocab_size}), got {low} … {high}")
+    if wanted is not None:
+        _check_wanted(wanted, batch * width)
+
+
+def _check_wanted(wanted: Tensor, places: int) -> None:
+    if wanted.dtype != torch.int64:
+        raise TypeError(f"wanted must be int64, got {str(wanted.dtype).removeprefix('torch.')}")
+    if wanted.dim() != 1:
+        raise ValueError(f"wanted must have shape [R], got {list(wanted.shape)}")
+    if wanted.numel():
+        low, high = (int(bound) for bound in torch.aminmax(wanted))
+        if low < 0 or high >= places:
+            raise ValueError(f"wanted must be in [0, {places}), got {low} … {high}")
 
 
 def _whole_blocks(positions: Tensor, size: int) -> bool:

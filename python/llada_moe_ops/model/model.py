@@ -21,7 +21,7 @@ from .config import LLaDAMoEConfig
 from .inputs import Place, check_inputs
 from .key_value_cache import KeyValueCache
 from .modules import Linear, RMSNorm, SwiGLU
-from .whole_layer import Pass, attend, run_experts, whole_layers
+from .whole_layer import Pass, attend, pick, run_experts, whole_layers
 
 
 class Attention(nn.Module):
@@ -161,16 +161,18 @@ class Layer(nn.Module):
         place: Place,
         shared: Pass | None,
         router_logits: list[Tensor] | None,
+        wanted: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """(what this layer adds to the residual stream, the stream before that); the next norm sums them, in one pass.
 
-        ``update`` and ``residual`` are the same of the layer before; the first has no update.
+        ``update`` and ``residual`` are the same of the layer before; the first has no update. Where only some of the
+        positions are ``wanted``, as for :meth:`LLaDAMoEModel.hidden`, both are [1, R, H] of these.
         """
         whole = attend(self, Attention, update, residual, shared)
         if whole is None:
             h, residual = self.input_layernorm.add(update, residual)
             whole = self.self_attn(h, place), residual
-        update, residual = whole
+        update, residual = whole if wanted is None else pick(*whole, wanted)
         whole = None if router_logits is not None else run_experts(self, Experts, update, residual, shared)
         if whole is not None:
             return whole
@@ -316,8 +318,9 @@ class LLaDAMoEModel(nn.Module):
         block_size: int | None = None,
         added: Tensor | None = None,
         router_logits: list[Tensor] | None = None,
+        wanted: Tensor | None = None,
     ) -> Tensor:
-        """The final hidden states [B, W, H], normalised, before the head.
+        """The final hidden states [B, W, H], normalised, before the head; [R, H] of those that are wanted.
 
         Args:
             input_ids: int64 [B, W], each below the vocabulary's size.
@@ -332,13 +335,15 @@ class LLaDAMoEModel(nn.Module):
                 row, or without positions the first W of the canvas; None attends to everything.
             added: float32 [B, W, H], added to the tokens' embeddings before these are rounded to the model's dtype.
             router_logits: a list that receives each expert layer's router logits [B·W, E] (for training losses).
+            wanted: int64 [R], in 0 … B·W − 1: of which positions, counted row by row, hidden states are returned. The
+                last layer's experts run for these alone; their bits are the same.
 
         Raises:
             TypeError, ValueError: an argument of the wrong type, dtype, shape or range; the message names it.
         """
-        check_inputs(self.config, input_ids, attention_mask, positions, cache, block_size, added)
+        check_inputs(self.config, input_ids, attention_mask, positions, cache, block_size, added, wanted)
         place = Place.build(input_ids, attention_mask, positions, cache, block_size)
-        return self.run(input_ids, place, router_logits, added)
+        return self.run(input_ids, place, router_logits, added, wanted)
 
     def run(
         self,
@@ -346,18 +351,21 @@ class LLaDAMoEModel(nn.Module):
         place: Place,
         router_logits: list[Tensor] | None = None,
         added: Tensor | None = None,
+        wanted: Tensor | None = None,
     ) -> Tensor:
         """:meth:`hidden` of checked inputs: no value is read on the host, so a GPU need not be waited for."""
         residual = self.embed(input_ids, added)
         update = None
         shared = Pass.of(self.config, residual, place)
         wholes = whole_layers(self.layers, (Layer, Attention, Experts), shared)
-        for layer, whole in zip(self.layers, wholes, strict=True):
+        for index, (layer, whole) in enumerate(zip(self.layers, wholes, strict=True), 1):
+            picked = wanted if index == len(wholes) else None
             if whole is None or router_logits is not None:
-                update, residual = layer(update, residual, place, shared, router_logits)
+                update, residual = layer(update, residual, place, shared, router_logits, picked)
             else:
-                update, residual = whole(update, residual)
-        return self.norm.add(update, residual)[0]
+                update, residual = whole(update, residual, picked)
+        hidden = self.norm.add(update, residual)[0]
+        return hidden if wanted is None else hidden[0]
 
     def embed(self, input_ids: Tensor, added: Tensor | None = None) -> Tensor:
         """Embeddings [B, W, H] of tokens [B, W], with ``added`` as for :meth:`hidden`."""

@@ -82,9 +82,15 @@ class WholeLayer:
     attention: Arguments
     experts: Arguments
 
-    def __call__(self, update: Tensor | None, residual: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, update: Tensor | None, residual: Tensor, wanted: Tensor | None) -> tuple[Tensor, Tensor]:
         """As the layer itself."""
-        return _run_experts(*_attend(update, residual, self.attention), self.experts)
+        attended = _attend(update, residual, self.attention)
+        return _run_experts(*(attended if wanted is None else pick(*attended, wanted)), self.experts)
+
+
+def pick(update: Tensor, residual: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """Of both [B, W, H] the ``wanted`` positions, int64 [R] in 0 … B·W − 1, as one row [1, R, H]."""
+    return update.flatten(0, 1)[wanted][None], residual.flatten(0, 1)[wanted][None]
 
 
 def whole_layers(

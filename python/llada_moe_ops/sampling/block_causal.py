@@ -37,20 +37,18 @@ class BlockCausalForward(Forward):
     @torch.inference_mode()
     def __call__(self, canvases: Canvases, row: Tensor, position: Tensor) -> Tensor:
         if canvases.index == 0:
-            start, hidden = self._begin(canvases)
-        else:
-            kept = self._keep(canvases.rows)
-            assert kept, "rows only leave a block"
-            assert self.policy is not None
-            window = self.policy.window(canvases.index, canvases.block, canvases.lengths)
-            assert window is not None
-            index = torch.arange(canvases.tokens.shape[1], device=row.device)
-            seen = index < torch.minimum(canvases.block[:, -1] + 1, canvases.lengths)[:, None]
-            start, hidden = window.start, self._recompute(canvases, seen, window)
-        return hidden[row, position - start[row]]
+            return self._begin(canvases, row, position)
+        kept = self._keep(canvases.rows)
+        assert kept, "rows only leave a block"
+        assert self.policy is not None
+        window = self.policy.window(canvases.index, canvases.block, canvases.lengths)
+        assert window is not None
+        index = torch.arange(canvases.tokens.shape[1], device=row.device)
+        seen = index < torch.minimum(canvases.block[:, -1] + 1, canvases.lengths)[:, None]
+        return self._recompute(canvases, seen, window, row, position)
 
-    def _begin(self, canvases: Canvases) -> tuple[Tensor, Tensor]:
-        """All that is not final up to the block's end: where it starts in each row, and its hidden states."""
+    def _begin(self, canvases: Canvases, row: Tensor, position: Tensor) -> Tensor:
+        """A pass over all that is not final up to the block's end."""
         rows, tokens, width = canvases.rows, canvases.tokens, canvases.block.shape[1]
         if self._store is None or self._store.length != tokens.shape[1]:
             self._store = KeyValueCache(self.model, self._batch, tokens.shape[1])
@@ -66,11 +64,14 @@ class BlockCausalForward(Forward):
             size, window = min(size, tokens.shape[1]), None
         positions = torch.arange(size, device=tokens.device) if window is None else window
         inside = positions.expand(len(rows), -1).clamp(max=tokens.shape[1] - 1)
-        hidden = self.model.hidden(tokens.gather(1, inside), canvases.mask, window, cache, block_size=width)
+        wanted = row * size + position - start[row]
+        hidden = self.model.hidden(
+            tokens.gather(1, inside), canvases.mask, window, cache, block_size=width, wanted=wanted
+        )
         if not everyone:
             self._store.put(rows, cache)
         self._final[rows] = canvases.block[:, 0]
         if cache is not self._cache:
             self._graphs.clear()
         self._cache, self._rows = cache, rows
-        return start, hidden
+        return hidden

@@ -76,33 +76,37 @@ class Forward:
         """Hidden states [R, H] of position[r] in canvas row[r], int64 [R] each: an index of ``canvases``."""
         longest = int(canvases.lengths.max())  # of the rows that go on
         if self.policy is None:
-            return self._whole(canvases.cut(longest), None)[row, position]
+            return self._whole(canvases.cut(longest), None, row, position)
         window = None
         if canvases.index:
             window = self.policy.window(canvases.index, canvases.block, canvases.lengths)
         if window is None or not self._keep(canvases.rows):
-            return self._refresh(canvases.cut(longest))[row, position]
+            return self._refresh(canvases.cut(longest), row, position)
         assert self._cache is not None
         canvases = canvases.cut(self._cache.length)
-        return self._recompute(canvases, canvases.mask, window)[row, position - window.start[row]]
+        return self._recompute(canvases, canvases.mask, window, row, position)
 
-    def _refresh(self, canvases: Canvases) -> Tensor:
+    def _refresh(self, canvases: Canvases, row: Tensor, position: Tensor) -> Tensor:
         batch, length = canvases.tokens.shape
         if self._cache is None or (self._cache.batch, self._cache.length) != (batch, length):
             self._cache = KeyValueCache(self.model, batch, length)
             self._graphs.clear()
         self._rows = canvases.rows
-        return self._whole(canvases, self._cache)
+        return self._whole(canvases, self._cache, row, position)
 
-    def _whole(self, canvases: Canvases, cache: KeyValueCache | None) -> Tensor:
+    def _whole(self, canvases: Canvases, cache: KeyValueCache | None, row: Tensor, position: Tensor) -> Tensor:
         tokens = canvases.tokens
         added = canvases.added_at(torch.arange(tokens.shape[1], device=tokens.device))
-        return self._hidden(tokens, canvases.mask, None, cache, added)
+        return self._hidden(tokens, canvases.mask, None, cache, added, row * tokens.shape[1] + position)
 
-    def _recompute(self, canvases: Canvases, mask: Tensor | None, window: Window) -> Tensor:
+    def _recompute(
+        self, canvases: Canvases, mask: Tensor | None, window: Window, row: Tensor, position: Tensor
+    ) -> Tensor:
         positions, tokens = window.positions(), canvases.tokens
         inside = positions.clamp(max=tokens.shape[1] - 1)
-        return self._hidden(tokens.gather(1, inside), mask, positions, self._cache, canvases.added_at(positions))
+        wanted = row * positions.shape[1] + position - window.start[row]
+        added = canvases.added_at(positions)
+        return self._hidden(tokens.gather(1, inside), mask, positions, self._cache, added, wanted)
 
     def _hidden(
         self,
@@ -111,16 +115,17 @@ class Forward:
         positions: Tensor | None,
         cache: KeyValueCache | None,
         added: Tensor | None,
+        wanted: Tensor,
     ) -> Tensor:
-        """``model.hidden``, or the graph of it where nothing is added."""
+        """``model.hidden``, or the graph of it where nothing is added: that computes all positions."""
         if added is not None:
-            return self.model.hidden(tokens, mask, positions, cache, added=added)
+            return self.model.hidden(tokens, mask, positions, cache, added=added, wanted=wanted)
         key = (*tokens.shape, mask is not None)
         if self._capture and key not in self._graphs:
             self._graphs[key] = None
         elif self._capture:
-            return self._captured(key, tokens, mask, positions, cache)
-        return self.model.hidden(tokens, mask, positions, cache)
+            return self._captured(key, tokens, mask, positions, cache).flatten(0, 1)[wanted]
+        return self.model.hidden(tokens, mask, positions, cache, wanted=wanted)
 
     def _captured(
         self,

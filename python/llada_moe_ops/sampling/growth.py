@@ -121,7 +121,8 @@ class Growth:
         block_size: int | None = None,
     ) -> Tensor:
         """In an end of each canvas int64 [B, L], float64 [B]; ``reply`` and what is no padding are bool [B, L]."""
-        hidden = model.hidden(tokens, None if bool(real.all()) else real, block_size=block_size)[reply]
+        mask, wanted = None if bool(real.all()) else real, reply.flatten().nonzero().squeeze(1)
+        hidden = model.hidden(tokens, mask, block_size=block_size, wanted=wanted)
         best = ops.token_confidence(hidden, model.lm_head, mask_token_id=mask_token)
         # In double, where such a sum does not depend on its order.
         ends = torch.zeros(tokens.shape, dtype=torch.float64, device=tokens.device)

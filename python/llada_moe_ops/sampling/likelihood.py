@@ -127,7 +127,7 @@ def masked_loss(
     row, column = masked.nonzero(as_tuple=True)
     position = column + len(prompt)
     if cfg_scale == 0:
-        hidden = model.hidden(canvas)[row, position]
+        hidden = model.hidden(canvas, wanted=row * canvas.shape[1] + position)
     else:
         unconditional = torch.cat([torch.full_like(canvas[:, : len(prompt)], mask_id), noisy], dim=1)
         both = model.hidden(torch.cat([canvas, unconditional]))

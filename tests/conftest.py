@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.emulated import KERNELS, EmulatedWork, emulated, summary, work_so_far
+from tests.emulated import CUDA_KERNELS, EmulatedWork, emulated, summary, work_so_far
 from tests.ops.budget import AVAILABLE, ISAS, forced_isa
 
 with suppress(ModuleNotFoundError):  # a machine that only runs make gpu-check may lack it
@@ -17,7 +17,10 @@ with suppress(ModuleNotFoundError):  # a machine that only runs make gpu-check m
     settings.register_profile("thorough", max_examples=2500)
 
 
-@pytest.fixture(params=ISAS if AVAILABLE else ["reference"])
+CPU_KERNELS = ISAS if AVAILABLE else ["reference"]
+
+
+@pytest.fixture(params=CPU_KERNELS)
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     """Each instruction set in turn, forced; one that this machine lacks is skipped."""
     if not AVAILABLE:
@@ -27,13 +30,13 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str]:
         yield request.param
 
 
-@pytest.fixture(params=KERNELS)
+@pytest.fixture(params=[*CPU_KERNELS, *CUDA_KERNELS])
 def kernels(request: pytest.FixtureRequest) -> Iterator[str | int]:
-    """The CPU's kernels, then CUDA's in the emulator, in turn."""
-    if request.param == "native":
-        yield "native"
+    """The CPU's kernels of each instruction set, then CUDA's in the emulator, in turn."""
+    if request.param == "reference":
+        yield request.param
         return
-    with emulated(request.param):
+    with forced_isa(request.param) if request.param in AVAILABLE else emulated(request.param):
         yield request.param
 
 

@@ -149,7 +149,7 @@ def test_golden(case: str, isa: str) -> None:
             assert (attention(q, k, v, key_range=key_range).double() - expected).abs().max() < 2e-6
 
 
-def test_packed_sequences_equal_each_alone() -> None:
+def test_packed_sequences_equal_each_alone(isa: str) -> None:
     q, k, v = inputs((1, 70, 70, 4, 2, 16), torch.float32)
     ends = [0, 1, 1, 33, 70]
     packed = attention(q, k, v, cu_seqlens=torch.tensor(ends))

@@ -119,7 +119,9 @@ def with_own_cache(values: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize(("format", "dtype"), FORMATS)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_same_bits_as_the_ops_one_by_one(shape: tuple[int, ...], format: str, dtype: torch.dtype, variant: str) -> None:
+def test_same_bits_as_the_ops_one_by_one(
+    isa: str, shape: tuple[int, ...], format: str, dtype: torch.dtype, variant: str
+) -> None:
     values = arguments(shape, format, dtype, **VARIANTS[variant])
     whole, alone = with_own_cache(values), with_own_cache(values)
     ours, expected = attention_layer(**whole), composed(alone)

@@ -68,7 +68,7 @@ def composed(values: dict[str, Any]) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize(("format", "dtype"), FORMATS)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_same_bits_as_the_ops_one_by_one(
-    shape: tuple[tuple[int, ...], int, int, int], format: str, dtype: torch.dtype, variant: str
+    isa: str, shape: tuple[tuple[int, ...], int, int, int], format: str, dtype: torch.dtype, variant: str
 ) -> None:
     values = arguments(shape, format, dtype, **VARIANTS[variant])
     for mine, other in zip(expert_layer(**values), composed(values), strict=True):

@@ -80,7 +80,7 @@ def assert_statistics_within_budget(ours: TokenConfidence, hidden: Tensor, head:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_stays_within_the_budget(dtype: torch.dtype) -> None:
+def test_stays_within_the_budget(isa: str, dtype: torch.dtype) -> None:
     hidden, head = inputs((40, 96, 3000), dtype)
     assert_statistics_within_budget(token_confidence(hidden, head), hidden, head)
 

@@ -18,6 +18,7 @@ from llada_moe_ops.training import Accuracy
 from benchmarks import compare
 from benchmarks.bench_experts_peers import OURS, Contender, still_in
 from benchmarks.peers.peer import Peer
+from benchmarks.peers.table import table
 
 pytestmark = pytest.mark.skipif(not native(), reason="the extension is not built")
 ROOT = Path(__file__).resolve().parent.parent
@@ -85,6 +86,19 @@ def test_only_the_fastest_go_on() -> None:
     assert [one.peer.name for one in still_in(field, time_is_up=False)] == ["ours", "a", "b", "c"]
     assert [one.peer.name for one in still_in(field, time_is_up=True)] == ["ours", "a", "b"]
     assert still_in([ours], time_is_up=True) == [ours]
+
+
+def test_a_table_says_what_fraction_of_the_limit_ours_reaches() -> None:
+    row = {"format": "int8", "threads": 2, "limit": 3e-3, "bound": "dram", "absent": {"b": "not installed"}}
+    times = {"ours": {"median": 4e-3, "min": 3e-3}, "a": {"median": 6e-3, "min": 6e-3}}
+    rows = [{**row, "tokens": 1, "times": times}, {**row, "tokens": 8, "times": {"a": times["a"]}}]
+    title, header, rule, *lines, absent = table(rows).splitlines()
+    assert title == "int8, 2 threads: median ms (times ours)"
+    assert header == "| T | ours | a | best peer | limit | limit ÷ ours | by |"
+    assert rule.count("|") == header.count("|")
+    assert lines == ["| 1 | 4 | 6 (1.50) | a | 3 | 75.0% | dram |", "| 8 |  | 6 | a | 3 |  | dram |"]
+    assert absent == "b absent: not installed"
+    assert "| 100.0% |" in table(rows, "min")
 
 
 def test_losses_are_paired_and_roundings_keep_their_order(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,8 @@ OURS = "ours"
 def table(rows: Iterable[Mapping[str, Any]], statistic: str = "median") -> str:
     """One table per format and thread count: milliseconds, and how many times ours each takes.
 
-    The last columns are the least time that the machine of that moment could have taken, and what sets it.
+    The last columns are the least time that the machine of that moment could have taken, what fraction of ours that is,
+    and what sets it.
     """
     groups = itertools.groupby(rows, lambda row: (row["format"], row["threads"]))
     return "\n\n".join(_one(name, list(group), statistic) for name, group in groups)
@@ -30,16 +31,16 @@ def _one(name: tuple[str, int], rows: list[Mapping[str, Any]], statistic: str) -
     contenders = list(dict.fromkeys(contender for row in rows for contender in row["times"]))
     lines = [
         f"{name[0]}, {name[1]} thread{'s' if name[1] > 1 else ''}: {statistic} ms (times ours)",
-        "| T | " + " | ".join(contenders) + " | best peer | limit | by |",
-        "|---" * (len(contenders) + 4) + "|",
+        "| T | " + " | ".join(contenders) + " | best peer | limit | limit ÷ ours | by |",
+        "|---" * (len(contenders) + 5) + "|",
     ]
     for row in rows:
         seconds = {contender: times[statistic] for contender, times in row["times"].items()}
+        ours, limit = seconds.get(OURS), row["limit"]
         best = min(seconds.keys() - {OURS}, key=seconds.__getitem__, default="")
-        cells = [_cell(seconds.get(contender), seconds.get(OURS), contender) for contender in contenders]
-        lines.append(
-            "| " + " | ".join([str(row["tokens"]), *cells, best, f"{row['limit'] * 1e3:.3g}", row["bound"]]) + " |"
-        )
+        cells = [_cell(seconds.get(contender), ours, contender) for contender in contenders]
+        last = [best, f"{limit * 1e3:.3g}", "" if ours is None else f"{limit / ours:.1%}", row["bound"]]
+        lines.append("| " + " | ".join([str(row["tokens"]), *cells, *last]) + " |")
     lines += [f"{contender} absent: {reason}" for contender, reason in rows[-1]["absent"].items()]
     return "\n".join(lines)
 

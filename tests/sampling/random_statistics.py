@@ -13,6 +13,8 @@ from llada_moe_ops.ops import TokenConfidence
 from llada_moe_ops.sampling import Details, Distributions, Statistics
 from torch import Tensor
 
+TIES = ["", "", "positions", "all", "tokens"]
+
 
 def no_model(*_: Any) -> Any:
     raise AssertionError("these statistics have no distributions behind them")
@@ -96,3 +98,34 @@ def cases(draw: st.DrawFn) -> tuple[Statistics, Tensor, Tensor]:
     masked = torch.tensor([draw(row) for _ in range(rows)])
     quota = torch.tensor([draw(st.integers(1, int(count))) for count in masked.sum(1)])
     return found, masked, quota
+
+
+def walk(steps: int, rows: int, width: int, vocabulary: int, seed: int) -> Tensor:
+    """Logits [steps, rows, width, vocabulary] that drift, each position at its own pace and sharpness."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    pace = 10 ** (normal(rows, width, 1) - 0.8)
+    moves = normal(steps, rows, width, vocabulary) * pace
+    return normal(rows, width, vocabulary) * normal(rows, width, 1).exp() + moves.cumsum(0)
+
+
+def with_ties(logits: Tensor, ties: str) -> Tensor:
+    """ "positions": every other position is a copy of the first, "all": all are; "tokens": logits in coarse steps."""
+    if ties == "tokens":
+        return (logits / 0.37).round() * 0.37  # whose mean gaps are no rule's parameter
+    step = {"": logits.shape[2], "positions": 2, "all": 1}[ties]
+    copied = logits.clone()
+    copied[:, :, ::step] = logits[:, :, :1]
+    return copied
+
+
+def told_apart(logits: Tensor) -> bool:
+    """Whether no two positions of a row and step are so nearly as sure that rounding decides which is surer.
+
+    Copies are the same to the bit, and the lower position comes first.
+    """
+    surest = logits.double().softmax(-1).amax(-1).sort(-1).values.diff()
+    return bool(((surest > 1e-6) | (surest == 0)).all())

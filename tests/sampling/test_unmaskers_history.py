@@ -16,7 +16,7 @@ from torch import Tensor
 
 from . import slow_history as slow
 from .models import load, random_prompts
-from .random_statistics import of_logits, statistics
+from .random_statistics import TIES, of_logits, statistics, told_apart, walk, with_ties
 
 Slow = Callable[[Iterator[slow.Logits], list[int], int], Iterator[slow.Commit]]
 RULES: dict[str, Slow] = {
@@ -30,40 +30,6 @@ RULES: dict[str, Slow] = {
     "prophet:3,2,1": partial(slow.prophet, early=3.0, middle=2.0, late=1.0),
     "prophet:1,2,3": partial(slow.prophet, early=1.0, middle=2.0, late=3.0),
 }
-
-
-TIES = ["", "", "positions", "all", "tokens"]
-
-
-def walk(steps: int, rows: int, width: int, vocabulary: int, seed: int) -> Tensor:
-    """Logits [steps, rows, width, vocabulary] that drift, each position at its own pace and sharpness."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator)
-
-    pace = 10 ** (normal(rows, width, 1) - 0.8)
-    moves = normal(steps, rows, width, vocabulary) * pace
-    return normal(rows, width, vocabulary) * normal(rows, width, 1).exp() + moves.cumsum(0)
-
-
-def with_ties(logits: Tensor, ties: str) -> Tensor:
-    """ "positions": every other position is a copy of the first, "all": all are; "tokens": logits in coarse steps."""
-    if ties == "tokens":
-        return (logits / 0.37).round() * 0.37  # whose mean gaps are no rule's parameter
-    step = {"": logits.shape[2], "positions": 2, "all": 1}[ties]
-    copied = logits.clone()
-    copied[:, :, ::step] = logits[:, :, :1]
-    return copied
-
-
-def told_apart(logits: Tensor) -> bool:
-    """Whether no two positions of a row and step are so nearly as sure that rounding decides which is surer.
-
-    Copies are the same to the bit, and the lower position comes first.
-    """
-    surest = logits.double().softmax(-1).amax(-1).sort(-1).values.diff()
-    return bool(((surest > 1e-6) | (surest == 0)).all())
 
 
 def episode(rule: str, logits: Tensor, masked: Tensor, quota: Tensor) -> list[list[slow.Commit]]:

@@ -16,8 +16,7 @@ from torch import Tensor
 from . import slow_history
 from . import slow_revising as slow
 from .models import load, random_prompts
-from .random_statistics import of_logits
-from .test_unmaskers_history import TIES, told_apart, walk, with_ties
+from .random_statistics import TIES, of_logits, told_apart, walk, with_ties
 
 THRESHOLD = partial(slow.threshold, threshold=0.5)
 RULES: dict[str, Any] = {

@@ -292,9 +292,7 @@ class LLaDAMoEModel(nn.Module):
         return self.requires_grad_(False)
 
     def _packable(self) -> Iterator[Linear | Experts]:
-        for module in list(self.modules()):
-            if isinstance(module, (Linear, Experts)):
-                yield module
+        return (module for module in list(self.modules()) if isinstance(module, (Linear, Experts)))
 
     @torch.no_grad()
     def initialize(self, generator: torch.Generator | None = None) -> LLaDAMoEModel:

@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
+from argparse import Namespace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from llada_moe_ops import LLaDAMoEModel
+from llada_moe_ops.cli.checkpoint import EMBEDDED
 from llada_moe_ops.ops._library import native
 from llada_moe_ops.roofline import Limits, Probe
 from llada_moe_ops.training import Accuracy
 
-from benchmarks import compare
+from benchmarks import compare, full_size
 from benchmarks.bench_experts_peers import OURS, Contender, still_in
 from benchmarks.peers.peer import Peer
 from benchmarks.peers.table import table
@@ -99,6 +103,18 @@ def test_a_table_says_what_fraction_of_the_limit_ours_reaches() -> None:
     assert lines == ["| 1 | 4 | 6 (1.50) | a | 3 | 75.0% | dram |", "| 8 |  | 6 | a | 3 |  | dram |"]
     assert absent == "b absent: not installed"
     assert "| 100.0% |" in table(rows, "min")
+
+
+def test_resident_memory_stands_beside_the_packed_size(tmp_path: Path) -> None:
+    model = LLaDAMoEModel.from_pretrained(EMBEDDED, quantization="int4")
+    model.save_packed(tmp_path)
+    options = Namespace(packed=True, quantization=None, device="cpu", tokens=[1], repeats=1, measure=time.time())
+    figures = full_size.measure(tmp_path, options)
+    size = sum(path.stat().st_size for path in tmp_path.glob("*.safetensors"))
+    names = list(figures)
+    assert figures["packed_gib"] == round(size / 2**30, 2)
+    assert names.index("packed_gib") + 1 == names.index("resident_gib_after_load")
+    assert figures["resident_gib_after_steps"]["now"] > 0
 
 
 def test_losses_are_paired_and_roundings_keep_their_order(monkeypatch: pytest.MonkeyPatch) -> None:

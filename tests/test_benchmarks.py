@@ -19,7 +19,7 @@ from llada_moe_ops.ops._library import native
 from llada_moe_ops.roofline import Limits, Probe
 from llada_moe_ops.training import Accuracy
 
-from benchmarks import compare, full_size
+from benchmarks import bench_step, compare, full_size
 from benchmarks.bench_experts_peers import OURS, Contender, still_in
 from benchmarks.peers.peer import Peer
 from benchmarks.peers.table import table
@@ -115,6 +115,15 @@ def test_resident_memory_stands_beside_the_packed_size(tmp_path: Path) -> None:
     assert figures["packed_gib"] == round(size / 2**30, 2)
     assert names.index("packed_gib") + 1 == names.index("resident_gib_after_load")
     assert figures["resident_gib_after_steps"]["now"] > 0
+
+
+def test_a_step_of_fewer_layers_is_said_to_be_extrapolated() -> None:
+    row = {"step_ms": 20.0, "step_min_ms": 18.5, "layer_ms": 5.0, "whole_model_ms": 90.0}
+    row |= {"fraction_of_limit": 0.9, "share_in_ops": 0.99}
+    few, all_of_them = (bench_step.line("int4", 8, 2, {**row, "layers": count}, {}) for count in (2, 16))
+    assert "step      20.0 (18.5) ms" in few
+    assert "whole model      90.0 ms, extrapolated from 2 of 16 layers" in few
+    assert "extrapolated" not in all_of_them
 
 
 def test_losses_are_paired_and_roundings_keep_their_order(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -134,7 +134,6 @@ def contenders(k: int, n: int, format: str) -> Contenders:
     return Contenders(weight, packed_bytes, copies, products)
 
 
-@pytest.mark.parametrize("tokens", TOKENS)
 @pytest.mark.parametrize("format", ACTIVATIONS)
 @pytest.mark.parametrize(("k", "n"), SIZES)
 def test_linear(benchmark: Any, k: int, n: int, format: str, tokens: int) -> None:

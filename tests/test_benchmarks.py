@@ -56,9 +56,31 @@ def test_a_case_records_every_run_and_its_limits(
         expected = limits.fraction(run["median"], info["bytes"], info["operations"], "fp32", level=info["level"])
         assert run["fraction"] == pytest.approx(expected)
     (line,) = capsys.readouterr().out.strip().splitlines()
-    assert line.startswith("product float32 N=64 ")
+    assert line.startswith(f"product float32 N=64 threads={limits.threads} ")
     assert f"% of {info['bound']}" in line
     assert all(word in line for word in ("us", "GFLOP/s", "GB/s", " x torch ", " x matmul "))
+
+
+def test_every_size_and_thread_count(tmp_path: Path) -> None:
+    results, module = tmp_path / "results.json", "benchmarks/bench_norm_rope.py"
+
+    def run(*arguments: str) -> str:
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    few, every = (run(module, "--collect-only", *more) for more in ((), ("--every-size", "--threads", "1", "2")))
+    assert few.count("::test_rms_norm[") == 2 * len(compare.TOKENS)
+    assert every.count("::test_rms_norm[") == 2 * 9 * 2
+    ids = [f"test_rms_norm[dtype1-8-threads{count}]" for count in (1, 2)]
+    assert all(id in every for id in ids)
+    cases = [f"{module}::{id}" for id in ids]
+    run(*cases, "--every-size", "--threads", "1", "2", f"--benchmark-json={results}")
+    for count, case in enumerate(json.loads(results.read_text(encoding="utf-8"))["benchmarks"], start=1):
+        info = case["extra_info"]
+        assert info["name"] == f"rms_norm float32 T=8 threads={count}"
+        assert info["threads"] == info["limits"]["threads"] == count
 
 
 def test_cold_data_are_in_memory_and_quantised_ones_have_their_peak(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from .compare import DTYPES, compare, title
 
+TOKENS = (32, 64, 128, 256, 512, 1024, 2048, 4096)
 HEADS, DEPTH = 16, 128
 
 
@@ -32,14 +33,13 @@ def inputs(batch: int, queries: int, keys: int, dtype: torch.dtype) -> list[Tens
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("length", [32, 64, 128, 256, 512, 1024, 2048, 4096])
-def test_full(benchmark: Any, length: int, dtype: torch.dtype) -> None:
-    q, k, v = inputs(1, length, length, dtype)
-    flops = 4.0 * length * length * HEADS * DEPTH
+def test_full(benchmark: Any, tokens: int, dtype: torch.dtype) -> None:
+    q, k, v = inputs(1, tokens, tokens, dtype)
+    flops = 4.0 * tokens * tokens * HEADS * DEPTH
     peers = {"sdpa": lambda: sdpa(q, k, v)}
     compare(
         benchmark,
-        title("attention", dtype, S=length),
+        title("attention", dtype, S=tokens),
         lambda: ops.attention(q, k, v),
         peers,
         dtype=dtype,

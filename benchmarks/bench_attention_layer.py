@@ -59,7 +59,6 @@ def half_layer(
 
 
 @pytest.mark.parametrize("format", TOLERANCE)
-@pytest.mark.parametrize("tokens", TOKENS)
 def test_attention_layer(benchmark: Any, tokens: int, format: str) -> None:
     packed, plain = cold_layers(format)
     dtype = plain[0][0].dtype

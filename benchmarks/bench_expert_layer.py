@@ -58,7 +58,6 @@ def half_layer(
     return moe_mlp(normed, weights.to(normed.dtype), chosen, *experts), total
 
 
-@pytest.mark.parametrize("tokens", TOKENS)
 @pytest.mark.parametrize("format", TOLERANCE)
 def test_expert_layer(benchmark: Any, format: str, tokens: int) -> None:
     packed = packed_layers(format)

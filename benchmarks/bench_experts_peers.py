@@ -206,7 +206,6 @@ def race(
     return limit.limits()
 
 
-@pytest.mark.parametrize("tokens", TOKENS)
 def test_experts(benchmark: Any, arena: Arena, tokens: int) -> None:
     if not arena.contenders:
         pytest.skip(f"nobody has {arena.format} here: {arena.absent}")

@@ -70,7 +70,6 @@ def panel_bytes(packed: ops.PackedGroups | ops.PackedExperts) -> int:
     return packed.gate_up.nbytes if isinstance(packed, ops.PackedExperts) else packed.nbytes
 
 
-@pytest.mark.parametrize("tokens", TOKENS)
 @pytest.mark.parametrize("format", TOLERANCE)
 @pytest.mark.parametrize("op", SIZES)
 def test_grouped(benchmark: Any, op: str, format: str, tokens: int) -> None:

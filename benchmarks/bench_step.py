@@ -166,7 +166,7 @@ def measure(steps: dict[str, Step], others: dict[str, Callable[[], Any]], rounds
     for format, step in steps.items():
         row, count = results[format], len(step.model.layers)
         inside = median(layers[format][1:]) * 1e3
-        row["layer_ms"] = inside / count
+        row["layers"], row["layer_ms"] = count, inside / count
         row["whole_model_ms"] = inside / count * FULL_LAYERS + row["step_ms"] - inside
         row["bytes"], row["operations"] = step.work()
         row["fraction_of_limit"] = limit.limits().fraction(
@@ -215,12 +215,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def line(name: str, tokens: int, threads: int, row: dict[str, float], rows: dict[str, dict[str, float]]) -> str:
-    """One result in words; ours beside llama.cpp's where that was timed."""
-    text = f"T={tokens:<5} threads={threads} {name:<15} step {row['step_ms']:9.1f} ms"
+    """One result in words, medians and the step's minimum; ours beside llama.cpp's where that was timed."""
+    text = f"T={tokens:<5} threads={threads} {name:<15} step {row['step_ms']:9.1f} ({row['step_min_ms']:.1f}) ms"
     if name not in FORMATS:
         return text
+    layers = row["layers"]
+    extrapolated = "" if layers == FULL_LAYERS else f", extrapolated from {layers} of {FULL_LAYERS} layers"
     text += (
-        f"   layer {row['layer_ms']:8.2f} ms   whole model {row['whole_model_ms']:9.1f} ms"
+        f"   layer {row['layer_ms']:8.2f} ms   whole model {row['whole_model_ms']:9.1f} ms{extrapolated}"
         f"   {row['fraction_of_limit']:6.1%} of the limit   in our ops {row['share_in_ops']:6.1%}"
     )
     other = rows.get(f"llama.cpp {FORMATS[name]}")

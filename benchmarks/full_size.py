@@ -2,7 +2,8 @@
 
 Every layer holds the same random numbers (timing does not depend on them), so that writing 14 GB takes seconds.
 Loading and the forward passes run in a process of their own, whose resident memory is reported: anonymous, and pages of
-mapped files. Time to the first step counts from the start of that process, imports included.
+mapped files; with --packed the size on disk stands beside it. Time to the first step counts from the start of that
+process, imports included.
 
     python benchmarks/full_size.py                 # all 16 layers: 14 GB on disk, about 15 GB of memory
     python benchmarks/full_size.py --layers 2      # smaller machines; whole-model figures are then extrapolated
@@ -40,6 +41,7 @@ from safetensors.torch import save_file
 
 FULL_LAYERS = 16
 CANVAS = 1024  # positions of which a decode step recomputes a block
+TOUCHING = 512  # tokens that choose every expert
 COMMITTED = 4  # tokens per forward at which tokens per second are stated
 MEMORY = {"VmHWM": "peak", "VmRSS": "now", "RssAnon": "anonymous", "RssFile": "mapped"}
 
@@ -103,6 +105,16 @@ def resident() -> dict[str, float]:
     return {name: round(kib[key] / 2**20, 2) for key, name in MEMORY.items()}
 
 
+def stored_gib(folder: Path) -> float:
+    """Size of a checkpoint's weights on disk."""
+    return round(sum(path.stat().st_size for path in folder.glob("*.safetensors")) / 2**30, 2)
+
+
+def random_ids(model: LLaDAMoEModel, tokens: int) -> torch.Tensor:
+    """[1, T], the same each time."""
+    return torch.randint(0, model.config.vocab_size, (1, tokens), generator=torch.Generator().manual_seed(1))
+
+
 def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Load, then time steps of so many tokens; in a fresh process, which began at the time ``options.measure``."""
     before = time.perf_counter()
@@ -120,7 +132,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     steps: dict[str, Any] = {}
     first_step = 0.0
     for tokens in options.tokens:
-        ids = torch.randint(0, 150_000, (1, tokens), generator=torch.Generator().manual_seed(1))
+        ids = random_ids(model, tokens)
         passes, layers = [], []
         for _ in range(options.repeats):
             marks.clear()
@@ -136,12 +148,16 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         if missing:
             medians = steps[str(tokens)]["forward_ms"]["median"], steps[str(tokens)]["layer_ms"]["median"]
             steps[str(tokens)]["extrapolated_16_layers_forward_ms"] = round(medians[0] + missing * medians[1], 2)
+    # Few tokens choose few experts. After this all their pages have been read; of the embedding, those of the tokens.
+    with torch.no_grad():
+        model.hidden(random_ids(model, TOUCHING))
     return {
         "layers": len(model.layers),
         "quantization": model.quantization,
         "threads": torch.get_num_threads(),
         "load_seconds": round(load_seconds, 2),
         "seconds_to_first_step": round(first_step, 2),
+        **({"packed_gib": stored_gib(folder)} if options.packed else {}),
         "resident_gib_after_load": loaded,
         "resident_gib_after_steps": resident(),
         "steps": steps,
@@ -274,6 +290,7 @@ def main() -> None:
         command = [sys.executable, __file__, "--folder", str(folder), "--repeats", str(options.repeats)]
         command += ["--device", options.device, "--tokens", *map(str, options.tokens)]
         command += ["--quantization", options.quantization] if options.quantization else []
+        command += ["--packed"] if options.packed else []
         command += ["--measure", repr(time.time())]
         figures |= json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
     text = json.dumps(figures, indent=2)

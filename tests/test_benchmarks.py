@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
+from argparse import Namespace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from llada_moe_ops import LLaDAMoEModel
+from llada_moe_ops.cli.checkpoint import EMBEDDED
 from llada_moe_ops.ops._library import native
 from llada_moe_ops.roofline import Limits, Probe
 from llada_moe_ops.training import Accuracy
 
-from benchmarks import compare
+from benchmarks import bench_step, compare, full_size
 from benchmarks.bench_experts_peers import OURS, Contender, still_in
 from benchmarks.peers.peer import Peer
 from benchmarks.peers.table import table
@@ -52,9 +56,31 @@ def test_a_case_records_every_run_and_its_limits(
         expected = limits.fraction(run["median"], info["bytes"], info["operations"], "fp32", level=info["level"])
         assert run["fraction"] == pytest.approx(expected)
     (line,) = capsys.readouterr().out.strip().splitlines()
-    assert line.startswith("product float32 N=64 ")
+    assert line.startswith(f"product float32 N=64 threads={limits.threads} ")
     assert f"% of {info['bound']}" in line
     assert all(word in line for word in ("us", "GFLOP/s", "GB/s", " x torch ", " x matmul "))
+
+
+def test_every_size_and_thread_count(tmp_path: Path) -> None:
+    results, module = tmp_path / "results.json", "benchmarks/bench_norm_rope.py"
+
+    def run(*arguments: str) -> str:
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    few, every = (run(module, "--collect-only", *more) for more in ((), ("--every-size", "--threads", "1", "2")))
+    assert few.count("::test_rms_norm[") == 2 * len(compare.TOKENS)
+    assert every.count("::test_rms_norm[") == 2 * 9 * 2
+    ids = [f"test_rms_norm[dtype1-8-threads{count}]" for count in (1, 2)]
+    assert all(id in every for id in ids)
+    cases = [f"{module}::{id}" for id in ids]
+    run(*cases, "--every-size", "--threads", "1", "2", f"--benchmark-json={results}")
+    for count, case in enumerate(json.loads(results.read_text(encoding="utf-8"))["benchmarks"], start=1):
+        info = case["extra_info"]
+        assert info["name"] == f"rms_norm float32 T=8 threads={count}"
+        assert info["threads"] == info["limits"]["threads"] == count
 
 
 def test_cold_data_are_in_memory_and_quantised_ones_have_their_peak(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,6 +125,27 @@ def test_a_table_says_what_fraction_of_the_limit_ours_reaches() -> None:
     assert lines == ["| 1 | 4 | 6 (1.50) | a | 3 | 75.0% | dram |", "| 8 |  | 6 | a | 3 |  | dram |"]
     assert absent == "b absent: not installed"
     assert "| 100.0% |" in table(rows, "min")
+
+
+def test_resident_memory_stands_beside_the_packed_size(tmp_path: Path) -> None:
+    model = LLaDAMoEModel.from_pretrained(EMBEDDED, quantization="int4")
+    model.save_packed(tmp_path)
+    options = Namespace(packed=True, quantization=None, device="cpu", tokens=[1], repeats=1, measure=time.time())
+    figures = full_size.measure(tmp_path, options)
+    size = sum(path.stat().st_size for path in tmp_path.glob("*.safetensors"))
+    names = list(figures)
+    assert figures["packed_gib"] == round(size / 2**30, 2)
+    assert names.index("packed_gib") + 1 == names.index("resident_gib_after_load")
+    assert figures["resident_gib_after_steps"]["now"] > 0
+
+
+def test_a_step_of_fewer_layers_is_said_to_be_extrapolated() -> None:
+    row = {"step_ms": 20.0, "step_min_ms": 18.5, "layer_ms": 5.0, "whole_model_ms": 90.0}
+    row |= {"fraction_of_limit": 0.9, "share_in_ops": 0.99}
+    few, all_of_them = (bench_step.line("int4", 8, 2, {**row, "layers": count}, {}) for count in (2, 16))
+    assert "step      20.0 (18.5) ms" in few
+    assert "whole model      90.0 ms, extrapolated from 2 of 16 layers" in few
+    assert "extrapolated" not in all_of_them
 
 
 def test_losses_are_paired_and_roundings_keep_their_order(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "common/isa.h"
+#include "isas.h"
 #include "token_confidence/best_candidates.h"
 #include "token_confidence/choice_key.h"
 #include "token_confidence/noised_choice.h"
@@ -132,7 +133,7 @@ void candidates_are_the_largest(Isa isa) {
 
 int main() {
   using namespace llada;
-  for (const Isa isa : available_isas()) {
+  for (const Isa isa : tested_isas()) {
     noise_that_wins_is_never_left_out(isa);
     nothing_found_reaches_anything(isa);
     keys_are_split_at_the_pivot(isa);

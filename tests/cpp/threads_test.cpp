@@ -18,6 +18,7 @@
 #include "common/parallel.h"
 #include "expert_layer/expert_layer.h"
 #include "grouped_gemm/grouped_gemm.h"
+#include "isas.h"
 #include "linear/linear.h"
 #include "moe_mlp/moe_mlp.h"
 #include "norm_rope/norm_rope.h"
@@ -353,7 +354,7 @@ void probes_run_on_several_threads() {
 
 int main() {
   using namespace llada;
-  for (const Isa isa : available_isas()) {
+  for (const Isa isa : tested_isas()) {
     force_isa(isa_name(isa));
     every_op_gives_the_bits_of_one_thread();
   }

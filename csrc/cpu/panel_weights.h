@@ -2,8 +2,8 @@
 //
 // Plain weights [groups][N][K] are packed panel by panel into the calling thread's scratch as they are used. Packed
 // weights are the panels themselves (panel_format.h): [groups][panels][panel_words]; as arrays, fp32 and bf16 ones have
-// the sizes [.., panels, lanes, 32, values per lane], int8 and int4 ones [.., panels, bytes] of int8 and uint8. They say
-// how many lanes or blocks K fills, not K: whoever packed them must know it.
+// the sizes [.., panels, lanes, 32, values per lane], int8 and int4 ones [.., panels, bytes] of int8 and uint8. They
+// say how many lanes or blocks K fills, not K: whoever packed them must know it.
 //
 // A paired product (gate and up projections, rows 0..I-1 and I..2I-1) puts 16 gate and the 16 matching up columns side
 // by side in each panel, so that SwiGLU needs one tile and nothing else.

@@ -2,11 +2,11 @@
 // rows that lie 8 KB apart are written side by side.
 #pragma once
 
-#include <sys/mman.h>
-
 #include <cstddef>
 #include <memory>
 #include <new>
+
+#include "common/large_pages.h"
 
 namespace llada {
 
@@ -16,12 +16,12 @@ class Scratch {
   explicit Scratch(std::size_t count) : data_(nullptr, Free{alignment_of(count * sizeof(T))}) {
     const std::size_t bytes = count * sizeof(T);
     data_.reset(static_cast<T*>(::operator new[](bytes, data_.get_deleter().alignment)));
-    if (data_.get_deleter().alignment == kLargePage) madvise(data_.get(), bytes, MADV_HUGEPAGE);
+    if (data_.get_deleter().alignment == kPage) prefer_large_pages(data_.get(), bytes);
   }
   T* data() const { return data_.get(); }
 
  private:
-  static constexpr std::align_val_t kLine{64}, kLargePage{1 << 21};
+  static constexpr std::align_val_t kLine{64}, kPage{kLargePage};
 
   struct Free {
     std::align_val_t alignment;
@@ -29,7 +29,7 @@ class Scratch {
   };
 
   static std::align_val_t alignment_of(std::size_t bytes) {
-    return bytes < 2 * static_cast<std::size_t>(kLargePage) ? kLine : kLargePage;
+    return bytes < 2 * kLargePage ? kLine : kPage;
   }
 
   std::unique_ptr<T[], Free> data_;

@@ -11,13 +11,14 @@
 #include <vector>
 
 #include "common/check.h"
+#include "common/large_pages.h"
 #include "common/parallel.h"
 #include "roofline/caches.h"
 
 namespace llada {
 namespace {
 
-constexpr std::int64_t kPage = 4096, kLargePage = 2 << 20;
+constexpr std::int64_t kPage = 4096;
 
 void require_threads(int threads) {
   require("roofline", "threads", threads >= 1 && threads <= num_threads(),
@@ -101,14 +102,14 @@ ReadProbe::ReadProbe(int threads, std::int64_t bytes_per_thread) : threads_(thre
   const ProbeKernels& kernels = select_probe_kernels(active_isa());
   read_ = bytes_per_thread > cache_sizes().l2 ? kernels.stream : kernels.read;
   bytes_ = (bytes_per_thread + kPage - 1) / kPage * kPage;
-  mapping_bytes_ = static_cast<std::size_t>(bytes_ * threads + kLargePage);
+  mapping_bytes_ = static_cast<std::size_t>(bytes_ * threads) + kLargePage;
   mapping_ = mmap(nullptr, mapping_bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (mapping_ == MAP_FAILED) {
     throw std::runtime_error("roofline: no memory for a buffer of " + std::to_string(mapping_bytes_ >> 20) + " MiB");
   }
   const auto address = reinterpret_cast<std::uintptr_t>(mapping_);
   data_ = reinterpret_cast<char*>((address + kLargePage - 1) / kLargePage * kLargePage);
-  madvise(data_, static_cast<std::size_t>(bytes_ * threads), MADV_HUGEPAGE);  // refused: small pages will do
+  prefer_large_pages(data_, static_cast<std::size_t>(bytes_ * threads));
   timed(threads_, [&](std::int64_t thread) { std::memset(data_ + thread * bytes_, 1, bytes_); });
 }
 

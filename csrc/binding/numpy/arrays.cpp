@@ -2,6 +2,7 @@
 
 #include "binding/numpy/dlpack.h"
 #include "common/check.h"
+#include "common/large_pages.h"
 
 namespace llada {
 namespace {
@@ -131,7 +132,8 @@ Output output(DType dtype, const std::vector<std::int64_t>& sizes) {
     stride *= sizes[dim];
   }
   if (dtype == DType::kBFloat16) {
-    BFloat16Array array{std::make_shared<std::uint16_t[]>(stride), sizes};
+    BFloat16Array array{std::make_shared_for_overwrite<std::uint16_t[]>(stride), sizes};
+    prefer_large_pages(array.data.get(), stride * sizeof(std::uint16_t));
     result.view.data = array.data.get();
     result.array = py::cast(std::move(array));
     return result;

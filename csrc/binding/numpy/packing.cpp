@@ -1,5 +1,4 @@
 #include <stdlib.h>
-#include <sys/mman.h>
 
 #include <functional>
 #include <new>
@@ -9,6 +8,7 @@
 
 #include "binding/numpy/packed.h"
 #include "common/check.h"
+#include "common/large_pages.h"
 #include "cpu/panel_format.h"
 #include "cpu/panel_weights.h"
 #include "linear/linear.h"
@@ -21,14 +21,12 @@ using Format = std::optional<std::string>;
 
 // 64-byte aligned; in large pages where the system has them, since a stream of weights crosses many pages.
 std::shared_ptr<void> room(std::int64_t bytes) {
-  constexpr std::int64_t kLine = 64, kLargePage = 1 << 21;
-  const std::int64_t alignment = bytes < 2 * kLargePage ? kLine : kLargePage;
-  const std::int64_t size = (bytes / alignment + 1) * alignment;
+  constexpr std::size_t kLine = 64;
+  const std::size_t needed = static_cast<std::size_t>(bytes), alignment = needed < 2 * kLargePage ? kLine : kLargePage;
+  const std::size_t size = (needed / alignment + 1) * alignment;
   void* memory = aligned_alloc(alignment, size);
   if (memory == nullptr) throw std::bad_alloc();
-#if defined(MADV_HUGEPAGE)
-  if (alignment == kLargePage) madvise(memory, size, MADV_HUGEPAGE);
-#endif
+  prefer_large_pages(memory, size);
   return {memory, free};
 }
 

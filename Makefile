@@ -47,6 +47,7 @@ test: $(VENV)/installed $(VENV)/test-tools
 bench: $(VENV)/installed $(VENV)/test-tools
 	mkdir -p benchmarks/results
 	$(BIN)/python -m pytest benchmarks -q -s --ignore=$(PEERS_BENCH) --benchmark-json=$(RESULTS).json
+	$(BIN)/python benchmarks/results_table.py $(RESULTS).json $(RESULTS).md
 	$(BIN)/python benchmarks/roofline_plot.py $(RESULTS).json $(RESULTS).png
 	if [ -x $(PEERS_BIN)/python ]; then \
 		PYTHONPATH=python $(PEERS_BIN)/python -m pytest $(PEERS_BENCH) -q --benchmark-json=$(RESULTS)-experts-peers.json; fi

@@ -173,6 +173,40 @@ def test_losses_are_paired_and_roundings_keep_their_order(monkeypatch: pytest.Mo
     assert errors["int4, groups of 32"] < errors["int4, groups of 64"] < errors["int4, groups of 128"]
 
 
+def test_tables(tmp_path: Path) -> None:
+    def case(name: str, threads: int, runs: dict[str, float]) -> dict[str, Any]:
+        timed = {run: {"median": median, "fraction": 0.5 / median} for run, median in runs.items()}
+        return {"extra_info": {"name": name, "bound": "dram", "limits": {"threads": threads}, "runs": timed}}
+
+    results, written = tmp_path / "results.json", tmp_path / "results.md"
+    cases = [
+        case("linear bf16 T=8 K=2 N=3 threads=1", 1, {"ours": 1.0, "oneDNN": 1.25}),
+        case("linear bf16 T=1 K=2 N=3 threads=1", 1, {"ours": 2.0, "oneDNN": 1.0, "torch": 5.0}),
+        case("linear bf16 T=1 K=2 N=3 threads=2", 2, {"ours": 0.625}),
+        case("permute bfloat16 T=1 threads=2", 2, {"ours": 1.0, "reference": 3.0}),
+    ]
+    values = {"machine_info": {"llada_moe_ops": {"processor": "some", "isa": "avx2"}}, "benchmarks": cases}
+    results.write_text(json.dumps(values), encoding="utf-8")
+    command = [sys.executable, str(ROOT / "benchmarks" / "results_table.py"), str(results), str(written)]
+    subprocess.run(command, check=True, timeout=60)
+    heading, *tables = written.read_text(encoding="utf-8").split("## ")
+    assert heading.startswith("# some · avx2\n")
+    linear, permute = ([line for line in table.splitlines() if line.startswith("|")] for table in tables)
+    assert linear == [
+        "| case | threads | T, R or S | 1 | 8 |",
+        "| --- | --- | --- | --- | --- |",
+        "| bf16 K=2 N=3 | 1 | of the limit | 25% dram | 50% dram |",
+        "|  |  | x oneDNN | 0.50 | 1.25 |",
+        "|  |  | x torch | 2.50 |  |",
+        "| bf16 K=2 N=3 | 2 | of the limit | 80% dram |  |",
+    ]
+    assert permute[2:] == ["| bfloat16 | 2 | of the limit | 50% dram |", "|  |  | x reference | 3.00 |"]
+    results.write_text(json.dumps(values | {"benchmarks": [{"extra_info": {}}]}), encoding="utf-8")
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "no case of benchmarks/compare.py" in done.stderr
+
+
 def test_plot(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     results, picture = tmp_path / "results.json", tmp_path / "roofline.png"

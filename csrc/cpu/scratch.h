@@ -28,9 +28,7 @@ class Scratch {
     void operator()(T* data) const { ::operator delete[](data, alignment); }
   };
 
-  static std::align_val_t alignment_of(std::size_t bytes) {
-    return bytes < 2 * kLargePage ? kLine : kPage;
-  }
+  static std::align_val_t alignment_of(std::size_t bytes) { return bytes < 2 * kLargePage ? kLine : kPage; }
 
   std::unique_ptr<T[], Free> data_;
 };

@@ -13,7 +13,7 @@ void BestCandidates::start(std::int64_t capacity, const PanelStatistics& statist
   statistics_ = &statistics;
   capacity_ = capacity;
   many_staged_ = static_cast<int>(std::min<std::int64_t>(capacity, kManyStaged));
-  keys_.resize(2 * capacity + kMostStaged + kPanelColumns);
+  keys_.resize(2 * capacity + Staged::kSize + kRoom);
 }
 
 void BestCandidates::take(Staged& staged) {
@@ -33,11 +33,9 @@ bool BestCandidates::try_take(Staged& staged) {
 }
 
 void BestCandidates::take_locked(Staged& staged) {
-  for (int i = 0; i < staged.count; ++i) {
-    const std::uint64_t key = choice_key(staged.logits[i], staged.tokens[i]);
-    keys_[count_] = key;
-    count_ += key > threshold_;
-  }
+  std::uint64_t keys[Staged::kSize], below[Staged::kSize + kRoom];
+  statistics_->make_keys(staged.logits, staged.tokens, staged.count, keys);
+  count_ += statistics_->split_keys(keys, staged.count, threshold_ + 1, keys_.data() + count_, below);
   staged.count = 0;
   if (count_ < 2 * capacity_) return;
   keep_best();
@@ -64,7 +62,7 @@ void BestCandidates::keep_best() {
 // Quickselect as in std::nth_element, but with a split that neither branches on the keys, which cannot be predicted,
 // nor swaps them in place, where each step would wait for the one before.
 void BestCandidates::select_largest(std::int64_t begin, std::int64_t count, std::int64_t end) {
-  constexpr std::int64_t kFew = 16, kMostRounds = 64, kRoom = 8;
+  constexpr std::int64_t kFew = 16, kMostRounds = 64;
   std::uint64_t *keys = keys_.data(), *kept = thread_scratch<struct SplitKeys, std::uint64_t>(2 * (end + kRoom));
   std::uint64_t* below = kept + end + kRoom;
   for (int round = 0; round < kMostRounds && end - begin > kFew; ++round) {

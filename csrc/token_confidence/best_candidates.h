@@ -22,14 +22,15 @@ namespace llada {
 
 class BestCandidates {
  public:
-  static constexpr int kManyStaged = 128;  // are handed over unless another thread is at it
+  static constexpr int kManyStaged = 64;   // are handed over unless another thread is at it
   static constexpr int kMostStaged = 256;  // are, after it
 
   // What one thread has found of a row and not handed over.
   struct Staged {
+    static constexpr int kSize = kMostStaged + kPanelColumns;
     int count;
-    float logits[kMostStaged + kPanelColumns];
-    std::int32_t tokens[kMostStaged + kPanelColumns];
+    float logits[kSize];
+    std::int32_t tokens[kSize];
   };
 
   // Before all else.
@@ -59,6 +60,8 @@ class BestCandidates {
   std::span<const std::uint64_t> largest(std::int64_t count);
 
  private:
+  static constexpr std::int64_t kRoom = 8;  // that split_keys may overwrite
+
   // Unless another thread is at it and there is room for more.
   bool try_take(Staged& staged);
   void take_locked(Staged& staged);

@@ -9,8 +9,8 @@
 
 namespace llada {
 
-// 0, which is no token, for minus infinity and NaN.
-LLADA_HOST_DEVICE inline std::uint64_t choice_key(float logit, std::int64_t token) {
+// 0, which is no token, for minus infinity and NaN. Always inlined: compiled once per instruction set.
+LLADA_HOST_DEVICE inline __attribute__((always_inline)) std::uint64_t choice_key(float logit, std::int64_t token) {
   if (!(logit > -INFINITY)) return 0;
   const float number = logit + 0.0f;  // no -0
   std::uint32_t bits;

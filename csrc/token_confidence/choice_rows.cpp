@@ -6,6 +6,8 @@
 #include <cstring>
 #include <limits>
 
+#include "cpu/thread_scratch.h"
+
 namespace llada {
 namespace {
 
@@ -32,6 +34,10 @@ float below_nucleus(float highest, const ChoiceRow& row) {
 
 }  // namespace
 
+void RowLanes::clear_staged() {
+  for (BestCandidates::Staged& staged : staged_) staged.count = 0;
+}
+
 void RowLanes::start(const PanelStatistics& statistics, ChoiceRow* const* rows, int num_rows, Masses masses) {
   statistics_ = &statistics;
   rows_ = rows;
@@ -53,14 +59,12 @@ void RowLanes::start(const PanelStatistics& statistics, ChoiceRow* const* rows, 
     chosen_highest_[i] = row->highest.load(std::memory_order_relaxed);
     nucleus_floor_[i] = below_nucleus(chosen_highest_[i], *row);
     find_least_noised(i);
-    staged_[i].count = 0;
   }
 }
 
 void RowLanes::finish(RowPart* parts) {
   for (int i = 0; i < num_rows_; ++i) {
     raise_to(rows_[i]->highest, chosen_highest_[i]);
-    if (staged_[i].count > 0) rows_[i]->candidates.take(staged_[i]);
     const Distribution& distribution = parts[i].distribution = distribution_.at(i);
     if (masses_ == Masses::kOwn) parts[i].mass = mass_.at(i);
     if (masses_ == Masses::kDistributed) parts[i].mass = {distribution.maximum(), distribution.sum()};
@@ -149,6 +153,28 @@ bool RowLanes::keep_likelier(const LogitTile& tile) const {
     any |= kept != 0;
   }
   return any;
+}
+
+ThreadLanes::ThreadLanes(const std::vector<RowChunk>& chunks) : chunks_(chunks) {
+  for (std::size_t c = 0; c < chunks.size(); ++c) {
+    chunk_of_row_.insert(chunk_of_row_.end(), chunks[c].num_rows, static_cast<std::int32_t>(c));
+  }
+}
+
+RowLanes* ThreadLanes::mine() {
+  const auto count = static_cast<std::int64_t>(chunks_.size());
+  auto* lanes = thread_scratch<struct LanesScratch, RowLanes>(count);
+  const std::lock_guard lock(mutex_);
+  if (std::find(threads_.begin(), threads_.end(), lanes) == threads_.end()) {
+    threads_.push_back(lanes);
+    for (std::int64_t c = 0; c < count; ++c) lanes[c].clear_staged();
+  }
+  return lanes;
+}
+
+void ThreadLanes::hand_over(std::int64_t r, ChoiceRow& row) const {
+  const std::int32_t c = chunk_of_row_[r];
+  for (RowLanes* lanes : threads_) lanes[c].hand_over(static_cast<int>(r - chunks_[c].first_row), row);
 }
 
 }  // namespace llada

@@ -5,6 +5,8 @@
 #include <atomic>
 #include <cstdint>
 #include <limits>
+#include <mutex>
+#include <vector>
 
 #include "cpu/panel_gemm.h"
 #include "token_confidence/best_candidates.h"
@@ -43,8 +45,14 @@ enum class Masses : std::uint8_t { kNone, kDistributed, kOwn };
 // the rows are never raised and reach no bound.
 class RowLanes {
  public:
+  // Before a thread's first part: candidates are staged from part to part.
+  void clear_staged();
   void start(const PanelStatistics& statistics, ChoiceRow* const* rows, int num_rows, Masses masses);
   void finish(RowPart* parts);
+  // After the last, by any thread.
+  void hand_over(int lane, ChoiceRow& row) {
+    if (staged_[lane].count > 0) row.candidates.take(staged_[lane]);
+  }
 
   // Each of a tile's logits; the first before all else. It rounds them.
   void find_highest(const LogitTile& tile) {
@@ -78,6 +86,25 @@ class RowLanes {
   DistributionLanes distribution_;
   MassLanes mass_;
   BestCandidates::Staged staged_[kMaxPanelRows];
+};
+
+// Those of all chunks. Each thread has its own and keeps them from part to part, with the candidates staged there: a
+// lock of every row at the end of every part would cost more than finding its candidates.
+class ThreadLanes {
+ public:
+  explicit ThreadLanes(const std::vector<RowChunk>& chunks);
+
+  // The calling thread's, one for each chunk.
+  RowLanes* mine();
+
+  // When all parts are finished: what threads have staged of row r. By any thread.
+  void hand_over(std::int64_t r, ChoiceRow& row) const;
+
+ private:
+  const std::vector<RowChunk>& chunks_;
+  std::vector<std::int32_t> chunk_of_row_;
+  std::mutex mutex_;
+  std::vector<RowLanes*> threads_;
 };
 
 }  // namespace llada

@@ -74,6 +74,8 @@ struct PanelStatistics {
   // Of one row: copies the logits of at least that, with their tokens, and returns how many they are. What lies after
   // them, up to 32 in all, is overwritten.
   int (*copy_at_least)(const float* logits, float least, std::int64_t first_token, float* kept, std::int32_t* tokens);
+  // Their choice_key.
+  void (*make_keys)(const float* logits, const std::int32_t* tokens, int count, std::uint64_t* keys);
   // Of one row: a bit for each logit of at least that.
   std::uint32_t (*at_least)(const float* logits, float least);
   // Keys of at least the pivot go to `kept`, others to `below`; returns how many are kept. What lies after them, up to

@@ -5,6 +5,7 @@
 
 #include "common/bfloat16.h"
 #include "cpu/panel_gemm.h"
+#include "token_confidence/choice_key.h"
 #include "token_confidence/noise_bits.h"
 #include "token_confidence/panel_statistics.h"
 
@@ -118,6 +119,10 @@ int copy_at_least(const float* logits, float least, std::int64_t first_token, fl
   return count;
 }
 
+void make_keys(const float* logits, const std::int32_t* tokens, int count, std::uint64_t* keys) {
+  for (int i = 0; i < count; ++i) keys[i] = choice_key(logits[i], tokens[i]);
+}
+
 std::uint32_t at_least(const float* logits, float least) {
   std::uint32_t bits = 0;
   for (int c = 0; c < kPanelColumns; c += Vector::kWidth) {
@@ -138,6 +143,7 @@ constexpr PanelStatistics kPanelStatistics = {.round_to_bfloat16 = &round_to_bfl
                                               .add_scaled_powers = &add_scaled_powers,
                                               .may_reach = &may_reach,
                                               .copy_at_least = &copy_at_least,
+                                              .make_keys = &make_keys,
                                               .at_least = &at_least,
                                               .split_keys = &Vector::split_keys,
                                               .keep = &keep};

@@ -31,7 +31,7 @@ namespace llada {
 namespace {
 
 constexpr const char* kOp = "token_confidence";
-constexpr std::int64_t kCandidates = 256, kFewSorted = 64, kSortedGrowth = 4;
+constexpr std::int64_t kCandidates = 256, kFewSorted = 16, kSortedGrowth = 4;
 constexpr float kNone = -std::numeric_limits<float>::infinity();
 
 std::vector<RowNoise> row_noise(const TokenConfidenceArgs& args) {
@@ -117,11 +117,12 @@ class Choice {
     const VocabularyParts cut(logits.panels());
     const std::int64_t count = logits.rows(), masked_panel = args_.mask_token / kPanelColumns;
     std::vector<RowPart> parts(cut.count() * count);
+    ThreadLanes threads(chunks);
     const auto add = [&](std::int64_t at) {
       const std::int64_t begin = cut.first_panel(at), end = cut.first_panel(at + 1);
       const bool masked = args_.mask_token >= 0 && begin <= masked_panel && masked_panel < end;
       const Masses here = masses == Masses::kDistributed && masked ? Masses::kOwn : masses;
-      auto* lanes = thread_scratch<struct LanesScratch, RowLanes>(static_cast<std::int64_t>(chunks.size()));
+      RowLanes* lanes = threads.mine();
       for (std::size_t c = 0; c < chunks.size(); ++c) {
         lanes[c].start(statistics_, rows.data() + chunks[c].first_row, chunks[c].num_rows, here);
       }
@@ -130,6 +131,7 @@ class Choice {
     };
     std::vector<char> open(count);
     const auto decide_row = [&](std::int64_t r) {
+      threads.hand_over(r, *rows[r]);
       RowPart sum = parts[r];
       for (std::int64_t at = r + count; at < static_cast<std::int64_t>(parts.size()); at += count) {
         sum.distribution.merge(parts[at].distribution);

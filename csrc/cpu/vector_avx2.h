@@ -57,6 +57,7 @@ struct Vector {
     half = _mm_max_ps(half, _mm_movehl_ps(half, half));
     return _mm_cvtss_f32(_mm_max_ss(half, _mm_shuffle_ps(half, half, 1)));
   }
+  static LLADA_INLINE Float max_of_all(Float a) { return set(reduce_max(a)); }
   static LLADA_INLINE float reduce_add(Float a) {
     __m128 half = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
     half = _mm_add_ps(half, _mm_movehl_ps(half, half));

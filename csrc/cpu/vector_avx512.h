@@ -65,6 +65,12 @@ struct Vector {
     return end - kept;
   }
   static LLADA_INLINE float reduce_max(Float a) { return _mm512_reduce_max_ps(a); }
+  static LLADA_INLINE Float max_of_all(Float a) {  // in every element
+    a = _mm512_max_ps(a, _mm512_shuffle_f32x4(a, a, 0x4e));
+    a = _mm512_max_ps(a, _mm512_shuffle_f32x4(a, a, 0xb1));
+    a = _mm512_max_ps(a, _mm512_permute_ps(a, 0x4e));
+    return _mm512_max_ps(a, _mm512_permute_ps(a, 0xb1));
+  }
   static LLADA_INLINE float reduce_add(Float a) { return _mm512_reduce_add_ps(a); }
   static LLADA_INLINE void reduce_max_four(Float a, Float b, Float c, Float d, float* highest) {
     const Float ab = _mm512_max_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));

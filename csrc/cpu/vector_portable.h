@@ -64,6 +64,7 @@ struct Vector {
     const float left = a[0] > a[1] ? a[0] : a[1], right = a[2] > a[3] ? a[2] : a[3];
     return left > right ? left : right;
   }
+  static LLADA_INLINE Float max_of_all(Float a) { return set(reduce_max(a)); }
   static LLADA_INLINE float reduce_add(Float a) { return (a[0] + a[1]) + (a[2] + a[3]); }
   static LLADA_INLINE void reduce_max_four(Float a, Float b, Float c, Float d, float* highest) {
     highest[0] = reduce_max(a);

@@ -31,19 +31,14 @@ float two_best_sum(const float* values, std::int64_t size) {
   return count == 2 ? values[best[0]] + values[best[1]] : values[best[0]];
 }
 
-void softmax(std::vector<float>& values) {
-  float maximum = -kInfinity, sum = 0.0f;
-  for (const float value : values) maximum = value > maximum ? value : maximum;
-  for (float& value : values) sum += value = std::exp(value - maximum);
-  for (float& value : values) value /= sum;
-}
-
 }  // namespace
 
 RouterRow::RouterRow(const RouterTopkArgs& args, std::int64_t num_experts)
     : args_(args),
-      scores_(num_experts),
-      selection_(num_experts),
+      kernels_(select_router_row_kernels(active_isa())),
+      num_experts_(num_experts),
+      scores_(expert_lanes(num_experts)),
+      selection_(expert_lanes(num_experts)),
       group_scores_(args.num_groups),
       kept_groups_(args.topk_groups) {
   if (!args.bias.defined()) return;
@@ -55,36 +50,31 @@ RouterRow::RouterRow(const RouterTopkArgs& args, std::int64_t num_experts)
   }
 }
 
-void RouterRow::score() {
-  if (args_.score == RouterScore::kSoftmax) {
-    softmax(scores_);
-  } else {
-    for (float& value : scores_) value = 1.0f / (1.0f + std::exp(-value));
-  }
-}
-
 void RouterRow::add_bias() {
   selection_ = scores_;
+  if (bias_.empty()) return;
   for (std::size_t e = 0; e < bias_.size(); ++e) selection_[e] += bias_[e];
   if (args_.bias_in_weights) scores_ = selection_;
 }
 
 void RouterRow::keep_best_groups() {
-  const std::int64_t size = static_cast<std::int64_t>(scores_.size()) / args_.num_groups;
+  const std::int64_t size = num_experts_ / args_.num_groups;
   for (std::int64_t g = 0; g < args_.num_groups; ++g) group_scores_[g] = two_best_sum(&selection_[g * size], size);
   select_best(group_scores_.data(), args_.num_groups, args_.topk_groups, kept_groups_.data());
   std::vector<bool> kept(args_.num_groups);
   for (const std::int32_t g : kept_groups_) kept[g] = true;
-  for (std::size_t e = 0; e < selection_.size(); ++e) {
-    if (!kept[static_cast<std::int64_t>(e) / size]) selection_[e] = -kInfinity;
+  for (std::int64_t e = 0; e < num_experts_; ++e) {
+    if (!kept[e / size]) selection_[e] = -kInfinity;
   }
 }
 
 void RouterRow::route(float* weights, std::int32_t* experts) {
-  score();
+  (args_.score == RouterScore::kSoftmax ? kernels_.softmax : kernels_.sigmoid)(scores_.data(), num_experts_);
   add_bias();
   if (args_.num_groups > 1) keep_best_groups();
-  select_best(selection_.data(), static_cast<std::int64_t>(selection_.size()), args_.k, experts);
+  if (!kernels_.select_largest(selection_.data(), num_experts_, args_.k, experts)) {
+    select_best(selection_.data(), num_experts_, args_.k, experts);
+  }
   float sum = 0.0f;
   for (std::int64_t slot = 0; slot < args_.k; ++slot) sum += weights[slot] = scores_[experts[slot]];
   const float divisor = sum + 1e-20f, scale = static_cast<float>(args_.scale);

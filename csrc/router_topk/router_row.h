@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "router_topk/router_row_kernels.h"
 #include "router_topk/router_topk.h"
 
 namespace llada {
@@ -17,13 +18,14 @@ class RouterRow {
   void route(float* weights, std::int32_t* experts);
 
  private:
-  void score();
   void keep_best_groups();
   void add_bias();
 
   const RouterTopkArgs& args_;
-  std::vector<float> scores_;     // logits, then scores
-  std::vector<float> selection_;  // what the choice looks at
+  const RouterRowKernels& kernels_;
+  std::int64_t num_experts_;
+  std::vector<float> scores_;     // logits, then scores; with room for expert_lanes
+  std::vector<float> selection_;  // what the choice looks at; likewise
   std::vector<float> bias_;
   std::vector<float> group_scores_;
   std::vector<std::int32_t> kept_groups_;

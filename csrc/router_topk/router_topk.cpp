@@ -17,7 +17,7 @@
 namespace llada {
 namespace {
 
-constexpr std::int64_t kChoiceOperations = 8;  // of one expert's score: exponential, comparison, k passes
+constexpr std::int64_t kChoiceOperations = 3;  // of one expert's score: exponential, comparison, k passes
 
 void check_choice(const char* op, const RouterTopkArgs& args, std::int64_t tokens, std::int64_t num_experts,
                   const Backend& backend) {

@@ -108,6 +108,19 @@ def test_golden_bias_and_groups(kernels: object) -> None:
     assert torch.allclose(weights.double().gather(-1, ours), expected.gather(-1, theirs), rtol=1e-6)
 
 
+@pytest.mark.parametrize("num_experts", [40, 64, 65, 130])
+def test_ties_and_experts_that_a_bias_excludes(kernels: object, num_experts: int) -> None:
+    generator = torch.Generator().manual_seed(num_experts)
+    logits = torch.randint(-2, 3, (9, num_experts), generator=generator).float()
+    bias = torch.where(torch.rand(num_experts, generator=generator) < 0.5, -torch.inf, 0.0)
+    for k in (1, 8, num_experts - 1, num_experts):
+        for options in ({}, {"score": "sigmoid", "bias": bias, "bias_in_weights": False}):
+            weights, experts = router_topk(logits, k, **options)
+            expected, chosen = router_topk_reference(logits, k, **options)
+            assert torch.equal(experts, chosen)
+            assert torch.allclose(weights, expected, rtol=1e-6)
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 9), st.sampled_from([(1, 1), (4, 2), (4, 1), (8, 3), (2, 2)]), st.integers(1, 4), st.data())
 def test_groups_and_ties_as_the_reference(tokens: int, groups: tuple[int, int], size: int, data: Any) -> None:

@@ -188,6 +188,8 @@ def _check_choice(
     topk_groups: int,
     device: torch.device,
 ) -> None:
+    if score in SCORES and bias is None and 1 <= k <= num_experts and num_groups == topk_groups == 1:
+        return  # the messages below would take as long as the choice for some tokens
     _check.require(op, "score", score in SCORES, " or ".join(map(repr, SCORES)), repr(score))
     _check.require(op, "k", 1 <= k <= num_experts, f"within 1 and {num_experts}", k)
     divides = num_groups >= 1 and num_experts % num_groups == 0

@@ -91,17 +91,8 @@ def test_golden_bias_and_groups(kernels: object) -> None:
     assert torch.equal(experts, chosen)
     assert torch.allclose(weights.double(), expected, rtol=1e-6)
     logits, bias, expected, chosen = data("router_grouped_sigmoid")
-    weights, experts = router_topk(
-        logits,
-        4,
-        score="sigmoid",
-        bias=bias,
-        bias_in_weights=False,
-        num_groups=6,
-        topk_groups=2,
-        renormalize=True,
-        scale=2.5,
-    )
+    options: dict[str, Any] = {"score": "sigmoid", "bias": bias, "bias_in_weights": False, "renormalize": True}
+    weights, experts = router_topk(logits, 4, num_groups=6, topk_groups=2, scale=2.5, **options)
     # The published gate leaves a token's experts unordered.
     assert torch.equal(experts.sort(-1).values, chosen.sort(-1).values)
     ours, theirs = experts.argsort(-1), chosen.argsort(-1)

@@ -20,4 +20,11 @@ inline void prefer_large_pages([[maybe_unused]] void* memory, [[maybe_unused]] s
 #endif
 }
 
+// Of a call's result, not touched yet. Beyond 32 MB malloc maps every one anew: faults of small pages were a tenth to a
+// quarter of the time of a product with 512 rows of logits.
+inline void prefer_large_pages_of_result(void* memory, std::size_t bytes) {
+  constexpr std::size_t kAlwaysMapped = std::size_t{32} << 20;
+  if (bytes >= kAlwaysMapped) prefer_large_pages(memory, bytes);
+}
+
 }  // namespace llada

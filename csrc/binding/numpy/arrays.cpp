@@ -133,7 +133,7 @@ Output output(DType dtype, const std::vector<std::int64_t>& sizes) {
   }
   if (dtype == DType::kBFloat16) {
     BFloat16Array array{std::make_shared_for_overwrite<std::uint16_t[]>(stride), sizes};
-    prefer_large_pages(array.data.get(), stride * sizeof(std::uint16_t));
+    prefer_large_pages_of_result(array.data.get(), stride * sizeof(std::uint16_t));
     result.view.data = array.data.get();
     result.array = py::cast(std::move(array));
     return result;

@@ -10,11 +10,12 @@ Figures are of medians. A case's limit is the larger of bytes / rate and operati
 from __future__ import annotations
 
 import argparse
-import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from reports import read_report
 
 ROWS = ("T", "R", "S")  # tokens, rows of logits, queries: what a table's columns are
 
@@ -24,19 +25,6 @@ class Line(NamedTuple):
 
     case: str
     threads: int
-
-
-def read_cases(path: Path) -> list[dict[str, Any]]:
-    """What compare.py recorded, case by case.
-
-    Raises:
-        ValueError: there is none in the file.
-    """
-    benchmarks = json.loads(path.read_text(encoding="utf-8"))["benchmarks"]
-    cases = [one["extra_info"] for one in benchmarks if "runs" in one["extra_info"]]
-    if not cases:
-        raise ValueError(f"{path}: no case of benchmarks/compare.py")
-    return cases
 
 
 def tables(cases: Sequence[Mapping[str, Any]]) -> str:
@@ -81,13 +69,16 @@ def main() -> None:
     parser.add_argument("tables", type=Path, help="Markdown to write")
     options = parser.parse_args()
     try:
-        cases = [case for path in options.results for case in read_cases(path)]
+        reports = {path: read_report(path) for path in options.results}
+        for path, (_, recorded) in reports.items():
+            if not any("runs" in case for case in recorded):
+                raise ValueError(f"{path}: no case of benchmarks/compare.py")
     except (OSError, ValueError, KeyError) as error:
         parser.exit(1, f"results_table: {error}\n")
-    info = json.loads(options.results[0].read_text(encoding="utf-8"))["machine_info"].get("llada_moe_ops", {})
-    facts = " · ".join(str(info[key]) for key in ("processor", "isa", "date") if key in info)
+    machine = reports[options.results[0]][0]
+    cases = [case for _, recorded in reports.values() for case in recorded if "runs" in case]
     about = 'Part of the limit, and what sets it; "x": how many times faster ours is. Medians.'
-    options.tables.write_text(f"# {facts}\n\n{about}\n\n{tables(cases)}\n", encoding="utf-8")
+    options.tables.write_text(f"# {machine}\n\n{about}\n\n{tables(cases)}\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

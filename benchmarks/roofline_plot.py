@@ -12,7 +12,6 @@ than its work, are only counted.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from itertools import product, zip_longest
 from pathlib import Path
@@ -24,6 +23,7 @@ from llada_moe_ops.roofline import LEVELS, Limits
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from reports import read_report
 
 matplotlib.use("Agg")
 
@@ -32,19 +32,6 @@ COLUMNS = 2
 LOWEST = 1.0  # billions of operations a second
 MARKERS = "osD^vPX<>ph*"
 ROOFS = {"l1": ":", "l2": "-.", "l3": "--", "dram": "-"}
-
-
-def read_cases(path: Path) -> list[dict[str, Any]]:
-    """What compare.py recorded, case by case, where there are operations.
-
-    Raises:
-        ValueError: there is none in the file.
-    """
-    benchmarks = json.loads(path.read_text(encoding="utf-8"))["benchmarks"]
-    cases = [one["extra_info"] for one in benchmarks if one["extra_info"].get("operations")]
-    if not cases:
-        raise ValueError(f"{path}: no case with operations and limits")
-    return cases
 
 
 def draw(cases: Sequence[dict[str, Any]], title: str) -> Figure:
@@ -122,11 +109,12 @@ def main() -> None:
     parser.add_argument("picture", type=Path, help="PNG to write")
     options = parser.parse_args()
     try:
-        cases = read_cases(options.results)
+        title, recorded = read_report(options.results)
+        cases = [case for case in recorded if case.get("operations")]
+        if not cases:
+            raise ValueError(f"{options.results}: no case with operations and limits")
     except (OSError, ValueError, KeyError) as error:
         parser.exit(1, f"roofline_plot: {error}\n")
-    facts = json.loads(options.results.read_text(encoding="utf-8"))["machine_info"].get("llada_moe_ops", {})
-    title = " · ".join(str(facts[key]) for key in ("processor", "isa", "date") if key in facts)
     draw(cases, title).savefig(options.picture, dpi=120, format="png")
 
 

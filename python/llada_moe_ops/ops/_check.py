@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -62,7 +63,12 @@ def tensor(
 def require(op: str, name: str, good: bool, expected: str, got: object) -> None:
     """Raise ValueError, in the common wording, unless ``good``."""
     if not good:
-        raise ValueError(f"{op}: {name} must be {expected}, got {got}")
+        refuse(op, name, expected, got)
+
+
+def refuse(op: str, name: str, expected: str, got: object) -> NoReturn:
+    """Raise ValueError in the common wording; for checks whose wording would take longer than they do."""
+    raise ValueError(f"{op}: {name} must be {expected}, got {got}")
 
 
 def even_rows(op: str, name: str, value: Tensor) -> None:

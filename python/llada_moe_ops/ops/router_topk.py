@@ -188,15 +188,16 @@ def _check_choice(
     topk_groups: int,
     device: torch.device,
 ) -> None:
-    if score in SCORES and bias is None and 1 <= k <= num_experts and num_groups == topk_groups == 1:
-        return  # the messages below would take as long as the choice for some tokens
-    _check.require(op, "score", score in SCORES, " or ".join(map(repr, SCORES)), repr(score))
-    _check.require(op, "k", 1 <= k <= num_experts, f"within 1 and {num_experts}", k)
-    divides = num_groups >= 1 and num_experts % num_groups == 0
-    _check.require(op, "num_groups", divides, f"a divisor of {num_experts}", num_groups)
-    _check.require(op, "topk_groups", 1 <= topk_groups <= num_groups, f"within 1 and {num_groups}", topk_groups)
-    enough = num_groups == 1 or k <= topk_groups * (num_experts // num_groups)
-    _check.require(op, "k", enough, f"at most the experts of {topk_groups} groups", k)
+    if score not in SCORES:
+        _check.refuse(op, "score", " or ".join(map(repr, SCORES)), repr(score))
+    if not 1 <= k <= num_experts:
+        _check.refuse(op, "k", f"within 1 and {num_experts}", k)
+    if num_groups < 1 or num_experts % num_groups != 0:
+        _check.refuse(op, "num_groups", f"a divisor of {num_experts}", num_groups)
+    if not 1 <= topk_groups <= num_groups:
+        _check.refuse(op, "topk_groups", f"within 1 and {num_groups}", topk_groups)
+    if num_groups > 1 and k > topk_groups * (num_experts // num_groups):
+        _check.refuse(op, "k", f"at most the experts of {topk_groups} groups", k)
     if bias is not None:
         _check.tensor(op, "bias", bias, dtypes=_check.FLOATING, shape=(num_experts,), device=device)
 

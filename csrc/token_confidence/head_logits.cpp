@@ -48,9 +48,13 @@ HeadLogits::HeadLogits(const TokenConfidenceArgs& args, const LogitChanges& chan
                                             false, args.hidden.dtype)
                            : plain_weights(args.weight, false)),
       wide_(count_ >= kWideRows ? select_wide(weights_) : nullptr),
+      changed_(weights_.panels(), changes.bias.empty() ? 0 : 1),
+      wide_logits_(args.hidden.dtype != DType::kBFloat16),
       rows_(wide_ == nullptr || !picked.empty() ? count_ * weights_.words_per_row() : 0),
       source_{args.hidden.dtype, args.hidden.data, args.hidden.stride(0), picked.empty() ? nullptr : picked.data()} {
   cut_rows(count_, wide_ == nullptr ? kMaxPanelRows : kMaxWideRows, chunks_);
+  for (const std::int64_t id : changes.forbidden) changed_[id / kPanelColumns] = 1;
+  if (args.vocabulary % kPanelColumns != 0) changed_.back() = 1;
   if (wide_ != nullptr && !picked.empty()) {
     const std::int64_t bytes = dtype_bytes(source_.dtype), row_bytes = weights_.k * bytes;
     auto* copies = reinterpret_cast<char*>(rows_.data());
@@ -62,15 +66,10 @@ HeadLogits::HeadLogits(const TokenConfidenceArgs& args, const LogitChanges& chan
   }
 }
 
-bool HeadLogits::finish(float* tile, int rows, std::int64_t panel, const SparseBias::Entry** next) const {
+void HeadLogits::change(float* tile, int rows, std::int64_t panel, const SparseBias::Entry** next) const {
   constexpr float kNone = -std::numeric_limits<float>::infinity();
   const std::int64_t first = panel * kPanelColumns, end = first + kPanelColumns;
-  const auto& forbidden = changes_.forbidden;
-  auto id = std::lower_bound(forbidden.begin(), forbidden.end(), first);
-  const bool forbids = id != forbidden.end() && *id < end, whole = weights_.columns_of(panel) == kPanelColumns;
-  if (changes_.bias.empty() && !forbids && whole) return args_.hidden.dtype != DType::kBFloat16;
-
-  if (args_.hidden.dtype == DType::kBFloat16) statistics_.round_to_bfloat16(tile, rows);
+  if (!wide_logits_) statistics_.round_to_bfloat16(tile, rows);
   if (!changes_.bias.empty()) {
     for (int i = 0; i < rows; ++i) SparseBias::add(next[i], tile + i * kPanelColumns, first, kPanelColumns);
   }
@@ -78,8 +77,9 @@ bool HeadLogits::finish(float* tile, int rows, std::int64_t panel, const SparseB
     for (int i = 0; i < rows; ++i) tile[i * kPanelColumns + column] = kNone;
   };
   for (std::int64_t c = weights_.columns_of(panel); c < kPanelColumns; ++c) forbid(c);
+  const auto& forbidden = changes_.forbidden;
+  auto id = std::lower_bound(forbidden.begin(), forbidden.end(), first);
   for (; id != forbidden.end() && *id < end; ++id) forbid(*id - first);
-  return true;
 }
 
 }  // namespace llada

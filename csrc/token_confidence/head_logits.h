@@ -54,8 +54,9 @@ class HeadLogits {
       next[r] = changes_.bias.first_from(row_of(r), begin * kPanelColumns);
     }
     const auto epilogue = [&](const RowChunk& chunk, std::int64_t panel, float* tile) {
-      const bool rounded = finish(tile, chunk.num_rows, panel, next + chunk.first_row);
-      visit(&chunk - chunks_.data(), LogitTile{panel * kPanelColumns, tile, rounded});
+      const bool changed = changed_[panel] != 0;
+      if (changed) change(tile, chunk.num_rows, panel, next + chunk.first_row);
+      visit(&chunk - chunks_.data(), LogitTile{panel * kPanelColumns, tile, changed || wide_logits_});
     };
     const auto chunks = static_cast<std::int64_t>(chunks_.size());
     if (wide_ != nullptr)
@@ -65,8 +66,8 @@ class HeadLogits {
 
  private:
   std::int64_t row_of(std::int64_t r) const { return picked_.empty() ? r : picked_[r]; }
-  // Whether the tile is rounded.
-  bool finish(float* tile, int rows, std::int64_t panel, const SparseBias::Entry** next) const;
+  // Of a panel that has to: rounds the tile first.
+  void change(float* tile, int rows, std::int64_t panel, const SparseBias::Entry** next) const;
 
   const TokenConfidenceArgs& args_;
   const LogitChanges& changes_;
@@ -76,6 +77,8 @@ class HeadLogits {
   PanelWeights weights_;
   WideGemm wide_;  // or null
   std::vector<RowChunk> chunks_;
+  std::vector<char> changed_;    // of each panel
+  bool wide_logits_;             // need no rounding
   Scratch<std::uint32_t> rows_;  // packed, or as they lie in memory
   RowSource source_;
 };

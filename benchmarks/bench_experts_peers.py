@@ -16,13 +16,13 @@ from typing import Any
 
 import pytest
 import torch
-from llada_moe_ops import ops
 from llada_moe_ops.machine import processor
 from llada_moe_ops.roofline import Limits
 from torch import Tensor
 
 from .compare import PEAKS, probe
 from .peers import all_peers
+from .peers.ours import LOOP, OURS
 from .peers.peer import ACTIVATIONS, FORMATS, TOLERANCE, Peer, Run
 from .peers.reference import reference, relative_error
 from .peers.table import table
@@ -48,21 +48,6 @@ BRIEF_TOKENS = 8
 REST = 0.2
 # What a weight takes: int4 has an fp32 scale for each group of 128.
 WEIGHT_BYTES = {"bf16": 2.0, "fp32": 4.0, "int8": 1.0, "int4": 0.5 + 4 / 128}
-
-
-def build_ours(gate_up_proj: Tensor, down_proj: Tensor, format: str) -> Run:
-    """This library's op on weights packed once."""
-    packed = ops.pack_experts(gate_up_proj, down_proj, format=format)
-    return lambda x, weights, experts: ops.moe_mlp(x, weights, experts, packed)
-
-
-def build_loop(gate_up_proj: Tensor, down_proj: Tensor, format: str) -> Run:
-    """The loop over experts that the published model runs, in plain PyTorch."""
-    return lambda x, weights, experts: ops.moe_mlp_reference(x, weights, experts, gate_up_proj, down_proj)
-
-
-OURS = Peer("ours", FORMATS, lambda: None, build_ours)
-LOOP = Peer("PyTorch loop", ("bf16", "fp32"), lambda: None, build_loop)
 
 
 @dataclass

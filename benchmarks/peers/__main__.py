@@ -1,10 +1,11 @@
-"""Which peers are there, in which version, and how exact each is on a small layer: `python -m benchmarks.peers`."""
+"""Which peers are there, and how exact they and this library are on a small layer: `python -m benchmarks.peers`."""
 
 from __future__ import annotations
 
 import torch
 
 from . import all_peers, llama_cpp
+from .ours import LOOP, OURS
 from .peer import ACTIVATIONS, FORMATS, TOLERANCE
 from .reference import reference, relative_error
 
@@ -12,7 +13,7 @@ EXPERTS, SLOTS, HIDDEN, INTERMEDIATE, TOKENS = 16, 8, 1024, 512, 40
 
 
 def main() -> None:
-    """Print one line per peer and format."""
+    """Print one line per peer and format: its error against float64."""
     torch.manual_seed(0)
     for format in FORMATS:
         dtype = ACTIVATIONS[format]
@@ -20,9 +21,9 @@ def main() -> None:
         down_proj = torch.randn(EXPERTS, HIDDEN, INTERMEDIATE).mul_(INTERMEDIATE**-0.5).to(dtype)
         x, weights = torch.randn(TOKENS, HIDDEN).to(dtype), torch.rand(TOKENS, SLOTS)
         experts = torch.rand(TOKENS, EXPERTS).topk(SLOTS).indices
-        expected = reference(x, weights, experts, gate_up_proj, down_proj)
+        expected = reference(x, weights, experts, gate_up_proj, down_proj, torch.float64)
         present, absent = all_peers(format)
-        for peer in present:
+        for peer in (OURS, *(peer for peer in (LOOP,) if format in peer.formats), *present):
             try:
                 error = relative_error(peer.build(gate_up_proj, down_proj, format)(x, weights, experts), expected)
             except RuntimeError as failure:

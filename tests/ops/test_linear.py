@@ -17,7 +17,7 @@ from torch import Tensor
 from tests import cases
 from tests.emulated import PATHS, SEEDS, emulated, emulated_ops, needs_emulator
 
-from .budget import DTYPES, assert_within_budget, threads
+from .budget import AVAILABLE, DTYPES, assert_within_budget, rms, threads
 
 
 def inputs(rows: int, k: int, n: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
@@ -39,6 +39,20 @@ def test_stays_within_the_budget(shape: tuple[int, int, int], dtype: torch.dtype
         if x.numel() > 0:
             exact = ops.linear_reference(x.double(), weight.double(), None if b is None else b.double())
             assert_within_budget(y, ops.linear_reference(x, weight, b), exact)
+
+
+@pytest.mark.skipif(not AVAILABLE, reason="the extension is not built")
+@pytest.mark.parametrize("rows", [5, 40])
+def test_long_fp32_sums_are_cut_into_short_chains(rows: int, isa: str) -> None:
+    """Adding to a sum that grows to s rounds it by up to u |s|, u = 2^-24, on average less than half of that.
+
+    With n products of size 1 a chain, s² is their number, so K of them add up errors of (n + K / n) / 2 · K · (u / 2)².
+    """
+    k, chain = 2048, 128
+    x, weight, _ = inputs(rows, k, 256, torch.float32)
+    exact = ops.linear_reference(x.double(), weight.double())
+    allowed = 2.0**-25 * ((chain + k / chain) / 2) ** 0.5
+    assert rms(ops.linear(x, weight).double() - exact) <= allowed * rms(exact)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

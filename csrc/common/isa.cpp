@@ -101,6 +101,15 @@ bool reads_whole_lines() {
   return whole;
 }
 
+bool fetches_into_l2() {
+#if defined(__x86_64__)
+  static const bool intel = __builtin_cpu_is("intel") != 0;
+  return intel;
+#else
+  return false;
+#endif
+}
+
 Isa active_isa() {
   const int isa = forced.load(std::memory_order_relaxed);
   if (isa != kUnforced) return static_cast<Isa>(isa);

@@ -19,6 +19,9 @@ std::vector<Isa> available_isas();
 // Whether a stream from memory is read fastest in whole cache lines: not on Zen 4, whose prefetchers then fall behind.
 bool reads_whole_lines();
 
+// Whether more lines can be on their way from memory to L2 than to L1: on Intel's cores.
+bool fetches_into_l2();
+
 // What a GPU runs: kernels of cp.async and mma.sync, or of TMA and wgmma.
 enum class CudaPath { kSm80 = 0, kSm90a = 1 };
 

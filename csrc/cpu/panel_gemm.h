@@ -54,6 +54,7 @@ struct PanelGemmArgs {
   // How many bytes ahead the panel's and the rows' own lines are fetched, not at all with 0.
   std::int64_t ahead = kAheadOfCache, rows_ahead = kAheadOfMemory;
   bool whole_lines = true;  // how the weights of a few rows are loaded
+  bool into_l2 = false;     // what is fetched of weights goes to L2 rather than to L1
   // Where the int4 kernel leaves the expanded panel for later chunks (expanded_words); null: nowhere.
   std::uint32_t* expanded = nullptr;
 };

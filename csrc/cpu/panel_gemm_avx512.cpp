@@ -84,7 +84,7 @@ void wide_tile(const WideGemmArgs& args) {
         weights[v] = _mm512_loadu_si512(columns);
         _mm_prefetch(reinterpret_cast<const char*>(columns) + kAheadOfCache, _MM_HINT_T0);
       }
-      prefetch_lines(next, args.next_step);
+      prefetch_lines<Fetch::kIntoL1>(next, args.next_step);
 #pragma GCC unroll 6
       for (int r = 0; r < Rows; ++r) {
         int lane_of_row;

@@ -95,7 +95,7 @@ LLADA_INLINE void copy_scales(const std::uint32_t* scales, std::uint32_t* target
   _mm512_storeu_si512(target + 16, _mm512_loadu_si512(scales + 16));
 }
 
-template <int Rows, bool Keep>
+template <int Rows, bool Keep, Fetch Into>
 LLADA_INLINE void int4_tile(const PanelGemmArgs& args) {
   const std::uint32_t *panel = args.panel, *rows = args.rows, *scales = rows + args.lanes * Rows;
   std::uint32_t* expanded = args.expanded;
@@ -106,9 +106,9 @@ LLADA_INLINE void int4_tile(const PanelGemmArgs& args) {
   Sums<Rows> sums;
   sums.start(scales + Rows);
   for (std::int64_t lane = 0; lane < args.lanes; lane += kInt4BlockLanes, panel += kInt4BlockWords) {
-    _mm_prefetch(next + kInt4BlockLanes * next_step, _MM_HINT_T0);
+    prefetch<Into>(next + kInt4BlockLanes * next_step);
     expand_block(panel, [&](int, __m512i left, __m512i right) LLADA_INLINE_LAMBDA {
-      _mm_prefetch(next, _MM_HINT_T0);
+      prefetch<Into>(next);
       if constexpr (Keep) {
         _mm512_storeu_si512(expanded, left);
         _mm512_storeu_si512(expanded + 16, right);
@@ -121,6 +121,15 @@ LLADA_INLINE void int4_tile(const PanelGemmArgs& args) {
   }
   if constexpr (Keep) copy_scales(panel, expanded);
   sums.finish(scales, panel, args.out, args.out_stride);
+}
+
+template <int Rows, bool Keep>
+LLADA_INLINE void int4_tile(const PanelGemmArgs& args) {
+  if (args.into_l2) {
+    int4_tile<Rows, Keep, Fetch::kIntoL2>(args);
+  } else {
+    int4_tile<Rows, Keep, Fetch::kIntoL1>(args);
+  }
 }
 
 template <int Rows>

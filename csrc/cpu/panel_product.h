@@ -117,6 +117,7 @@ void run_group(const PanelProduct& product, std::int64_t chunk_begin, std::int64
                                     : weights.stretch(group, weights.packed ? next : std::min(next, panel_end - 1));
           args.next = stretch + (c - chunk_begin) * args.next_step * lanes;
         }
+        args.into_l2 = args.ahead != kAheadOfCache && fetches_into_l2();
         (expanding ? int4_gemm : gemm)(args);
         epilogue(chunk, p, tile);
       }

@@ -69,7 +69,7 @@ void panel_gemm_matches_a_naive_loop(DType dtype, Isa isa) {
 
 // How weights are read changes no bit.
 template <class T>
-void panel_gemm_reads_halves_of_lines_alike(DType dtype, Isa isa) {
+void panel_gemm_reads_every_way_alike(DType dtype, Isa isa) {
   constexpr std::int64_t kLanes = 301;
   const std::int64_t k = kLanes * lane_values(dtype);
   const auto x = matrix<T>(kMaxPanelRows, k, 1), weight = matrix<T>(kPanelColumns, k, 2);
@@ -77,17 +77,18 @@ void panel_gemm_reads_halves_of_lines_alike(DType dtype, Isa isa) {
   pack_panel(dtype, weight.data(), k, kPanelColumns, k, panel.data());
   for (int num_rows = 1; num_rows <= kMaxPanelRows; ++num_rows) {
     pack_rows(dtype, x.data(), k, nullptr, num_rows, k, rows.data());
-    float out[2][kMaxPanelRows * kPanelColumns];
-    for (const bool whole : {false, true}) {
+    float out[3][kMaxPanelRows * kPanelColumns];
+    for (int way = 0; way < 3; ++way) {
       select_panel_gemm(panel_format(dtype), isa)({.rows = rows.data(),
                                                    .panel = panel.data(),
                                                    .num_rows = num_rows,
                                                    .lanes = kLanes,
-                                                   .out = out[whole],
+                                                   .out = out[way],
                                                    .out_stride = kPanelColumns,
-                                                   .whole_lines = whole});
+                                                   .whole_lines = way == 1,
+                                                   .into_l2 = way == 2});
     }
-    EXPECT(std::equal(out[0], out[0] + num_rows * kPanelColumns, out[1]));
+    for (int way = 1; way < 3; ++way) EXPECT(std::equal(out[0], out[0] + num_rows * kPanelColumns, out[way]));
   }
 }
 
@@ -337,8 +338,8 @@ int main() {
     force_isa(isa_name(isa));
     panel_gemm_matches_a_naive_loop<float>(DType::kFloat32, isa);
     panel_gemm_matches_a_naive_loop<bfloat16>(DType::kBFloat16, isa);
-    panel_gemm_reads_halves_of_lines_alike<float>(DType::kFloat32, isa);
-    panel_gemm_reads_halves_of_lines_alike<bfloat16>(DType::kBFloat16, isa);
+    panel_gemm_reads_every_way_alike<float>(DType::kFloat32, isa);
+    panel_gemm_reads_every_way_alike<bfloat16>(DType::kBFloat16, isa);
     wide_gemm_matches_panel_gemm<float>(DType::kFloat32, isa);
     wide_gemm_matches_panel_gemm<bfloat16>(DType::kBFloat16, isa);
   }

@@ -94,7 +94,8 @@ void combine(const AttentionArgs& args, const AttentionPlan& plan, const Attenti
 AttentionKernel select_attention_kernel(DType dtype, Isa isa) {
   const bool bf16 = dtype == DType::kBFloat16;
 #if defined(__x86_64__)
-  if (isa == Isa::kAvx512) return attention_kernel_avx512(bf16);
+  if (isa == Isa::kAvx512Fma && bf16) return attention_kernel_bf16_avx512fma();
+  if (is_avx512(isa)) return attention_kernel_avx512(bf16);
   if (isa == Isa::kAvx2) return attention_kernel_avx2(bf16);
 #endif
   static_cast<void>(isa);

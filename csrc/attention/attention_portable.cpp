@@ -1,9 +1,10 @@
 #include "cpu/vector_portable.h"
 // The tile's body needs the vector above.
+#include "attention/attention_product_impl.h"
 #include "attention/attention_tile_impl.h"
 
 namespace llada {
 
-AttentionKernel attention_kernel_portable(bool bf16) { return kernel_for(bf16); }
+AttentionKernel attention_kernel_portable(bool bf16) { return bf16 ? kernel_of<bfloat16>() : kernel_of<float>(); }
 
 }  // namespace llada

@@ -107,5 +107,6 @@ AttentionKernel select_attention_kernel(DType dtype, Isa isa);
 AttentionKernel attention_kernel_portable(bool bf16);
 AttentionKernel attention_kernel_avx2(bool bf16);
 AttentionKernel attention_kernel_avx512(bool bf16);
+AttentionKernel attention_kernel_bf16_avx512fma();
 
 }  // namespace llada

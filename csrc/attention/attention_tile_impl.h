@@ -1,4 +1,5 @@
-// The body of the tile, compiled once per instruction set: include exactly one cpu/vector_*.h before it.
+// The body of the tile, compiled once per instruction set: include exactly one cpu/vector_*.h and one
+// attention_product_*.h before it.
 #pragma once
 
 #include <cstdint>
@@ -20,21 +21,6 @@ template <class Element>
 constexpr int kLaneValues = 4 / static_cast<int>(sizeof(Element));
 template <class Element>
 constexpr int kBlockLanes = kAttentionBlock / kLaneValues<Element>;
-
-// sum[m] += rows[m] x panel over `lanes` lanes, for two vectors of the panel's columns.
-template <class Element, int RowStride, int Rows>
-LLADA_INLINE void product(const std::uint32_t* rows, const std::uint32_t* panel, int lanes,
-                          Vector::Float (&sum)[Rows][2]) {
-  for (int lane = 0; lane < lanes; ++lane, panel += kAttentionColumns) {
-    const auto left = Vector::load_lanes(panel), right = Vector::load_lanes(panel + Vector::kWidth);
-#pragma GCC unroll 12
-    for (int m = 0; m < Rows; ++m) {
-      const auto value = Vector::broadcast_lane(rows + m * RowStride + lane);
-      sum[m][0] = Vector::dot<Element>(sum[m][0], left, value);
-      sum[m][1] = Vector::dot<Element>(sum[m][1], right, value);
-    }
-  }
-}
 
 template <int Rows>
 LLADA_INLINE void add_scores(const float* scores, Vector::Float (&sum)[Rows][2]) {
@@ -337,8 +323,6 @@ AttentionKernel kernel_of() {
           write<Element>,
           read_mask};
 }
-
-AttentionKernel kernel_for(bool bf16) { return bf16 ? kernel_of<bfloat16>() : kernel_of<float>(); }
 
 }  // namespace
 }  // namespace llada

@@ -1,5 +1,6 @@
 #include "common/isa.h"
 
+#include <algorithm>
 #include <atomic>
 #include <cstdlib>
 
@@ -28,6 +29,14 @@ bool has_avx512() {
   return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
          __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16");
+#else
+  return false;
+#endif
+}
+
+bool is_intel() {
+#if defined(__x86_64__)
+  return __builtin_cpu_is("intel") != 0;
 #else
   return false;
 #endif
@@ -76,6 +85,8 @@ Isa chosen_by_environment() {
 
 const char* isa_name(Isa isa) {
   switch (isa) {
+    case Isa::kAvx512Fma:
+      return "avx512fma";
     case Isa::kAvx512:
       return "avx512";
     case Isa::kAvx2:
@@ -90,7 +101,8 @@ const char* cuda_path_name(CudaPath path) { return path == CudaPath::kSm90a ? "s
 
 std::vector<Isa> available_isas() {
   std::vector<Isa> isas;
-  if (has_avx512()) isas.push_back(Isa::kAvx512);
+  if (has_avx512()) isas = {Isa::kAvx512, Isa::kAvx512Fma};
+  if (is_intel()) std::reverse(isas.begin(), isas.end());
   if (has_avx2()) isas.push_back(Isa::kAvx2);
   isas.push_back(Isa::kPortable);
   return isas;
@@ -102,12 +114,8 @@ bool reads_whole_lines() {
 }
 
 bool fetches_into_l2() {
-#if defined(__x86_64__)
-  static const bool intel = __builtin_cpu_is("intel") != 0;
+  static const bool intel = is_intel();
   return intel;
-#else
-  return false;
-#endif
 }
 
 Isa active_isa() {

@@ -59,7 +59,8 @@ PanelGemm select_panel_gemm(PanelFormat format, Isa isa) {
   };
   Kernels kernels{panel_gemm_fp32_portable, panel_gemm_bf16_portable, panel_gemm_int8_portable};
 #if defined(__x86_64__)
-  if (isa == Isa::kAvx512) kernels = {panel_gemm_fp32_avx512, panel_gemm_bf16_avx512, panel_gemm_int8_avx512};
+  if (is_avx512(isa)) kernels = {panel_gemm_fp32_avx512, panel_gemm_bf16_avx512, panel_gemm_int8_avx512};
+  if (isa == Isa::kAvx512Fma) kernels.bf16 = panel_gemm_bf16_avx512fma;
   if (isa == Isa::kAvx2) kernels = {panel_gemm_fp32_avx2, panel_gemm_bf16_avx2, panel_gemm_int8_avx2};
 #endif
   static_cast<void>(isa);
@@ -69,7 +70,7 @@ PanelGemm select_panel_gemm(PanelFormat format, Isa isa) {
 
 PanelGemm select_int4_gemm(Isa isa) {
 #if defined(__x86_64__)
-  if (isa == Isa::kAvx512) return panel_gemm_int4_avx512;
+  if (is_avx512(isa)) return panel_gemm_int4_avx512;
 #endif
   static_cast<void>(isa);
   return nullptr;
@@ -77,8 +78,9 @@ PanelGemm select_int4_gemm(Isa isa) {
 
 WideGemm select_wide_gemm(PanelFormat format, Isa isa) {
 #if defined(__x86_64__)
-  if (isa == Isa::kAvx512 && format == PanelFormat::kFloat32) return wide_gemm_fp32_avx512;
+  if (is_avx512(isa) && format == PanelFormat::kFloat32) return wide_gemm_fp32_avx512;
   if (isa == Isa::kAvx512 && format == PanelFormat::kBFloat16) return wide_gemm_bf16_avx512;
+  if (isa == Isa::kAvx512Fma && format == PanelFormat::kBFloat16) return wide_gemm_bf16_avx512fma;
 #endif
   static_cast<void>(isa);
   static_cast<void>(format);
@@ -87,7 +89,7 @@ WideGemm select_wide_gemm(PanelFormat format, Isa isa) {
 
 void expand_int4(const std::uint32_t* panel, std::int64_t lanes, std::uint32_t* expanded) {
 #if defined(__x86_64__)
-  if (active_isa() == Isa::kAvx512) return expand_int4_avx512(panel, lanes, expanded);
+  if (is_avx512(active_isa())) return expand_int4_avx512(panel, lanes, expanded);
 #endif
   expand_int4_portable(panel, lanes, expanded);
 }
@@ -95,7 +97,7 @@ void expand_int4(const std::uint32_t* panel, std::int64_t lanes, std::uint32_t* 
 void pack_rows(DType dtype, const void* source, std::int64_t row_stride, const std::int32_t* index_of_row, int num_rows,
                std::int64_t k, std::uint32_t* rows) {
 #if defined(__x86_64__)
-  if (active_isa() == Isa::kAvx512) {
+  if (is_avx512(active_isa())) {
     return pack_rows_avx512(dtype, source, row_stride, index_of_row, num_rows, k, rows);
   }
 #endif
@@ -111,6 +113,7 @@ void pack_half_panel(DType dtype, const void* source, std::int64_t row_stride, i
 #if defined(__x86_64__)
   switch (active_isa()) {
     case Isa::kAvx512:
+    case Isa::kAvx512Fma:
       return pack_half_panel_avx512(dtype, source, row_stride, num_columns, k, panel);
     case Isa::kAvx2:
       return pack_half_panel_avx2(dtype, source, row_stride, num_columns, k, panel);

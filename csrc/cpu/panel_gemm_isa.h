@@ -11,9 +11,11 @@ void panel_gemm_fp32_avx2(const PanelGemmArgs& args);
 void panel_gemm_bf16_avx2(const PanelGemmArgs& args);
 void panel_gemm_fp32_avx512(const PanelGemmArgs& args);
 void panel_gemm_bf16_avx512(const PanelGemmArgs& args);
+void panel_gemm_bf16_avx512fma(const PanelGemmArgs& args);
 
 void wide_gemm_fp32_avx512(const WideGemmArgs& args);
 void wide_gemm_bf16_avx512(const WideGemmArgs& args);
+void wide_gemm_bf16_avx512fma(const WideGemmArgs& args);
 
 void panel_gemm_int8_portable(const PanelGemmArgs& args);
 void panel_gemm_int8_avx2(const PanelGemmArgs& args);

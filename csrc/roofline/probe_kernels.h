@@ -28,5 +28,6 @@ const ProbeKernels& select_probe_kernels(Isa isa);
 const ProbeKernels& probe_kernels_portable();
 const ProbeKernels& probe_kernels_avx2();
 const ProbeKernels& probe_kernels_avx512();
+const ProbeKernels& probe_kernels_avx512fma();
 
 }  // namespace llada

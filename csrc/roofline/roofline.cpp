@@ -78,6 +78,7 @@ double timed_round(int threads, double seconds, RoundLength& length, const Work&
 
 const ProbeKernels& select_probe_kernels(Isa isa) {
 #if defined(__x86_64__)
+  if (isa == Isa::kAvx512Fma) return probe_kernels_avx512fma();
   if (isa == Isa::kAvx512) return probe_kernels_avx512();
   if (isa == Isa::kAvx2) return probe_kernels_avx2();
 #endif

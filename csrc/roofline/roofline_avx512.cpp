@@ -53,4 +53,11 @@ const ProbeKernels& probe_kernels_avx512() {
   return kKernels;
 }
 
+// A product of bf16 is one of fp32 there.
+const ProbeKernels& probe_kernels_avx512fma() {
+  static constexpr ProbeKernels kKernels{read<__m512i>, read<__m256i>, probe_products<Fp32, 12, 2>(),
+                                         probe_products<Fp32, 12, 2>(), probe_products<Int8, 12, 2>()};
+  return kKernels;
+}
+
 }  // namespace llada

@@ -4,7 +4,7 @@ namespace llada {
 
 const PanelStatistics& select_panel_statistics(Isa isa) {
 #if defined(__x86_64__)
-  if (isa == Isa::kAvx512) return panel_statistics_avx512();
+  if (is_avx512(isa)) return panel_statistics_avx512();
   if (isa == Isa::kAvx2) return panel_statistics_avx2();
 #endif
   static_cast<void>(isa);

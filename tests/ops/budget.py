@@ -19,7 +19,7 @@ DTYPES = (torch.float32, torch.bfloat16)
 AVAILABLE: list[str] = extension().available_isas() if native() else []
 ISAS = [
     pytest.param(name, marks=pytest.mark.skipif(name not in AVAILABLE, reason=f"no {name} path here: {AVAILABLE}"))
-    for name in ("avx512", "avx2", "portable")
+    for name in ("avx512", "avx512fma", "avx2", "portable")
 ]
 
 

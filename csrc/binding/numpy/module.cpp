@@ -78,7 +78,9 @@ PYBIND11_MODULE(_C, module) {
   bind_roofline(module);
   bind_cuda(module);
   module.def("build_info", &build_info, "Compiler, torch built against, sanitizer.");
-  module.def("isa", [] { return isa_name(active_isa()); }, "The instruction set in force: avx512, avx2 or portable.");
+  module.def(
+      "isa", [] { return isa_name(active_isa()); },
+      "The instruction set in force: avx512, avx512fma, avx2 or portable.");
   module.def("available_isas", &available_names, "The instruction sets this processor has, best first.");
   module.def("force_isa", &force_isa, py::arg("name"),
              "Force one of available_isas(); an empty name returns to the default choice.");

@@ -17,7 +17,7 @@ from torch import Tensor
 from tests import cases
 from tests.emulated import PATHS, SEEDS, emulated, emulated_ops, needs_emulator
 
-from .budget import AVAILABLE, DTYPES, assert_within_budget, rms, threads
+from .budget import AVAILABLE, DTYPES, assert_within_budget, forced_isa, rms, threads
 
 
 def inputs(rows: int, k: int, n: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
@@ -53,6 +53,17 @@ def test_long_fp32_sums_are_cut_into_short_chains(rows: int, isa: str) -> None:
     exact = ops.linear_reference(x.double(), weight.double())
     allowed = 2.0**-25 * ((chain + k / chain) / 2) ** 0.5
     assert rms(ops.linear(x, weight).double() - exact) <= allowed * rms(exact)
+
+
+@pytest.mark.skipif(not {"avx512fma", "avx2"} <= set(AVAILABLE), reason=f"not both paths here: {AVAILABLE}")
+@pytest.mark.parametrize("rows", [11, 300])
+def test_bf16_by_vfmadd_has_the_bits_of_avx2(rows: int) -> None:
+    """Both add the even element's product of a lane before the odd one's, each with one rounding."""
+    x, weight, _ = inputs(rows, 1100, 2000, torch.bfloat16)
+    with forced_isa("avx512fma"):
+        y = ops.linear(x, weight)
+    with forced_isa("avx2"):
+        assert torch.equal(ops.linear(x, weight), y)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -23,7 +23,7 @@ def main() -> None:
         experts = torch.rand(TOKENS, EXPERTS).topk(SLOTS).indices
         expected = reference(x, weights, experts, gate_up_proj, down_proj, torch.float64)
         present, absent = all_peers(format)
-        for peer in (OURS, *(peer for peer in (LOOP,) if format in peer.formats), *present):
+        for peer in (peer for peer in (OURS, LOOP, *present) if format in peer.formats):
             try:
                 error = relative_error(peer.build(gate_up_proj, down_proj, format)(x, weights, experts), expected)
             except RuntimeError as failure:

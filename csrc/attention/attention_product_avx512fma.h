@@ -10,8 +10,7 @@
 namespace llada {
 namespace {
 
-// sum[m] += rows[m] x panel over `lanes` lanes, for two vectors of the panel's columns: the sums of Vector::dot. What
-// lies up to 15 lanes behind a row's is read and left alone.
+// sum[m] += rows[m] x panel over `lanes` lanes, for two vectors of the panel's columns: the sums of Vector::dot.
 template <class Element, int RowStride, int Rows>
 LLADA_INLINE void product(const std::uint32_t* rows, const std::uint32_t* panel, int lanes,
                           Vector::Float (&sum)[Rows][2]) {

@@ -47,16 +47,16 @@ constexpr int kChainLanes = 64;
 template <class Element, int Rows>
 __attribute__((noinline)) void score_keys(const AttentionTileArgs& args) {
   const int depth_lanes = args.depth_lanes, panel_size = depth_lanes * kAttentionColumns;
-  const std::uint32_t* queries = args.queries;
+  const ProductRows<Element, kQueryStride, Rows> queries(args.queries, depth_lanes);
   for (int key = args.first_key; key < args.end_key; key += kPairWidth) {
     const int column = key - args.first_key;
     const std::uint32_t* panel = args.keys + column / kAttentionColumns * panel_size + column % kAttentionColumns;
     float* scores = args.scores + key;
     for (int lane = 0; lane < depth_lanes; lane += kChainLanes) {
-      const int lanes = depth_lanes - lane < kChainLanes ? depth_lanes - lane : kChainLanes;
+      const int end = lane + kChainLanes < depth_lanes ? lane + kChainLanes : depth_lanes;
       Vector::Float sum[Rows][2];
       for (int m = 0; m < Rows; ++m) sum[m][0] = sum[m][1] = Vector::set(0.0f);
-      product<Element, kQueryStride>(queries + lane, panel + lane * kAttentionColumns, lanes, sum);
+      queries.multiply(panel, lane, end, sum);
       if (lane > 0) add_scores<Rows>(scores, sum);
       store_scores<Rows>(scores, sum);
     }
@@ -111,8 +111,9 @@ LLADA_INLINE void softmax(const AttentionTileArgs& args, Element* weights, float
 
 template <class Element, int Rows>
 __attribute__((noinline)) void add_values(const AttentionTileArgs& args, const Fold& factors) {
-  const std::uint32_t* weights = weights_of<Element>(args) + args.first_key / kLaneValues<Element>;
   const int lanes = (args.end_key - args.first_key) / kLaneValues<Element>, num_rows = args.num_rows;
+  const ProductRows<Element, kBlockLanes<Element>, Rows> weights(
+      weights_of<Element>(args) + args.first_key / kLaneValues<Element>, lanes);
   const std::int64_t stride = args.state_stride;
   const AttentionSums sums = args.sums;
   for (int column = 0; column < args.depth_panels * kAttentionColumns; column += kPairWidth) {
@@ -124,7 +125,7 @@ __attribute__((noinline)) void add_values(const AttentionTileArgs& args, const F
       sum[m][0] = more ? Vector::load(state + m * stride) : Vector::set(0.0f);
       sum[m][1] = more ? Vector::load(state + m * stride + Vector::kWidth) : Vector::set(0.0f);
     }
-    product<Element, kBlockLanes<Element>>(weights, panel + column % kAttentionColumns, lanes, sum);
+    weights.multiply(panel + column % kAttentionColumns, 0, lanes, sum);
     if (sums == AttentionSums::kFold) fold_sums<Rows>(state, stride, num_rows, factors, sum);
 #pragma GCC unroll 12
     for (int m = 0; m < Rows; ++m, state += stride) {

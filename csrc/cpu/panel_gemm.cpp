@@ -76,15 +76,15 @@ PanelGemm select_int4_gemm(Isa isa) {
   return nullptr;
 }
 
-WideGemm select_wide_gemm(PanelFormat format, Isa isa) {
+WideKernel select_wide_gemm(PanelFormat format, Isa isa) {
 #if defined(__x86_64__)
-  if (is_avx512(isa) && format == PanelFormat::kFloat32) return wide_gemm_fp32_avx512;
-  if (isa == Isa::kAvx512 && format == PanelFormat::kBFloat16) return wide_gemm_bf16_avx512;
-  if (isa == Isa::kAvx512Fma && format == PanelFormat::kBFloat16) return wide_gemm_bf16_avx512fma;
+  if (is_avx512(isa) && format == PanelFormat::kFloat32) return {wide_gemm_fp32_avx512, kWideRowsAvx512};
+  if (isa == Isa::kAvx512 && format == PanelFormat::kBFloat16) return {wide_gemm_bf16_avx512, kWideRowsAvx512};
+  if (isa == Isa::kAvx512Fma && format == PanelFormat::kBFloat16) return {wide_gemm_bf16_avx512fma, kMaxWideRows};
 #endif
   static_cast<void>(isa);
   static_cast<void>(format);
-  return nullptr;
+  return {};
 }
 
 void expand_int4(const std::uint32_t* panel, std::int64_t lanes, std::uint32_t* expanded) {

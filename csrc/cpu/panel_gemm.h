@@ -70,13 +70,11 @@ PanelGemm select_int4_gemm(Isa isa);
 // An int4 panel as an int8 panel of expanded_words.
 void expand_int4(const std::uint32_t* panel, std::int64_t lanes, std::uint32_t* expanded);
 
-// Few enough for the registers, and for the eight ways of a set of L1 where rows lie 4 KB or a multiple apart.
-inline constexpr int kMaxWideRows = 6;
+inline constexpr int kMaxWideRows = kMaxPanelRows;
 
-// A product whose rows are read as they lie in memory, nothing packed, with two panels side by side: 6 rows x 64
-// columns take as many products for each load as 12 x 32, and the same sums in the same order.
+// A product whose rows are read as they lie in memory, nothing packed, with two panels: panel_gemm's sums in its order.
 struct WideGemmArgs {
-  const char* rows;            // num_rows <= kMaxWideRows of `lanes` whole lanes each
+  const char* rows;            // num_rows <= WideKernel::rows of `lanes` whole lanes each
   std::int64_t row_bytes;      // from one to the next
   const std::uint32_t* panel;  // the first
   std::int64_t panel_words;    // from there to the second
@@ -91,8 +89,12 @@ struct WideGemmArgs {
 
 using WideGemm = void (*)(const WideGemmArgs&);
 
-// Null where an instruction set or format has none.
-WideGemm select_wide_gemm(PanelFormat format, Isa isa);
+struct WideKernel {
+  WideGemm gemm = nullptr;  // null where an instruction set or format has none
+  int rows = 0;             // that it takes
+};
+
+WideKernel select_wide_gemm(PanelFormat format, Isa isa);
 
 // Packs num_rows rows (row r at source + r * row_stride elements, or at the gathered row index_of_row[r] when that
 // is not null) of length k into `rows` above.

@@ -107,7 +107,7 @@ void wide_tile(const WideGemmArgs& args) {
 
 template <class Element>
 void wide_gemm(const WideGemmArgs& args) {
-  static constexpr WideGemm kTiles[kMaxWideRows + 1][2] = {{nullptr, nullptr},
+  static constexpr WideGemm kTiles[kWideRowsAvx512 + 1][2] = {{nullptr, nullptr},
                                                            {wide_tile<Element, 1, 1>, wide_tile<Element, 1, 2>},
                                                            {wide_tile<Element, 2, 1>, wide_tile<Element, 2, 2>},
                                                            {wide_tile<Element, 3, 1>, wide_tile<Element, 3, 2>},

@@ -15,23 +15,23 @@ namespace llada {
 namespace {
 
 // sums[r] += rows[r x stride] x weights.
-template <int Rows, int Vectors>
-LLADA_INLINE void accumulate(const float* rows, std::int64_t stride, const __m512 (&weights)[Vectors],
-                             __m512 (&sums)[Rows][Vectors]) {
+template <int Rows>
+LLADA_INLINE void accumulate(const float* rows, std::int64_t stride, const __m512 (&weights)[2],
+                             __m512 (&sums)[Rows][2]) {
 #pragma GCC unroll 12
   for (int r = 0; r < Rows; ++r) {
     const __m512 value = _mm512_set1_ps(rows[r * stride]);
-#pragma GCC unroll 4
-    for (int v = 0; v < Vectors; ++v) sums[r][v] = _mm512_fmadd_ps(value, weights[v], sums[r][v]);
+#pragma GCC unroll 2
+    for (int v = 0; v < 2; ++v) sums[r][v] = _mm512_fmadd_ps(value, weights[v], sums[r][v]);
   }
 }
 
-template <int Rows, int Vectors>
-LLADA_INLINE void clear(__m512 (&sums)[Rows][Vectors]) {
+template <int Rows>
+LLADA_INLINE void clear(__m512 (&sums)[Rows][2]) {
 #pragma GCC unroll 12
   for (int r = 0; r < Rows; ++r) {
-#pragma GCC unroll 4
-    for (int v = 0; v < Vectors; ++v) sums[r][v] = _mm512_setzero_ps();
+#pragma GCC unroll 2
+    for (int v = 0; v < 2; ++v) sums[r][v] = _mm512_setzero_ps();
   }
 }
 
@@ -61,43 +61,36 @@ void tile(const PanelGemmArgs& args) {
   } while (begin < args.lanes);
 }
 
-template <int Rows, int Panels>
+// One panel after the other, which share a block of widened rows: side by side, with 6 rows, each would be widened for
+// half as many products.
+template <int Rows>
 void wide_tile(const WideGemmArgs& args) {
-  constexpr int kVectors = 2 * Panels;
   alignas(64) float even[Rows][kLaneBlock], odd[Rows][kLaneBlock];
-  const std::uint32_t* panel = args.panel;
   const char* next = static_cast<const char*>(args.next);
-  std::int64_t begin = 0;
-  do {
+  const std::int64_t next_step = (args.next_step + args.num_panels - 1) / args.num_panels;
+  for (std::int64_t begin = 0; begin < args.lanes; begin += kLaneBlock) {
     const std::int64_t count = begin + kLaneBlock < args.lanes ? kLaneBlock : args.lanes - begin;
     for (int r = 0; r < Rows; ++r) widen_lanes(args.rows + r * args.row_bytes + 4 * begin, count, even[r], odd[r]);
-    __m512 sums[Rows][kVectors];
-    clear(sums);
-    for (std::int64_t lane = 0; lane < count; ++lane, panel += kPanelColumns, next += args.next_step) {
-      const std::uint32_t* columns[kVectors];
-      __m512 weights[kVectors];
-#pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) {
-        columns[v] = panel + v / 2 * args.panel_words + v % 2 * 16;
-        weights[v] = widen_even(_mm512_loadu_si512(columns[v]));
-        prefetch<Fetch::kIntoL1>(reinterpret_cast<const char*>(columns[v]) + kAheadOfCache);
+    for (int p = 0; p < args.num_panels; ++p) {
+      const std::uint32_t* panel = args.panel + p * args.panel_words + begin * kPanelColumns;
+      __m512 sums[Rows][2];
+      clear(sums);
+      for (std::int64_t lane = 0; lane < count; ++lane, panel += kPanelColumns, next += next_step) {
+        const __m512i left = _mm512_loadu_si512(panel), right = _mm512_loadu_si512(panel + 16);
+        prefetch<Fetch::kIntoL1>(reinterpret_cast<const char*>(panel) + kAheadOfCache);
+        prefetch<Fetch::kIntoL1>(reinterpret_cast<const char*>(panel + 16) + kAheadOfCache);
+        prefetch_lines<Fetch::kIntoL2>(next, next_step);
+        accumulate(&even[0][lane], kLaneBlock, {widen_even(left), widen_even(right)}, sums);
+        accumulate(&odd[0][lane], kLaneBlock, {widen_odd(left), widen_odd(right)}, sums);
       }
-      prefetch_lines<Fetch::kIntoL1>(next, args.next_step);
-      accumulate(&even[0][lane], kLaneBlock, weights, sums);
-#pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) weights[v] = widen_odd(_mm512_loadu_si512(columns[v]));
-      accumulate(&odd[0][lane], kLaneBlock, weights, sums);
-    }
-#pragma GCC unroll 6
-    for (int r = 0; r < Rows; ++r) {
-#pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) {
-        float* out = args.out + (v / 2 * Rows + r) * kPanelColumns + v % 2 * 16;
-        store_or_add(out, args.first && begin == 0, sums[r][v]);
+      float* out = args.out + p * Rows * kPanelColumns;
+#pragma GCC unroll 12
+      for (int r = 0; r < Rows; ++r, out += kPanelColumns) {
+        store_or_add(out, args.first && begin == 0, sums[r][0]);
+        store_or_add(out + 16, args.first && begin == 0, sums[r][1]);
       }
     }
-    begin += count;
-  } while (begin < args.lanes);
+  }
 }
 
 }  // namespace
@@ -110,14 +103,10 @@ void panel_gemm_bf16_avx512fma(const PanelGemmArgs& args) {
 }
 
 void wide_gemm_bf16_avx512fma(const WideGemmArgs& args) {
-  static constexpr WideGemm kTiles[kMaxWideRows + 1][2] = {{nullptr, nullptr},
-                                                           {wide_tile<1, 1>, wide_tile<1, 2>},
-                                                           {wide_tile<2, 1>, wide_tile<2, 2>},
-                                                           {wide_tile<3, 1>, wide_tile<3, 2>},
-                                                           {wide_tile<4, 1>, wide_tile<4, 2>},
-                                                           {wide_tile<5, 1>, wide_tile<5, 2>},
-                                                           {wide_tile<6, 1>, wide_tile<6, 2>}};
-  kTiles[args.num_rows][args.num_panels - 1](args);
+  static constexpr WideGemm kTiles[kMaxWideRows + 1] = {
+      nullptr,      wide_tile<1>, wide_tile<2>, wide_tile<3>,  wide_tile<4>,  wide_tile<5>, wide_tile<6>,
+      wide_tile<7>, wide_tile<8>, wide_tile<9>, wide_tile<10>, wide_tile<11>, wide_tile<12>};
+  kTiles[args.num_rows](args);
 }
 
 }  // namespace llada

@@ -13,6 +13,9 @@ void panel_gemm_fp32_avx512(const PanelGemmArgs& args);
 void panel_gemm_bf16_avx512(const PanelGemmArgs& args);
 void panel_gemm_bf16_avx512fma(const PanelGemmArgs& args);
 
+// Side by side the two panels take as many products for each load with 6 rows as one with 12, and 6 rows fit the eight
+// ways of a set of L1 where they lie 4 KB or a multiple apart.
+inline constexpr int kWideRowsAvx512 = 6;
 void wide_gemm_fp32_avx512(const WideGemmArgs& args);
 void wide_gemm_bf16_avx512(const WideGemmArgs& args);
 void wide_gemm_bf16_avx512fma(const WideGemmArgs& args);

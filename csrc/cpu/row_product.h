@@ -23,8 +23,8 @@ void run_rows(const PanelWeights& weights, const RowSource& source, std::int64_t
               const MakeEpilogue& make_epilogue) {
   thread_local std::vector<RowChunk> kept_chunks;
   std::vector<RowChunk>& chunks = kept_chunks;  // for the body: other threads have a thread_local of their own
-  const WideGemm wide = select_wide(weights);
-  cut_rows(num_rows, wide == nullptr ? kMaxPanelRows : kMaxWideRows, chunks);
+  const WideKernel wide = select_wide(weights);
+  cut_rows(num_rows, wide.gemm == nullptr ? kMaxPanelRows : wide.rows, chunks);
   const std::int64_t panels = weights.panels(), lanes = weights.lanes();
   const auto count = static_cast<std::int64_t>(chunks.size());
   const std::int64_t useful = useful_threads(panels, num_rows / kMaxPanelRows + 1, lanes);
@@ -38,7 +38,7 @@ void run_rows(const PanelWeights& weights, const RowSource& source, std::int64_t
       cached.packed = true;
     }
     auto epilogue = make_epilogue();
-    if (wide != nullptr) {
+    if (wide.gemm != nullptr) {
       for (std::int64_t c = begin; c < end; ++c) {
         run_wide({wide, cached, source, chunks}, c, c + 1, 0, wide_pairs(weights), epilogue);
       }

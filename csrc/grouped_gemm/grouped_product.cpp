@@ -39,9 +39,9 @@ void run_grouped_product(const GroupedProduct& product) {
   };
   const RowSource source{product.dtype, product.x, product.row_stride, nullptr};
   if (product.groups == 1 && stays_in_cache(weights)) return run_rows(weights, source, total, [&] { return epilogue; });
-  const WideGemm wide = product.groups == 1 && total >= kWideRows ? select_wide(weights) : nullptr;
-  if (wide != nullptr) {
-    cut_rows(total, kMaxWideRows, chunks);
+  const WideKernel wide = product.groups == 1 && total >= kWideRows ? select_wide(weights) : WideKernel{};
+  if (wide.gemm != nullptr) {
+    cut_rows(total, wide.rows, chunks);
     const ProductPlan plan(chunks, wide_pairs(weights), num_threads());
     const std::int64_t threads = useful_threads(weights.panels(), total / kMaxPanelRows, weights.lanes());
     return parallel_phases(threads, {{plan.items(), 1, [&](std::int64_t begin, std::int64_t end) {

@@ -47,15 +47,15 @@ HeadLogits::HeadLogits(const TokenConfidenceArgs& args, const LogitChanges& chan
       weights_(args.packed ? packed_weights(kOp, "lm_head", args.weight, -1, args.vocabulary, args.hidden.size(1),
                                             false, args.hidden.dtype)
                            : plain_weights(args.weight, false)),
-      wide_(count_ >= kWideRows ? select_wide(weights_) : nullptr),
+      wide_(count_ >= kWideRows ? select_wide(weights_) : WideKernel{}),
       changed_(weights_.panels(), changes.bias.empty() ? 0 : 1),
       wide_logits_(args.hidden.dtype != DType::kBFloat16),
-      rows_(wide_ == nullptr || !picked.empty() ? count_ * weights_.words_per_row() : 0),
+      rows_(wide_.gemm == nullptr || !picked.empty() ? count_ * weights_.words_per_row() : 0),
       source_{args.hidden.dtype, args.hidden.data, args.hidden.stride(0), picked.empty() ? nullptr : picked.data()} {
-  cut_rows(count_, wide_ == nullptr ? kMaxPanelRows : kMaxWideRows, chunks_);
+  cut_rows(count_, wide_.gemm == nullptr ? kMaxPanelRows : wide_.rows, chunks_);
   for (const std::int64_t id : changes.forbidden) changed_[id / kPanelColumns] = 1;
   if (args.vocabulary % kPanelColumns != 0) changed_.back() = 1;
-  if (wide_ != nullptr && !picked.empty()) {
+  if (wide_.gemm != nullptr && !picked.empty()) {
     const std::int64_t bytes = dtype_bytes(source_.dtype), row_bytes = weights_.k * bytes;
     auto* copies = reinterpret_cast<char*>(rows_.data());
     for (std::int64_t r = 0; r < count_; ++r) {

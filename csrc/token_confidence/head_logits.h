@@ -42,7 +42,7 @@ class HeadLogits {
   const std::vector<RowChunk>& chunks() const { return chunks_; }
 
   // Before run: the rows of chunks [begin, end) of those that have to be packed.
-  std::int64_t chunks_to_pack() const { return wide_ == nullptr ? static_cast<std::int64_t>(chunks_.size()) : 0; }
+  std::int64_t chunks_to_pack() const { return wide_.gemm == nullptr ? static_cast<std::int64_t>(chunks_.size()) : 0; }
   void pack(std::int64_t begin, std::int64_t end) { pack_chunks(weights_, source_, chunks_, begin, end, rows_.data()); }
 
   // Calls visit(c, tile) with the rows, at most 12, of each chunk c for panels [begin, end), in order. Both are even,
@@ -59,7 +59,7 @@ class HeadLogits {
       visit(&chunk - chunks_.data(), LogitTile{panel * kPanelColumns, tile, changed || wide_logits_});
     };
     const auto chunks = static_cast<std::int64_t>(chunks_.size());
-    if (wide_ != nullptr)
+    if (wide_.gemm != nullptr)
       return run_wide({wide_, weights_, source_, chunks_}, 0, chunks, begin / 2, (end + 1) / 2, epilogue);
     run_group({weights_, rows_.data(), chunks_}, 0, chunks, begin, end, epilogue);
   }
@@ -75,7 +75,7 @@ class HeadLogits {
   std::int64_t count_;
   const PanelStatistics& statistics_;
   PanelWeights weights_;
-  WideGemm wide_;  // or null
+  WideKernel wide_;  // or none
   std::vector<RowChunk> chunks_;
   std::vector<char> changed_;    // of each panel
   bool wide_logits_;             // need no rounding

@@ -96,8 +96,8 @@ void panel_gemm_reads_every_way_alike(DType dtype, Isa isa) {
 template <class T>
 void wide_gemm_matches_panel_gemm(DType dtype, Isa isa) {
   const PanelFormat format = panel_format(dtype);
-  const WideGemm wide = select_wide_gemm(format, isa);
-  if (wide == nullptr) return;
+  const WideKernel wide = select_wide_gemm(format, isa);
+  if (wide.gemm == nullptr) return;
   constexpr std::int64_t kDepths[] = {2, 30, 512, 1030};
   for (const std::int64_t k : kDepths) {
     const std::int64_t lanes = lane_count(dtype, k), words = lanes * kPanelColumns, stride = k + 3;
@@ -106,7 +106,7 @@ void wide_gemm_matches_panel_gemm(DType dtype, Isa isa) {
     for (int p = 0; p < 2; ++p) {
       pack_panel(dtype, weight.data() + p * kPanelColumns * k, k, kPanelColumns, k, panels.data() + p * words);
     }
-    for (int num_rows = 1; num_rows <= kMaxWideRows; ++num_rows) {
+    for (int num_rows = 1; num_rows <= wide.rows; ++num_rows) {
       pack_rows(dtype, x.data(), stride, nullptr, num_rows, k, rows.data());
       for (int num_panels = 1; num_panels <= 2; ++num_panels) {
         float expected[2 * kMaxWideRows * kPanelColumns], out[2 * kMaxWideRows * kPanelColumns];
@@ -116,17 +116,17 @@ void wide_gemm_matches_panel_gemm(DType dtype, Isa isa) {
                             isa)({rows.data(), panels.data() + p * words, num_rows, lanes, tile, kPanelColumns});
         }
         for (std::int64_t lane = 0; lane < lanes; lane += kLaneBlock) {
-          wide({.rows = reinterpret_cast<const char*>(x.data()) + 4 * lane,
-                .row_bytes = stride * dtype_bytes(dtype),
-                .panel = panels.data() + lane * kPanelColumns,
-                .panel_words = words,
-                .num_rows = num_rows,
-                .num_panels = num_panels,
-                .lanes = std::min(kLaneBlock, lanes - lane),
-                .first = lane == 0,
-                .out = out,
-                .next = nullptr,
-                .next_step = 0});
+          wide.gemm({.rows = reinterpret_cast<const char*>(x.data()) + 4 * lane,
+                     .row_bytes = stride * dtype_bytes(dtype),
+                     .panel = panels.data() + lane * kPanelColumns,
+                     .panel_words = words,
+                     .num_rows = num_rows,
+                     .num_panels = num_panels,
+                     .lanes = std::min(kLaneBlock, lanes - lane),
+                     .first = lane == 0,
+                     .out = out,
+                     .next = nullptr,
+                     .next_step = 0});
         }
         EXPECT(std::equal(out, out + num_panels * num_rows * kPanelColumns, expected));
       }

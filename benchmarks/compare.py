@@ -3,7 +3,7 @@ times faster it is than each peer.
 
 Correctness comes first: a result that is far from the first peer's is no speed. Op and peers take turns, and between
 turns the limit is measured, too: memory's rate drifts by a factor of two within minutes, and only figures of the same
-moment compare.
+moment compare. So a ratio is the median of the turns' ratios, not that of medians.
 """
 
 from __future__ import annotations
@@ -68,6 +68,7 @@ def compare(
         return {
             "min": min(values),
             "median": median(values),
+            "ratio": median(value / of_ours for value, of_ours in zip(values, times["ours"], strict=True)),
             "fraction": limits.fraction(median(values), *work, level=level),
             "fraction_of_best": limits.fraction(min(values), *work, level=level, best=True),
         }
@@ -83,15 +84,13 @@ def compare(
 
 
 def line(name: str, runs: Mapping[str, Mapping[str, float]], bound: str, bytes_moved: float, flops: float) -> str:
-    """The case in one line: median (and minimum) of each; rates, fraction and ratios are of the medians."""
+    """The case in one line: median (and minimum) of each; rates and fraction are of the median."""
     seconds = runs["ours"]["median"]
 
     def time_of(run: str) -> str:
         return f"{runs[run]['median'] * 1e6:.1f} ({runs[run]['min'] * 1e6:.1f})"
 
-    ratios = (
-        f"{run['median'] / seconds:6.2f} x {peer} {time_of(peer)}" for peer, run in runs.items() if peer != "ours"
-    )
+    ratios = (f"{run['ratio']:6.2f} x {peer} {time_of(peer)}" for peer, run in runs.items() if peer != "ours")
     return (
         f"{name:<54}{time_of('ours'):>20} us"
         f"{flops / seconds / 1e9:9.1f} GFLOP/s{bytes_moved / seconds / 1e9:8.1f} GB/s"

@@ -4,7 +4,8 @@ many times faster it is than everything that took turns with it, for each format
     make bench    # or: python -m pytest benchmarks -s --every-size --threads 1 2 --benchmark-json=results.json
     python benchmarks/results_table.py results.json results.md
 
-Figures are of medians. A case's limit is the larger of bytes / rate and operations / peak, measured between the turns.
+Parts of the limit are of medians, ratios are medians of the turns' ratios. A case's limit is the larger of bytes / rate
+and operations / peak, measured between the turns.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ def _limit(case: Mapping[str, Any]) -> str:
 
 def _ratio(case: Mapping[str, Any], other: str) -> str:
     runs = case["runs"]
-    return f"{runs[other]['median'] / runs['ours']['median']:.2f}" if other in runs else ""
+    return f"{runs[other]['ratio']:.2f}" if other in runs else ""
 
 
 def main() -> None:
@@ -73,6 +74,8 @@ def main() -> None:
         for path, (_, recorded) in reports.items():
             if not any("runs" in case for case in recorded):
                 raise ValueError(f"{path}: no case of benchmarks/compare.py")
+            if any("ratio" not in run for case in recorded for run in case.get("runs", {}).values()):
+                raise ValueError(f"{path}: its cases have no ratios: run the benchmarks again")
     except (OSError, ValueError, KeyError) as error:
         parser.exit(1, f"results_table: {error}\n")
     machine = reports[options.results[0]][0]

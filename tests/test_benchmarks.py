@@ -52,6 +52,7 @@ def test_a_case_records_every_run_and_its_limits(
     assert {"dram", info["level"]} == set(limits.read)
     assert set(limits.peak) == {"fp32"}
     assert list(info["runs"]) == ["ours", "torch", "matmul"]
+    assert info["runs"]["ours"]["ratio"] == 1.0
     for run in info["runs"].values():
         assert 0 < run["min"] <= run["median"]
         expected = limits.fraction(run["median"], info["bytes"], info["operations"], "fp32", level=info["level"])
@@ -60,6 +61,18 @@ def test_a_case_records_every_run_and_its_limits(
     assert line.startswith(f"product float32 N=64 threads={limits.threads} ")
     assert f"% of {info['bound']}" in line
     assert all(word in line for word in ("us", "GFLOP/s", "GB/s", " x torch ", " x matmul "))
+
+
+def test_a_ratio_is_the_median_of_the_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    drifting = {"ours": [1.0, 2.0, 4.0, 8.0, 16.0], "torch": [3.0, 6.0, 4.0, 4.0, 48.0], "matmul": [1.0] * 5}
+
+    def take_turns(*args: Any) -> tuple[dict[str, list[float]], Limits]:
+        return drifting, real_turns(*args)[1]
+
+    real_turns = compare.take_turns
+    monkeypatch.setattr(compare, "take_turns", take_turns)
+    runs = run_case(monkeypatch)["runs"]
+    assert [run["ratio"] for run in runs.values()] == [1.0, 3.0, 0.25]  # torch's median is no more than ours
 
 
 def test_every_size_and_thread_count(tmp_path: Path) -> None:
@@ -175,7 +188,10 @@ def test_losses_are_paired_and_roundings_keep_their_order(monkeypatch: pytest.Mo
 
 def test_tables(tmp_path: Path) -> None:
     def case(name: str, threads: int, runs: dict[str, float]) -> dict[str, Any]:
-        timed = {run: {"median": median, "fraction": 0.5 / median} for run, median in runs.items()}
+        timed = {
+            run: {"median": median, "fraction": 0.5 / median, "ratio": median / runs["ours"]}
+            for run, median in runs.items()
+        }
         return {"extra_info": {"name": name, "bound": "dram", "limits": {"threads": threads}, "runs": timed}}
 
     results, written = tmp_path / "results.json", tmp_path / "results.md"
@@ -205,6 +221,11 @@ def test_tables(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert "no case of benchmarks/compare.py" in done.stderr
+    del cases[0]["extra_info"]["runs"]["ours"]["ratio"]
+    results.write_text(json.dumps(values), encoding="utf-8")
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "its cases have no ratios" in done.stderr
 
 
 def test_plot(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -108,12 +108,12 @@ void wide_tile(const WideGemmArgs& args) {
 template <class Element>
 void wide_gemm(const WideGemmArgs& args) {
   static constexpr WideGemm kTiles[kWideRowsAvx512 + 1][2] = {{nullptr, nullptr},
-                                                           {wide_tile<Element, 1, 1>, wide_tile<Element, 1, 2>},
-                                                           {wide_tile<Element, 2, 1>, wide_tile<Element, 2, 2>},
-                                                           {wide_tile<Element, 3, 1>, wide_tile<Element, 3, 2>},
-                                                           {wide_tile<Element, 4, 1>, wide_tile<Element, 4, 2>},
-                                                           {wide_tile<Element, 5, 1>, wide_tile<Element, 5, 2>},
-                                                           {wide_tile<Element, 6, 1>, wide_tile<Element, 6, 2>}};
+                                                              {wide_tile<Element, 1, 1>, wide_tile<Element, 1, 2>},
+                                                              {wide_tile<Element, 2, 1>, wide_tile<Element, 2, 2>},
+                                                              {wide_tile<Element, 3, 1>, wide_tile<Element, 3, 2>},
+                                                              {wide_tile<Element, 4, 1>, wide_tile<Element, 4, 2>},
+                                                              {wide_tile<Element, 5, 1>, wide_tile<Element, 5, 2>},
+                                                              {wide_tile<Element, 6, 1>, wide_tile<Element, 6, 2>}};
   kTiles[args.num_rows][args.num_panels - 1](args);
 }
 

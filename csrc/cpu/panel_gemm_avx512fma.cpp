@@ -1,8 +1,8 @@
 // The bf16 tiles of panel_gemm_avx512.cpp by vfmadd: a lane's two elements become floats, the even one by a shift and
 // the odd one by a mask, and take a vfmadd each, even first.
 //
-//   rows   widened into L1, a block of lanes at a time, for each panel anew: 3 % of the products. To widen in registers
-//          what is broadcast would take a third of them.
+//   rows   widened into L1, a block of lanes at a time, for each panel anew (6 % of the time of 12 rows), or for two.
+//          To widen in registers what is broadcast would take a third of it.
 //   panel  widened in registers: 4 operations beside 4 x num_rows vfmadd for a lane's 32 columns
 #include <immintrin.h>
 

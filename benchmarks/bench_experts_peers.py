@@ -207,9 +207,11 @@ def test_experts(benchmark: Any, arena: Arena, tokens: int) -> None:
     touched = sum(routing.unique().numel() for routing in routings) / len(routings)
     weight_bytes = touched * 3 * HIDDEN * INTERMEDIATE * WEIGHT_BYTES[arena.format]
     work = (weight_bytes + 2.0 * x.nbytes, 6.0 * tokens * SLOTS * HIDDEN * INTERMEDIATE, peak)
+    ours = next((one.seconds for one in present if one.peer is OURS), [])
     times = {
         one.peer.name: {
             "median": median(one.seconds),
+            "ratio": median(peer / own for peer, own in zip(one.seconds, ours, strict=False)) if ours else None,
             "min": min(one.seconds),
             "calls": len(one.seconds),
             "fraction": limits.fraction(median(one.seconds), *work),

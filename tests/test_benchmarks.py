@@ -142,6 +142,9 @@ def test_a_table_says_what_fraction_of_the_limit_ours_reaches() -> None:
     assert lines == ["| 1 | 4 | 6 (1.50) | a | 3 | 75.0% | dram |", "| 8 |  | 6 | a | 3 |  | dram |"]
     assert absent == "b absent: not installed"
     assert "| 100.0% |" in table(rows, "min")
+    times["a"]["ratio"], times["ours"]["ratio"] = 1.25, 1.0
+    drifted = {"ours": times["ours"], "a": times["a"], "b": {"median": 5e-3, "min": 5e-3, "ratio": 1.3}}
+    assert "| 1 | 4 | 6 (1.25) | 5 (1.30) | a | 3 |" in table([{**row, "tokens": 1, "times": drifted}])
 
 
 def test_resident_memory_stands_beside_the_packed_size(tmp_path: Path) -> None:

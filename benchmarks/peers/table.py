@@ -20,6 +20,7 @@ OURS = "ours"
 def table(rows: Iterable[Mapping[str, Any]], statistic: str = "median") -> str:
     """One table per format and thread count: milliseconds, and how many times ours each takes.
 
+    Beside medians, how many times is the median of the rounds' ratios where recorded: a round is of one moment.
     The last columns are the least time that the machine of that moment could have taken, what fraction of ours that is,
     and what sets it.
     """
@@ -37,19 +38,24 @@ def _one(name: tuple[str, int], rows: list[Mapping[str, Any]], statistic: str) -
     for row in rows:
         seconds = {contender: times[statistic] for contender, times in row["times"].items()}
         ours, limit = seconds.get(OURS), row["limit"]
-        best = min(seconds.keys() - {OURS}, key=seconds.__getitem__, default="")
-        cells = [_cell(seconds.get(contender), ours, contender) for contender in contenders]
+        ratios = {
+            contender: (statistic == "median" and times.get("ratio")) or (ours and times[statistic] / ours)
+            for contender, times in row["times"].items()
+            if contender != OURS
+        }
+        best = min(ratios, key=lambda contender: ratios[contender] or seconds[contender], default="")
+        cells = [_cell(seconds.get(contender), ratios.get(contender)) for contender in contenders]
         last = [best, f"{limit * 1e3:.3g}", "" if ours is None else f"{limit / ours:.1%}", row["bound"]]
         lines.append("| " + " | ".join([str(row["tokens"]), *cells, *last]) + " |")
     lines += [f"{contender} absent: {reason}" for contender, reason in rows[-1]["absent"].items()]
     return "\n".join(lines)
 
 
-def _cell(seconds: float | None, ours: float | None, contender: str) -> str:
+def _cell(seconds: float | None, ratio: float | None) -> str:
     if seconds is None:
         return ""
     text = f"{seconds * 1e3:.3g}" if seconds < 1 else f"{seconds * 1e3:.0f}"
-    return text if ours is None or contender == OURS else f"{text} ({seconds / ours:.2f})"
+    return f"{text} ({ratio:.2f})" if ratio else text
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

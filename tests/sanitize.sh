@@ -67,9 +67,9 @@ export OMP_WAIT_POLICY=PASSIVE
 from llada_moe_ops.machine import extension
 from llada_moe_ops.ops._library import native
 assert native() and extension().build_info()["sanitize"], "the normal build was loaded"'
-# opcheck and torch.compile trace Python, not kernels; they are slow here and are tested on the normal build, and so are
-# the frequencies of many draws, whose kernels others run. A process of its own would load that build.
+# opcheck and torch.compile trace Python, not kernels; they are slow here and are tested on the normal build. A process of
+# its own would load that build.
 start "ASan, ops" "$python" -m pytest tests/ops tests/test_roofline.py -q -n 2 --dist worksteal -p no:cacheprovider \
-  -k "not opcheck and not compile and not a_process and not draws_what and not of_the_nucleus" "$@"
+  -k "not opcheck and not compile and not a_process" "$@"
 unset LD_PRELOAD
 finish
